@@ -1,0 +1,69 @@
+"""The errors a user can meet: each says what is wrong, where, what is allowed and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class MapstoError(Exception):
+    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+
+
+class RegistryError(MapstoError):
+    """A mapping cannot be registered, or two claim one name."""
+
+
+class UnknownName(MapstoError, LookupError):
+    """A name that is not registered under its kind."""
+
+
+class SpecError(MapstoError, ValueError):
+    """A spec with an unknown key, a wrong type or value, or a part that cannot be built."""
+
+
+class ComposeError(MapstoError, ValueError):
+    """Middlewares that cannot be put in one order."""
+
+
+class DataError(MapstoError, ValueError):
+    """Data that is missing, empty, unreadable or does not fit."""
+
+
+class LossError(MapstoError, ValueError):
+    """A loss that does not say its total and its weight, or is not finite."""
+
+
+class CheckpointError(MapstoError, RuntimeError):
+    """A checkpoint that cannot be written, read or restored."""
+
+
+class MissingExtra(MapstoError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """The end of an error sentence: what is allowed and, where one is close, the nearest right name."""
+    names = sorted({str(a) for a in allowed})
+    if not names:
+        return "nothing is allowed here"
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        lowered = {n.lower(): n for n in names}
+        close = [lowered[m] for m in difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)]
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"allowed: {', '.join(names)}{hint}"
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional `module`, or raise `MissingExtra` with the one line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtra(
+            f"{purpose} needs {module.split('.')[0]!r}, which is not installed: pip install 'mapsto[{extra}]'"
+        ) from None

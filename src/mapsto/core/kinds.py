@@ -1,0 +1,130 @@
+"""Kinds: classes of mappings that share a signature and laws.
+
+A kind says which leading parameters are not the user's to state in a spec: `given` ones are supplied by whoever builds
+the part (an optimizer is given its parameters), `applied` ones are the arguments of the mapping itself, so that a plain
+function of that signature *is* the mapping and its other parameters are its options.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import RegistryError, UnknownName, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A declared kind of mapping.
+
+    name: singular, as written in `kind/name`; signature: for people; given, applied: see the module's text;
+    methods: a class of this kind must define at least one of these names (empty: no demand).
+    """
+
+    name: str
+    signature: str
+    summary: str
+    given: tuple[str, ...] = ()
+    applied: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+    @property
+    def plural(self) -> str:
+        return "losses" if self.name == "loss" else self.name + ("es" if self.name.endswith("sh") else "s")
+
+    def supplied(self, target: Callable[..., Any]) -> tuple[str, ...]:
+        """The leading parameters of `target` that a spec does not state."""
+        return self.given if inspect.isclass(target) or self.given else self.applied
+
+    def reject(self, target: Any) -> str | None:
+        """Why `target` cannot be of this kind, or None."""
+        if not callable(target):
+            return f"is a {type(target).__name__}, which cannot be called"
+        if inspect.isclass(target) and self.methods and not any(hasattr(target, m) for m in self.methods):
+            return f"defines none of the methods {', '.join(self.methods)}"
+        try:
+            parameters = list(inspect.signature(target).parameters.values())
+        except (TypeError, ValueError):
+            return None
+        need = self.supplied(target)
+        takes = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if any(p.kind is p.VAR_POSITIONAL for p in parameters) or len(takes) >= len(need):
+            return None
+        return f"takes {len(takes)} positional argument(s) where a {self.name} is given {', '.join(need)}"
+
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(name="source", signature="indices -> records", summary="data, addressed by record index, gathered a batch at a time"),
+        Kind(name="order", signature="(seed, epoch, position) -> record index", summary="which record stands where in the stream"),
+        Kind(
+            name="transform",
+            signature="batch -> batch",
+            summary="augmentation, tokenising, padding",
+            applied=("batch",),
+            methods=("__call__",),
+        ),
+        Kind(name="reader", signature="position -> batch", summary="source + order + transforms, cut into batches"),
+        Kind(name="model", signature="x -> y", summary="the framework's own module, trained as a whole"),
+        Kind(name="layer", signature="x -> y", summary="the framework's own module, a part of a model"),
+        Kind(
+            name="loss",
+            signature="(prediction, target) -> (total, weight)",
+            summary="a sum and its weight, never a mean",
+            applied=("prediction", "target"),
+        ),
+        Kind(
+            name="task",
+            signature="(model, batch) -> (total, weight, outputs)",
+            summary="the adaptation layer between data and model: loss, prediction, metrics",
+        ),
+        Kind(name="optimizer", signature="params -> optimizer", summary="the framework's own optimizer", given=("params",)),
+        Kind(name="schedule", signature="optimizer -> scheduler", summary="the framework's own scheduler", given=("optimizer",)),
+        Kind(
+            name="middleware",
+            signature="mapping -> mapping of the same type",
+            summary="wraps one or more of a program's four mappings",
+            applied=("inner",),
+            methods=("loss", "grad", "update", "step", "lend", "setup"),
+        ),
+        Kind(
+            name="observer",
+            signature="event -> nothing (may ask to stop)",
+            summary="watches a run and never changes its trajectory",
+            applied=("event",),
+            methods=("__call__",),
+        ),
+        Kind(name="surgery", signature="model -> model", summary="replaces, adds to or compresses parts of a model", applied=("model",)),
+        Kind(name="mesh", signature="program -> program", summary="the one description of devices"),
+        Kind(name="export", signature="model -> artefact", summary="a deployable artefact", applied=("model",)),
+    )
+}
+"""The built-in kinds by name; a plugin adds its own through the entry point `kind/<name>` or `mapsto.kind(...)`."""
+
+
+def add_kind(kind: Kind) -> Kind:
+    """Declare a new kind. Raises RegistryError where another kind already has the name."""
+    if not isinstance(kind, Kind):
+        raise RegistryError(f"a kind is declared by a mapsto.Kind, not by a {type(kind).__name__}")
+    if KINDS.get(kind.name, kind) != kind:
+        raise RegistryError(f"kind {kind.name!r} is already declared: {KINDS[kind.name].signature}")
+    KINDS[kind.name] = kind
+    return kind
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of that name. Raises UnknownName with what exists."""
+    if name not in KINDS:
+        raise UnknownName(f"there is no kind {name!r}; {nearest(name, KINDS)}")
+    return KINDS[name]
+
+
+def kind_of_parameter(name: str) -> Kind | None:
+    """The kind that a parameter's name tells: `loss` or `losses`, `source` or `sources`."""
+    for kind in KINDS.values():
+        if name in (kind.name, kind.plural):
+            return kind
+    return None
