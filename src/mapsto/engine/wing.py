@@ -1,0 +1,109 @@
+"""What the engine asks of a wing: the framework behind one protocol, found by the name in the spec."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..core.errors import SpecError, nearest
+from ..core.spec import Spec
+
+WINGS = {"torch": "mapsto.torch.wing"}
+"""Wing name -> the module that implements `Wing`."""
+
+Batch = Mapping[str, Any]
+Metrics = Mapping[str, Any]
+
+
+class Program(Protocol):
+    """The built program of a run: the four mappings over one state."""
+
+    seed: int
+
+    @property
+    def position(self) -> int:
+        """Steps taken, which is the position of the next global batch."""
+        ...
+
+    def step(self, batch: Batch) -> Metrics:
+        """One step in place; the metrics stay on the device."""
+        ...
+
+    def fetch(self, window: Sequence[Metrics]) -> dict[str, float]:
+        """The metrics of several steps as floats: pairs (sum, weight) averaged exactly, scalars averaged over steps."""
+        ...
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter group, named `lr` or `lr/<group>`."""
+        ...
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """The loss and the task's metrics over the batches, each record once, with the weights that are lent for it."""
+        ...
+
+    def predict(self, batches: Iterable[Batch]) -> Iterator[dict[str, Any]]:
+        """The task's predictions, a dict of arrays (first axis: records) a batch."""
+        ...
+
+    def panels(self, batches: Iterable[Batch]) -> list[dict[str, Any]]:
+        """What the task shows in a report, as plain data (`confusion`, `samples`, ...); empty where it has nothing."""
+        ...
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Hand evaluation metrics to a schedule that waits for them (reduce on plateau)."""
+        ...
+
+    def weights(self) -> dict[str, Any]:
+        """Copies of the canonical weights as NumPy arrays (or CPU tensors where NumPy has no such dtype)."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The whole state as a tree of dicts, lists and tuples of tensors and plain values (no copy is made)."""
+        ...
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Put such a tree back. Raises CheckpointError naming every key that is missing, unexpected or does not fit."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """For people and the environment file: parameters, trainable ones, device, precision, the middleware plan."""
+        ...
+
+
+class Wing(Protocol):
+    """A framework's room: modules implement it as functions."""
+
+    def build(self, spec: Spec, offers: Mapping[str, Any]) -> Program:
+        """The program of a spec; `offers` are total_steps, steps_per_epoch and seed."""
+        ...
+
+    def is_tensor(self, value: Any) -> bool:
+        """Whether a leaf of the state tree goes into the tensor file."""
+        ...
+
+    def save_tensors(self, tensors: Mapping[str, Any], path: Path) -> None:
+        """Write named tensors (any dtype, layout or device; names need not be distinct storages) to a safetensors file."""
+        ...
+
+    def load_tensors(self, path: Path) -> dict[str, Any]:
+        """Read them back, on the CPU, bitwise."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions and settings that decide numbers: framework, backend, threads, device names."""
+        ...
+
+    def deterministic(self) -> AbstractContextManager[None]:
+        """Within it, a global random stream of the framework that is drawn from is put back at the end."""
+        ...
+
+
+def find_wing(name: str) -> Wing:
+    """The wing of that name. Raises SpecError with those there are, MissingExtra where its framework is not installed."""
+    if name not in WINGS:
+        raise SpecError(f"wing: there is no wing {name!r}; {nearest(name, WINGS)}")
+    module: Any = importlib.import_module(WINGS[name])
+    return module  # type: ignore[no-any-return]
