@@ -1,0 +1,72 @@
+"""Arrays in memory (or memory-mapped) as a source."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import DataError
+from ..core.registry import decorator
+from .source import Batch, Indices, Source, check_indices, is_tensor
+
+
+@decorator("source")("arrays")
+class Arrays(Source):
+    """Maps indices to rows of NumPy arrays or CPU torch tensors of one length: `arrays(input=images, target=labels)`.
+
+    A list is kept as a list of Python objects where it holds text, and becomes an array otherwise.
+    Raises DataError naming the field whose length differs, where there is no field or no record.
+    """
+
+    def __init__(self, **fields: Any) -> None:
+        if not fields:
+            raise DataError("arrays: no field was given; write arrays(input=..., target=...)")
+        self.fields = {name: _array(name, value) for name, value in fields.items()}
+        first, count = next((name, len(value)) for name, value in self.fields.items())
+        for name, value in self.fields.items():
+            if len(value) != count:
+                raise DataError(f"arrays: field {name!r} has {len(value)} records, and {first!r} has {count}")
+        if count == 0:
+            raise DataError(f"arrays: field {first!r} is empty: a source needs at least one record")
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, indices: Indices) -> Batch:
+        try:
+            return {name: _take(value, indices) for name, value in self.fields.items()}
+        except IndexError:
+            check_indices(np.asarray(indices), self._count, "arrays")
+            raise
+
+
+def _array(name: str, value: Any) -> Any:
+    if is_tensor(value):
+        if value.device.type != "cpu":
+            raise DataError(f"arrays: field {name!r} is on {value.device}; a source holds CPU tensors")
+        value = value.detach()
+    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], (str, bytes)):
+        return list(value)
+    else:
+        try:
+            value = np.asanyarray(value)
+        except ValueError:
+            raise DataError(f"arrays: the records of field {name!r} differ in shape; use the `items` source for them") from None
+        if value.dtype == object:
+            return list(value)
+    if value.ndim == 0:
+        raise DataError(f"arrays: field {name!r} is a single value; its first axis must be the records")
+    return value
+
+
+def _take(values: Any, indices: Indices) -> Any:
+    if isinstance(values, np.ndarray):
+        # take() copies whole rows, where indexing walks them: 1.3 to 2 times as fast on rows of some hundred bytes
+        return values.take(indices, axis=0)
+    if isinstance(values, list):
+        return [values[i] for i in indices.tolist()]
+    torch = sys.modules["torch"]
+    return torch.index_select(values, 0, torch.from_numpy(np.ascontiguousarray(indices, np.int64)))
