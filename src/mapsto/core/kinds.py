@@ -32,21 +32,25 @@ class Kind:
 
     @property
     def plural(self) -> str:
-        return "losses" if self.name == "loss" else self.name + ("es" if self.name.endswith("sh") else "s")
+        """`loss` -> `losses`: the name of a parameter that takes several."""
+        return plural(self.name)
 
-    def supplied(self, target: Callable[..., Any]) -> tuple[str, ...]:
+    def is_mapping(self, target: Any) -> bool:
+        """Whether `target` is itself the mapping, with options to bind, rather than what makes one."""
+        return bool(self.applied) and not self.given and not inspect.isclass(target)
+
+    def supplied(self, target: Any) -> tuple[str, ...]:
         """The leading parameters of `target` that a spec does not state."""
-        return self.given if inspect.isclass(target) or self.given else self.applied
+        return self.applied if self.is_mapping(target) else self.given
 
     def reject(self, target: Any) -> str | None:
         """Why `target` cannot be of this kind, or None."""
         if not callable(target):
             return f"is a {type(target).__name__}, which cannot be called"
-        if inspect.isclass(target) and self.methods and not any(hasattr(target, m) for m in self.methods):
-            return f"defines none of the methods {', '.join(self.methods)}"
-        try:
-            parameters = list(inspect.signature(target).parameters.values())
-        except (TypeError, ValueError):
+        if inspect.isclass(target) and self.methods and not any(_defines(target, m) for m in self.methods):
+            return f"defines {'no method' if len(self.methods) == 1 else 'none of the methods'} {', '.join(self.methods)}"
+        parameters = parameters_of(target)
+        if parameters is None:
             return None
         need = self.supplied(target)
         takes = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -55,54 +59,81 @@ class Kind:
         return f"takes {len(takes)} positional argument(s) where a {self.name} is given {', '.join(need)}"
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(name="source", signature="indices -> records", summary="data, addressed by record index, gathered a batch at a time"),
-        Kind(name="order", signature="(seed, epoch, position) -> record index", summary="which record stands where in the stream"),
-        Kind(
-            name="transform",
-            signature="batch -> batch",
-            summary="augmentation, tokenising, padding",
-            applied=("batch",),
-            methods=("__call__",),
-        ),
-        Kind(name="reader", signature="position -> batch", summary="source + order + transforms, cut into batches"),
-        Kind(name="model", signature="x -> y", summary="the framework's own module, trained as a whole"),
-        Kind(name="layer", signature="x -> y", summary="the framework's own module, a part of a model"),
-        Kind(
-            name="loss",
-            signature="(prediction, target) -> (total, weight)",
-            summary="a sum and its weight, never a mean",
-            applied=("prediction", "target"),
-        ),
-        Kind(
-            name="task",
-            signature="(model, batch) -> (total, weight, outputs)",
-            summary="the adaptation layer between data and model: loss, prediction, metrics",
-        ),
-        Kind(name="optimizer", signature="params -> optimizer", summary="the framework's own optimizer", given=("params",)),
-        Kind(name="schedule", signature="optimizer -> scheduler", summary="the framework's own scheduler", given=("optimizer",)),
-        Kind(
-            name="middleware",
-            signature="mapping -> mapping of the same type",
-            summary="wraps one or more of a program's four mappings",
-            applied=("inner",),
-            methods=("loss", "grad", "update", "step", "lend", "setup"),
-        ),
-        Kind(
-            name="observer",
-            signature="event -> nothing (may ask to stop)",
-            summary="watches a run and never changes its trajectory",
-            applied=("event",),
-            methods=("__call__",),
-        ),
-        Kind(name="surgery", signature="model -> model", summary="replaces, adds to or compresses parts of a model", applied=("model",)),
-        Kind(name="mesh", signature="program -> program", summary="the one description of devices"),
-        Kind(name="export", signature="model -> artefact", summary="a deployable artefact", applied=("model",)),
-    )
-}
-"""The built-in kinds by name; a plugin adds its own through the entry point `kind/<name>` or `mapsto.kind(...)`."""
+def parameters_of(target: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """The parameters of a call, or None where the callable does not tell (some are written in C)."""
+    try:
+        return list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
+def _defines(cls: type, method: str) -> bool:
+    """Whether the class or a base defines it; `hasattr` would find `__call__` on the metaclass of every class."""
+    return any(method in vars(base) for base in cls.__mro__)
+
+
+def plural(name: str) -> str:
+    """The plural of a kind's name."""
+    return name + ("es" if name.endswith(("s", "sh")) else "s")
+
+
+_BUILT_IN = (
+    Kind(name="source", signature="indices -> records", summary="data, addressed by record index, gathered a batch at a time"),
+    Kind(name="order", signature="(seed, epoch, position) -> record index", summary="which record stands where in the stream"),
+    Kind(
+        name="transform",
+        signature="batch -> batch",
+        summary="augmentation, tokenising, padding",
+        applied=("batch",),
+        methods=("__call__",),
+    ),
+    Kind(name="reader", signature="position -> batch", summary="source + order + transforms, cut into batches"),
+    Kind(name="model", signature="x -> y", summary="the framework's own module, trained as a whole"),
+    Kind(name="layer", signature="x -> y", summary="the framework's own module, a part of a model"),
+    Kind(
+        name="loss",
+        signature="(prediction, target) -> (total, weight)",
+        summary="a sum and its weight, never a mean",
+        applied=("prediction", "target"),
+    ),
+    Kind(
+        name="task",
+        signature="(model, batch) -> (total, weight, outputs)",
+        summary="the adaptation layer between data and model: loss, prediction, metrics",
+        applied=("model", "batch"),
+        methods=("__call__",),
+    ),
+    Kind(name="optimizer", signature="params -> optimizer", summary="the framework's own optimizer", given=("params",)),
+    Kind(name="schedule", signature="optimizer -> scheduler", summary="the framework's own scheduler", given=("optimizer",)),
+    Kind(
+        name="middleware",
+        signature="mapping -> mapping of the same type",
+        summary="wraps one or more of a program's four mappings",
+        applied=("inner",),
+        methods=("loss", "grad", "update", "step", "lend", "setup", "begin"),
+    ),
+    Kind(
+        name="observer",
+        signature="event -> nothing (may ask to stop)",
+        summary="watches a run and never changes its trajectory",
+        applied=("event",),
+        methods=("__call__",),
+    ),
+    Kind(
+        name="surgery",
+        signature="model -> model",
+        summary="replaces, adds to or compresses parts of a model",
+        applied=("model",),
+        methods=("__call__",),
+    ),
+    Kind(name="mesh", signature="program -> program", summary="the one description of devices"),
+    Kind(name="export", signature="model -> artefact", summary="a deployable artefact", applied=("model",), methods=("__call__",)),
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _BUILT_IN}
+"""Every declared kind by name; a plugin adds its own through the entry point `kind/<name>` or `mapsto.add_kind(...)`."""
+
+BUILT_IN = frozenset(KINDS)
 
 
 def add_kind(kind: Kind) -> Kind:
@@ -116,15 +147,7 @@ def add_kind(kind: Kind) -> Kind:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of that name. Raises UnknownName with what exists."""
+    """The declared kind of that name. Raises UnknownName with what exists."""
     if name not in KINDS:
         raise UnknownName(f"there is no kind {name!r}; {nearest(name, KINDS)}")
     return KINDS[name]
-
-
-def kind_of_parameter(name: str) -> Kind | None:
-    """The kind that a parameter's name tells: `loss` or `losses`, `source` or `sources`."""
-    for kind in KINDS.values():
-        if name in (kind.name, kind.plural):
-            return kind
-    return None

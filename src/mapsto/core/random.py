@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import numpy
 
 MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix(value: int) -> int:
@@ -21,10 +22,14 @@ def mix(value: int) -> int:
 
 def derive(seed: int, *path: int | str) -> int:
     """The 64-bit seed of the stream that `path` names, such as `derive(seed, "dropout", step, shard)`."""
-    state = mix(seed + 0x9E3779B97F4A7C15)
+    return extend(mix(seed + GOLDEN), *path)
+
+
+def extend(state: int, *path: int | str) -> int:
+    """`derive(seed, *a, *b) == extend(derive(seed, *a), *b)`: for a prefix that is used many times."""
     for part in path:
         number = zlib.crc32(part.encode()) | (1 << 40) if isinstance(part, str) else part
-        state = mix(state + 0x9E3779B97F4A7C15 * (number + 1))
+        state = mix(state + GOLDEN * (number + 1))
     return state
 
 

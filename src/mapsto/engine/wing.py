@@ -60,7 +60,7 @@ class Program(Protocol):
         """Copies of the canonical weights as NumPy arrays (or CPU tensors where NumPy has no such dtype)."""
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state_tree(self) -> dict[str, Any]:
         """The whole state as a tree of dicts, lists and tuples of tensors and plain values (no copy is made)."""
         ...
 

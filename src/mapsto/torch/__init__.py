@@ -1,1 +1,12 @@
-""""""
+"""The torch wing: programs, tasks, losses, optimizers, schedules and middleware that are native to PyTorch."""
+
+from ..core.errors import require
+
+require("torch", "torch", "mapsto.torch")
+
+from .losses import mean_of  # noqa: E402
+from .program import Program, build_program  # noqa: E402
+from .state import Builder, State  # noqa: E402
+from .tasks import Task  # noqa: E402
+
+__all__ = ["Builder", "Program", "State", "Task", "build_program", "mean_of"]

@@ -1,0 +1,112 @@
+"""Evaluation and prediction: each record weighed once, sums in float64, one copy from the device at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import DataError, SpecError
+from .placement import place
+
+if TYPE_CHECKING:
+    from .program import Program
+
+PANEL_RECORDS = 10_000
+"""Records that a report looks at, at most."""
+
+
+def fetch(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics of several steps as floats: (sum, weight) pairs are averaged exactly, scalars over the steps that have them."""
+    columns: dict[str, list[Any]] = {}
+    for metrics in window:
+        for name, value in metrics.items():
+            columns.setdefault(name, []).append(value)
+    found: dict[str, float] = {}
+    for name, values in columns.items():
+        if type(values[0]) is tuple:
+            weight = _total([w for _, w in values])
+            found[name] = _total([s for s, _ in values]) / weight if weight else float("nan")
+        else:
+            found[name] = _total(values) / len(values)
+    return found
+
+
+def _total(values: list[Any]) -> float:
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    total = float(sum(v for v in values if not isinstance(v, Tensor)))
+    return total + float(torch.stack(tensors).double().sum()) if tensors else total
+
+
+def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over all records of the loss and of what the task measures, with the lent weights. DataError where there are none."""
+    task = program.task
+    stateful = task.stateful_metrics() if hasattr(task, "stateful_metrics") else {}
+    for metric in stateful.values():
+        metric.reset()
+    sums: dict[str, list[Any]] = {}
+    with program.evaluating() as state:
+        for index, batch in enumerate(batches):
+            state.shard = index
+            state.reseed()
+            placed = place(batch, state.device)
+            total, weight, outputs = program.loss(state, placed)
+            pairs = {"loss": (total, weight)}
+            if hasattr(task, "measure"):
+                pairs |= task.measure(outputs, placed)
+            for metric in stateful.values():
+                metric.update(outputs, placed[task.target])
+            for name, (value, count) in pairs.items():
+                kept = sums.setdefault(name, [0.0, 0.0])
+                kept[0] = kept[0] + (value.double() if isinstance(value, Tensor) else value)
+                kept[1] = kept[1] + (count.double() if isinstance(count, Tensor) else count)
+        state.shard = 0
+    if not sums:
+        raise DataError("there is nothing to evaluate: the reader gave no batch")
+    means = {name: float(total) / float(weight) if float(weight) else float("nan") for name, (total, weight) in sums.items()}
+    means |= {name: float(metric.compute()) for name, metric in stateful.items()}
+    return {**means, **(task.derive(means) if hasattr(task, "derive") else {})}
+
+
+def predict(program: Program, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The task's predictions a batch, as NumPy arrays. Raises SpecError where the task does not predict."""
+    for prediction, _ in _predictions(program, batches):
+        yield {name: _array(value) for name, value in prediction.items()}
+
+
+def panels(program: Program, batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the task shows of its predictions over the first records."""
+    if not hasattr(program.task, "panels"):
+        return []
+    collected, records = [], 0
+    for prediction, batch in _predictions(program, batches):
+        collected.append(({k: v.cpu() for k, v in prediction.items()}, {k: _cpu(v) for k, v in batch.items()}))
+        records += len(next(iter(prediction.values())))
+        if records >= PANEL_RECORDS:
+            break
+    found: list[dict[str, Any]] = program.task.panels(collected)
+    return found
+
+
+def _predictions(program: Program, batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    task = program.task
+    if not hasattr(task, "predict"):
+        raise SpecError(f"task: {getattr(task, '__name__', type(task).__name__)} has no predict(outputs), so it cannot predict")
+    for batch in batches:
+        with program.evaluating() as state:  # a batch at a time: whoever consumes this may train in between
+            state.reseed()
+            placed = place(batch, state.device)
+            found = task.predict(task.forward(state.model, placed))
+        yield found, placed
+
+
+def _cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else value
+
+
+def _array(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()

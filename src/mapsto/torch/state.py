@@ -1,0 +1,134 @@
+"""The state that the four mappings act on, and the builder that middleware may change before there is an optimizer."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import SpecError, nearest
+from ..core.random import derive, extend
+
+
+class State:
+    """Everything a program changes, in place.
+
+    model, optimizer, schedule (or None): the framework's own; parameters: the trainable ones, in order; step: steps
+    taken; seed; device; shard: the micro-shard being computed; training: False while evaluating or predicting;
+    summing: True while an outer mapping wants gradients of the sum and divides by the weight itself; batch: the batch of
+    the current step, only kept for optimizers that evaluate a closure.
+    """
+
+    __slots__ = ("_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule", "seed", "shard", "step", "summing", "training")
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+
+    def __init__(self, model: nn.Module, seed: int, device: torch.device) -> None:
+        self.model, self.seed, self.device = model, seed, device
+        self.schedule = None
+        self.parameters: list[nn.Parameter] = []
+        self.names: list[str] = []
+        self.step, self.shard = 0, 0
+        self.training, self.summing = True, False
+        self.batch: Mapping[str, Any] | None = None
+        self._stream = derive(seed, "step")
+
+    def reseed(self) -> None:
+        """Seed the framework's default generators for this step and micro-shard: nothing random is carried over."""
+        number = extend(self._stream, self.step, self.shard)
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index or 0].manual_seed(number)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A generator on the state's device for the stream `name` at this step and micro-shard."""
+        return torch.Generator(self.device).manual_seed(derive(self.seed, name, self.step, self.shard))
+
+    @contextmanager
+    def sums(self) -> Iterator[None]:
+        """Within it, `grad` leaves gradients of the summed loss; whoever enters divides by the summed weight."""
+        before, self.summing = self.summing, True
+        try:
+            yield
+        finally:
+            self.summing = before
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the model is in evaluation mode and nothing is differentiated; both are put back as they were."""
+        modes = [(m, m.training) for m in self.model.modules()]
+        before, self.training = self.training, False
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.training = before
+            for module, mode in modes:
+                module.training = mode
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that exist."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+
+@dataclass
+class Builder:
+    """What a middleware's `setup(builder)` sees: the model on its device, before the optimizer is built from names.
+
+    groups: (patterns, options) pairs, first match wins; parameters that match none take the optimizer's own options.
+    """
+
+    model: nn.Module
+    seed: int
+    device: torch.device
+    groups: list[tuple[tuple[str, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def match(self, patterns: tuple[str, ...] | list[str] | str, where: str) -> list[str]:
+        """Names of parameters that match shell-style patterns (`encoder.*`). Raises SpecError where one matches none."""
+        every = [name for name, _ in self.model.named_parameters()]
+        found: dict[str, None] = {}
+        for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+            hits = [n for n in every if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
+            if not hits:
+                raise SpecError(f"{where}: no parameter matches {pattern!r}; {nearest(pattern, every)}")
+            found.update(dict.fromkeys(hits))
+        return list(found)
+
+    def freeze(self, patterns: tuple[str, ...] | list[str] | str, where: str = "freeze") -> list[str]:
+        """Stop the training of the parameters that match, and return their names."""
+        names = self.match(patterns, where)
+        for name in names:
+            self.model.get_parameter(name).requires_grad_(False)
+        return names
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Named parameters that are trained. Raises SpecError where there are none."""
+        found = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        if not found:
+            raise SpecError(f"model: {type(self.model).__name__} has no parameter to train (all are frozen, or there are none)")
+        return found
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups as torch optimizers take them, each with `names`; without rules there is one."""
+        rest = dict(self.trainable())
+        made: list[dict[str, Any]] = []
+        for patterns, options in self.groups:
+            hits = [n for n in self.match(patterns, "param_groups") if n in rest]
+            if hits:
+                made.append({"params": [rest.pop(n) for n in hits], "names": hits, **options})
+        if rest:
+            made.insert(0, {"params": list(rest.values()), "names": list(rest)})
+        return made

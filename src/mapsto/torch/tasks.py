@@ -1,0 +1,228 @@
+"""Tasks: (model, batch) -> (total, weight, outputs). The adaptation layer between data and model.
+
+A task may be any function of that signature. The classes here also predict, measure and show.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import DataError, nearest
+from ..core.registry import decorator
+from .losses import IGNORE, LOSS, Weight, stated
+
+task = decorator("task")
+Batch = Mapping[str, Any]
+Pair = tuple[Tensor | float, Weight]
+Result = tuple[Tensor, Weight, Any]
+
+
+class Task(ABC):
+    """A task whose loss compares the model's output with a target.
+
+    loss: (prediction, target) -> (total, weight); input: the field, or fields, that the model is called with; target: the
+    field it is compared with; metrics: more measurements, each `(prediction, target) -> (sum, weight)`, a pair that is
+    averaged exactly, or a `torchmetrics.Metric`.
+    """
+
+    def __init__(
+        self,
+        loss: Annotated[Any, LOSS],
+        *,
+        input: str | list[str] = "input",  # noqa: A002  # the field's standard name
+        target: str = "target",
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.loss = stated(loss)
+        self.inputs = (input,) if isinstance(input, str) else tuple(input)
+        self.target = target
+        self.metrics = dict(metrics or {})
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Result:
+        prediction = self.forward(model, batch)
+        total, weight = self.loss(prediction, self.field(batch, self.target))
+        return total, weight, prediction
+
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        """The model's output for a batch."""
+        try:
+            return model(*[batch[name] for name in self.inputs])
+        except KeyError as error:
+            if error.args and error.args[0] in self.inputs:
+                self.field(batch, error.args[0])
+            raise
+
+    @staticmethod
+    def field(batch: Batch, name: str) -> Any:
+        """A field of the batch. Raises DataError with those there are."""
+        if name not in batch:
+            raise DataError(f"the batch has no field {name!r}; {nearest(name, batch)}")
+        return batch[name]
+
+    @abstractmethod
+    def predict(self, outputs: Any) -> dict[str, Tensor]:
+        """What the model's output says, as a dict of tensors whose first axis is records."""
+
+    def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
+        """Measurements of a batch as pairs (sum, weight), averaged exactly over an evaluation."""
+        target = self.field(batch, self.target)
+        return {n: f(outputs, target) for n, f in self.metrics.items() if not hasattr(f, "compute")}
+
+    def stateful_metrics(self) -> dict[str, Any]:
+        """Metrics that keep their own sums (torchmetrics): name -> metric."""
+        return {n: f for n, f in self.metrics.items() if hasattr(f, "compute")}
+
+    def derive(self, means: Mapping[str, float]) -> dict[str, float]:  # noqa: ARG002
+        """More metrics computed from the finished means of an evaluation (`loss` among them)."""
+        return {}
+
+    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:  # noqa: ARG002
+        """What a report shows, from (prediction, batch) pairs on the CPU: plain data; see `mapsto.engine.report`."""
+        return []
+
+
+@task
+class Classification(Task):
+    """One class a record: logits [B, C] against class indices [B] (or probabilities [B, C]).
+
+    labels: the classes' names, for predictions and the confusion matrix. Metric: `accuracy`.
+    """
+
+    def __init__(
+        self,
+        loss: Annotated[Any, LOSS] = "cross_entropy",
+        *,
+        input: str | list[str] = "input",  # noqa: A002
+        target: str = "target",
+        labels: list[str] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(_default(loss), input=input, target=target, metrics=metrics)
+        self.labels = labels
+
+    def predict(self, outputs: Tensor) -> dict[str, Tensor]:
+        probability = torch.softmax(outputs.float(), -1)
+        return {"label": probability.argmax(-1), "probability": probability}
+
+    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
+        target = self.field(batch, self.target)
+        classes = target.argmax(-1) if target.is_floating_point() else target
+        right = (outputs.argmax(-1) == classes).sum()
+        return {"accuracy": (right, classes.numel()), **super().measure(outputs, batch)}
+
+    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
+        if not collected:
+            return []
+        predicted = torch.cat([p["label"].reshape(-1) for p, _ in collected])
+        target = torch.cat([(t.argmax(-1) if t.is_floating_point() else t).reshape(-1) for t in (b[self.target] for _, b in collected)])
+        classes = max(collected[0][0]["probability"].shape[-1], int(target.max()) + 1)
+        matrix = torch.bincount(target * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+        labels = self.labels or [str(i) for i in range(classes)]
+        return [{"kind": "confusion", "title": "Confusion matrix", "labels": labels, "rows": matrix.tolist()}]
+
+
+@task
+class Regression(Task):
+    """A number, or an array of them, a record: predictions of the target's shape. Metrics: `mae`, `mse`."""
+
+    def __init__(
+        self,
+        loss: Annotated[Any, LOSS] = "mse",
+        *,
+        input: str | list[str] = "input",  # noqa: A002
+        target: str = "target",
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(_default(loss), input=input, target=target, metrics=metrics)
+
+    def predict(self, outputs: Tensor) -> dict[str, Tensor]:
+        return {"value": outputs}
+
+    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
+        error = (outputs - self.field(batch, self.target)).double()
+        return {
+            "mae": (error.abs().sum(), error.numel()),
+            "mse": (error.square().sum(), error.numel()),
+            **super().measure(outputs, batch),
+        }
+
+    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
+        if not collected:
+            return []
+        points = [
+            (float(t), float(v))
+            for p, b in collected
+            for t, v in zip(b[self.target].reshape(-1), p["value"].reshape(-1), strict=True)
+        ]
+        return [{"kind": "scatter", "title": "Predicted against true", "x": "true", "y": "predicted", "points": points[:2000]}]
+
+
+@task
+class LanguageModel(Task):
+    """The next token: logits [B, T, V] against token ids [B, T]; the weight is the number of tokens not ignored.
+
+    Metrics: `accuracy` of tokens, and `perplexity`, the exponential of the mean loss. `decode`: token ids -> text, for
+    the samples in a report (default: the ids are bytes).
+    """
+
+    def __init__(
+        self,
+        loss: Annotated[Any, LOSS] = None,
+        *,
+        input: str | list[str] = "input",  # noqa: A002
+        target: str = "target",
+        ignore_index: int = IGNORE,
+        decode: Any = None,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(loss or _token_loss(ignore_index), input=input, target=target, metrics=metrics)
+        self.ignore_index, self.decode = ignore_index, decode or _bytes_to_text
+
+    def predict(self, outputs: Tensor) -> dict[str, Tensor]:
+        return {"token": outputs.argmax(-1)}
+
+    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
+        target = self.field(batch, self.target)
+        counted = target != self.ignore_index
+        right = ((outputs.argmax(-1) == target) & counted).sum()
+        return {"accuracy": (right, counted.sum()), **super().measure(outputs, batch)}
+
+    def derive(self, means: Mapping[str, float]) -> dict[str, float]:
+        return {"perplexity": math.exp(min(means["loss"], 700.0))}
+
+    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
+        if not collected:
+            return []
+        prediction, batch = collected[0]
+        rows = []
+        for given, wanted, got in zip(batch[self.inputs[0]][:8], batch[self.target][:8], prediction["token"][:8], strict=True):
+            kept = wanted != self.ignore_index
+            rows.append([self.decode(x.tolist()) for x in (given, wanted[kept], got[kept])])
+        return [{"kind": "samples", "title": "Next tokens", "columns": ["given", "true", "predicted"], "rows": rows}]
+
+
+def _token_loss(ignore_index: int) -> Any:
+    from functools import partial
+
+    from .losses import cross_entropy
+
+    return partial(cross_entropy, ignore_index=ignore_index)
+
+
+def _default(loss: Any) -> Any:
+    """The registered loss where a task made in Python was given its name."""
+    if not isinstance(loss, str):
+        return loss
+    from ..core.parts import Part, build
+
+    return build(Part(loss), "loss", path="task.loss")
+
+
+def _bytes_to_text(ids: list[int]) -> str:
+    return bytes(i for i in ids if 0 <= i < 256).decode("utf-8", errors="replace")
