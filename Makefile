@@ -1,0 +1,52 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-slow lint coverage bench clean help
+
+help:
+	@echo "make demo       install, train a customised model on real digits, name the report to open"
+	@echo "make test       install, run the tests with branch coverage"
+	@echo "make test-slow  the long ones: full kill sweep, compilers, soak"
+	@echo "make lint       ruff, mypy --strict"
+	@echo "make bench      the benchmarks (peers are installed first); results: benchmarks/RESULTS.md"
+
+$(VENV)/.demo: pyproject.toml
+	@echo "installing mapsto[demo] into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip && $(PIP) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: pyproject.toml
+	@echo "installing mapsto[test] into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip && $(PIP) -e ".[test]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.test
+	@$(PIP) -e ".[bench]" && touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/mapsto train recipes/digits.py --run $(RUN)
+	$(BIN)/mapsto evaluate $(RUN) --data test
+
+test: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-slow: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check src tests recipes benchmarks examples
+	$(BIN)/ruff format --check src tests recipes benchmarks examples
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage*
