@@ -20,7 +20,8 @@ class Kind:
     """A declared kind of mapping.
 
     name: singular, as written in `kind/name`; signature: for people; given, applied: see the module's text;
-    methods: a class of this kind must define at least one of these names (empty: no demand).
+    methods: a class of this kind must define at least one of these names (empty: no demand); later: keyword arguments
+    that whoever applies the mapping supplies, so that a spec does not state them.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Kind:
     given: tuple[str, ...] = ()
     applied: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     @property
     def plural(self) -> str:
@@ -127,7 +129,13 @@ _BUILT_IN = (
         methods=("__call__",),
     ),
     Kind(name="mesh", signature="program -> program", summary="the one description of devices"),
-    Kind(name="export", signature="model -> artefact", summary="a deployable artefact", applied=("model",), methods=("__call__",)),
+    Kind(
+        name="export",
+        signature="model -> artefact",
+        summary="a deployable artefact",
+        applied=("model",),
+        methods=("__call__",),
+    ),
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _BUILT_IN}

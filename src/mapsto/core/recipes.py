@@ -33,14 +33,16 @@ def load_file(path: str | Path, name: str | None = None) -> ModuleType:
         there = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise SpecError(f"there is no recipe file {file}; {nearest(file.name, there)}")
     found = importlib.util.spec_from_file_location(name, file)
-    assert found is not None and found.loader is not None
+    if found is None or found.loader is None:  # pragma: no cover  # any file of that suffix has a loader
+        raise SpecError(f"{file} cannot be imported")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     _LOADED[name] = str(file)
     try:
         found.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name], _LOADED[name]
+        sys.modules.pop(name, None)
+        _LOADED.pop(name, None)
         raise
     return module
 

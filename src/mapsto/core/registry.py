@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
-from .errors import MissingExtra, RegistryError, UnknownName, nearest
-from .kinds import KINDS, Kind, add_kind, kind_of
+from .errors import MapstoError, RegistryError, UnknownName, nearest
+from .kinds import BUILT_IN, KINDS, Kind, add_kind, plural
 
 GROUP = "mapsto"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -34,6 +35,10 @@ class Entry:
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.name}"
+
+    @property
+    def package(self) -> str:
+        return re.split(r"[.:]", self.reference)[0]
 
 
 def reference_of(target: Any) -> str:
@@ -64,45 +69,68 @@ class Registry:
 
         Raises RegistryError where the target cannot be of that kind (its signature is shown) or the name is taken.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-            raise RegistryError(f"{name!r} cannot name a {kind}: letters, digits, '_', '-' and '.' only")
-        if reason := kind_of(kind).reject(target):
+        if not NAME.fullmatch(name):
+            raise RegistryError(f"{name!r} cannot name a {kind}: letters, digits, '_' and '-' only")
+        owner = self.kind(kind)
+        if reason := owner.reject(target):
             raise RegistryError(
-                f"{place_of(target)}: {reference_of(target)}{_signature(target)} {reason}; "
-                f"a {kind} maps {kind_of(kind).signature}"
+                f"{place_of(target)}: {reference_of(target)}{_signature(target)} {reason}; a {kind} maps {owner.signature}"
             )
         entry = Entry(kind, name, reference_of(target), place_of(target), target)
-        for other in self._claims(kind, name):
-            if other.reference != entry.reference and not _same(other, target):
-                raise RegistryError(_collision(entry.key, [other, entry]))
+        earlier = self._decorated.get((kind, name))
+        claims = [*([earlier] if earlier else []), *self._installed_entries().get((kind, name), [])]
+        # An entry point into the same package may name a re-export of this very target, which cannot be told while that
+        # package is still being imported: `get` settles it.
+        rivals = [e for e in claims if not _same(e, target) and (e.point is None or e.package != entry.package)]
+        if rivals:
+            raise RegistryError(_collision(entry.key, [*rivals, entry]))
         self._decorated[kind, name] = entry
         self._loaded.pop((kind, name), None)
         return target
 
+    def refresh(self) -> None:
+        """Read the installed distributions again, for one that was installed since."""
+        self._points = None
+
+    # -- kinds -------------------------------------------------------------------------------------------------------
+    def kinds(self) -> list[str]:
+        """The names of all kinds, a plugin's included; imports nothing."""
+        plugins = sorted(name for family, name in self._installed_entries() if family == "kind")
+        return [*KINDS, *(name for name in plugins if name not in KINDS)]
+
+    def kind(self, name: str) -> Kind:
+        """The kind of that name, a plugin's included. Raises UnknownName, or RegistryError where two declare it."""
+        claims = self._installed_entries().get(("kind", name), [])
+        if name in BUILT_IN and claims:
+            raise RegistryError(f"{claims[0].key} of {claims[0].origin}: mapsto has a kind of that name; rename it")
+        if name in KINDS:
+            return KINDS[name]
+        if not claims:
+            raise UnknownName(f"there is no kind {name!r}; {nearest(name, self.kinds())}")
+        found = _sole(f"kind/{name}", claims)
+        if not isinstance(found, Kind) or found.name != name:
+            what = f"the kind {found.name!r}" if isinstance(found, Kind) else f"a {type(found).__name__}"
+            where = f"{claims[0].key} of {claims[0].origin}"
+            raise RegistryError(f"{where}: {claims[0].reference} is {what}, and Kind(name={name!r}, ...) is wanted")
+        return add_kind(found)
+
+    def kind_of_parameter(self, name: str) -> Kind | None:
+        """The kind that a parameter's name tells: `loss` or `losses`, `source` or `sources`."""
+        return next((self.kind(kind) for kind in self.kinds() if name in (kind, plural(kind))), None)
+
     # -- looking up --------------------------------------------------------------------------------------------------
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Every registered name, by kind and name; imports nothing. A collision shows as two entries with one key."""
-        if kind is not None:
-            self.kind(kind)
-        found: dict[tuple[str, str, str], Entry] = {}
-        for claims in self._installed_entries().values():
-            for entry in claims:
-                found[entry.kind, entry.name, entry.reference] = entry
-        for entry in self._decorated.values():
-            twins = [e for e in self._installed_entries().get((entry.kind, entry.name), []) if _same(e, entry.target)]
-            if not twins:
-                found[entry.kind, entry.name, entry.reference] = entry
-        rank = {name: i for i, name in enumerate(KINDS)}
-        chosen = (e for e in found.values() if (kind is None or e.kind == kind) and e.kind != "kind")
+        if kind is not None and kind not in self.kinds():
+            raise UnknownName(f"there is no kind {kind!r}; {nearest(kind, self.kinds())}")
+        found = [entry for claims in self._installed_entries().values() for entry in claims]
+        for own in self._decorated.values():
+            claims = self._installed_entries().get((own.kind, own.name), [])
+            if not any(_same(e, own.target) or e.package == own.package for e in claims):
+                found.append(own)
+        rank = {name: i for i, name in enumerate(self.kinds())}
+        chosen = (e for e in found if (kind is None or e.kind == kind) and e.kind != "kind")
         return sorted(chosen, key=lambda e: (rank.get(e.kind, len(rank)), e.kind, e.name, e.origin))
-
-    def kind(self, name: str) -> Kind:
-        """The kind of that name, a plugin's included. Raises UnknownName."""
-        if name not in KINDS:
-            for (family, own), claims in self._installed_entries().items():
-                if family == "kind" and own == name:
-                    add_kind(_load(claims[0]))
-        return kind_of(name)
 
     def get(self, kind: str, name: str) -> Any:
         """The mapping `kind/name`, imported now if need be.
@@ -110,66 +138,80 @@ class Registry:
         Raises UnknownName with what exists and the nearest names, RegistryError where two distributions claim the name
         or the plugin cannot be imported.
         """
-        key = (self.kind(kind).name, name)
-        if key in self._loaded:
-            return self._loaded[key]
-        claims = self._claims(*key)
+        owner = self.kind(kind)
+        if (kind, name) in self._loaded:
+            return self._loaded[kind, name]
+        own = self._decorated.get((kind, name))
+        claims = [*([own] if own else []), *self._installed_entries().get((kind, name), [])]
         if not claims:
             names = [e.name for e in self.entries(kind)]
             elsewhere = [e.key for e in self.entries() if e.name == name]
             also = f" ({name!r} exists as {', '.join(elsewhere)})" if elsewhere else ""
             raise UnknownName(f"there is no {kind} {name!r}{also}; {nearest(name, names)}")
-        if len({e.reference for e in claims}) > 1:
-            raise RegistryError(_collision(f"{kind}/{name}", claims))
-        target = claims[0].target if claims[0].target is not None else _load(claims[0])
-        if reason := kind_of(kind).reject(target):
+        target = _sole(f"{kind}/{name}", claims)
+        if reason := owner.reject(target):
             raise RegistryError(f"{kind}/{name} of {claims[0].origin}: {claims[0].reference}{_signature(target)} {reason}")
-        self._loaded[key] = target
+        self._loaded[kind, name] = target
         return target
 
     def name_of(self, kind: str, target: Any) -> str | None:
-        """The name under which `target` is registered as `kind`, or None."""
-        for entry in self.entries(kind):
-            if entry.target is target or _same(entry, target):
+        """The name under which `target` is registered as `kind`, or None; imports nothing."""
+        for entry in [*self._decorated.values(), *self.entries(kind)]:
+            if entry.kind == kind and (entry.target is target if entry.point is None else _same(entry, target)):
                 return entry.name
         return None
 
-    # -- inside ------------------------------------------------------------------------------------------------------
-    def _claims(self, kind: str, name: str) -> list[Entry]:
-        installed = self._installed_entries().get((kind, name), [])
-        own = self._decorated.get((kind, name))
-        if own is None:
-            return list(installed)
-        return [own, *(e for e in installed if not _same(e, own.target))]
+    def label(self, target: Any) -> str:
+        """What people call `target`: the name that a decorator gave it, else its own in snake_case."""
+        named = (entry.name for entry in self._decorated.values() if entry.target is target)
+        return next(named, snake(getattr(target, "__name__", type(target).__name__)))
 
+    # -- inside ------------------------------------------------------------------------------------------------------
     def _installed_entries(self) -> dict[tuple[str, str], list[Entry]]:
         if self._points is None:
-            self._points = {}
+            points: dict[tuple[str, str], list[Entry]] = {}
             for point in self._installed():
                 kind, _, name = point.name.partition("/")
                 origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
-                if not name:
-                    raise RegistryError(f"{origin}: entry point {point.name!r} of group {GROUP!r} must be named 'kind/name'")
+                if not NAME.fullmatch(kind) or not NAME.fullmatch(name):
+                    raise RegistryError(
+                        f"{origin}: entry point {point.name!r} of group {GROUP!r} must be named 'kind/name' "
+                        "with letters, digits, '_' and '-' only"
+                    )
                 entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point)
-                claims = self._points.setdefault((kind, name), [])
+                claims = points.setdefault((kind, name), [])
                 if entry not in claims:
                     claims.append(entry)
+            self._points = points
         return self._points
 
 
 def _same(entry: Entry, target: Any) -> bool:
-    """Whether an installed entry and a decorated target are one thing (compared by name: nothing is imported)."""
+    """Whether an entry and a target are one thing (compared by name: nothing is imported)."""
     return entry.reference == reference_of(target)
 
 
+def _sole(key: str, claims: list[Entry]) -> Any:
+    """The one target that all claims name. Raises RegistryError with every origin where they name several."""
+    rivals = [claims[0], *(e for e in claims[1:] if e.reference != claims[0].reference)]
+    if any(e.package != claims[0].package for e in rivals):
+        raise RegistryError(_collision(key, rivals))
+    targets = [_load(e) for e in rivals]  # of one package: a re-export names the same thing twice
+    if any(t is not targets[0] for t in targets):
+        raise RegistryError(_collision(key, rivals))
+    return targets[0]
+
+
 def _load(entry: Entry) -> Any:
-    assert entry.point is not None
+    if entry.point is None:
+        return entry.target
     try:
         return entry.point.load()
-    except MissingExtra:
+    except MapstoError:
         raise
-    except (ImportError, AttributeError) as error:
-        raise RegistryError(f"{entry.key} of {entry.origin} cannot be imported from {entry.reference}: {error}") from error
+    except Exception as error:  # a plugin may fail in any way while it is imported; its own error is chained
+        reason = f"{type(error).__name__}: {error}"
+        raise RegistryError(f"{entry.key} of {entry.origin} cannot be imported from {entry.reference}: {reason}") from error
 
 
 def _collision(key: str, claims: list[Entry]) -> str:
@@ -193,14 +235,24 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def decorator(kind: str) -> Callable[..., Any]:
+class Decorator(Protocol):
+    """`@layer` and `@layer("name")`: what is decorated keeps its type."""
+
+    @overload
+    def __call__(self, name: T, /) -> T: ...
+    @overload
+    def __call__(self, name: str | None = None) -> Callable[[T], T]: ...
+
+
+def decorator(kind: str) -> Decorator:
     """The decorator that registers under `kind`: `@layer`, `@layer("name")`."""
 
-    def register(name: str | Callable[..., Any] | None = None) -> Any:
+    def register(name: Any = None) -> Any:
         if callable(name):
             return registry.register(kind, snake(name.__name__), name)
         return lambda target: registry.register(kind, name or snake(target.__name__), target)
 
     register.__name__ = register.__qualname__ = kind
-    register.__doc__ = f"Register a {kind} ({KINDS[kind].signature}); the default name is its own in snake_case."
+    signature = (KINDS.get(kind) or registry.kind(kind)).signature
+    register.__doc__ = f"Register a {kind} ({signature}); the default name is its own in snake_case."
     return register

@@ -1,0 +1,67 @@
+"""The plan of a program: its middlewares in order, and the text that shows what wraps what and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .compose import MAPPINGS, Placed, arrange, declared
+from .parts import resolve
+from .registry import registry
+from .values import Part, as_part
+
+DEFAULTS = {"step": "update after grad", "grad": "backward of loss", "update": "optimizer", "loss": "task's loss"}
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names with `.2`, `.3`, ... behind those that were there before."""
+    found: list[str] = []
+    for name in names:
+        label, n = name, 2
+        while label in found:
+            label, n = f"{name}.{n}", n + 1
+        found.append(label)
+    return found
+
+
+def plan(middleware: Sequence[Any]) -> list[Placed]:
+    """The middlewares of a spec's list (parts, classes, functions or objects) in order, without building them.
+
+    Raises ComposeError where there is no such order, SpecError where a name is unknown.
+    """
+    parts = [as_part(value) for value in middleware]
+    where = [f"middleware.{i}" for i in range(len(parts))]
+    targets = [resolve(v, "middleware", path)[0] if isinstance(v, Part) else v for v, path in zip(parts, where, strict=True)]
+    names = [value.name if isinstance(value, Part) else registry.label(type(value)) for value in parts]
+    return arrange([(name, declared(target)) for name, target in zip(distinct(names), targets, strict=True)])
+
+
+def render(placed: Sequence[Placed]) -> str:
+    """What wraps what in each of the four mappings, outermost first, and why each middleware stands where it does."""
+    width = max(map(len, DEFAULTS))
+    lines = [f"{mapping:<{width}} = {_onion(mapping, placed)}" for mapping in DEFAULTS]
+    if not placed:
+        return "\n".join([*lines, "", "no middleware"]) + "\n"
+    rows = [("", "middleware", "wraps", "why it stands here")]
+    rows += [(str(i), p.name, _wraps(p), "; ".join((*p.why, *_unmet(p, placed)))) for i, p in enumerate(placed, 1)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
+    return "\n".join([*lines, "", *table]) + "\n"
+
+
+def _onion(mapping: str, placed: Sequence[Placed]) -> str:
+    names = [p.name for p in placed if mapping in p.declared.wraps]
+    inner = DEFAULTS[mapping]
+    return f"{'( '.join(names)}( {inner} {')' * len(names)}" if names else inner
+
+
+def _wraps(placed: Placed) -> str:
+    return ", ".join(m for m in MAPPINGS if m in placed.declared.wraps) or "-"
+
+
+def _unmet(placed: Placed, others: Sequence[Placed]) -> list[str]:
+    """Declarations that move nothing, since the plan holds no such middleware."""
+    there = {name for p in others if p is not placed for name in (p.name, p.name.partition(".")[0], *p.declared.provides)}
+    own = placed.declared
+    pairs = [*(("before", name) for name in own.before), *(("after", name) for name in own.after)]
+    return [f"{word}={name!r} is not in this plan" for word, name in pairs if name not in there]

@@ -1,0 +1,134 @@
+"""Type hints of a part's target, and values checked against them; every error says the path and what is allowed."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from .errors import SpecError, nearest
+from .kinds import Kind
+
+EMPTY: Any = inspect.Parameter.empty
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """The type hints of a call's parameters; one that cannot be evaluated is left out and the others still count."""
+    function = target.func if isinstance(target, functools.partial) else target
+    if inspect.isclass(function):
+        function = function.__new__ if function.__init__ is object.__init__ else function.__init__
+    elif not inspect.isroutine(function):
+        function = type(function).__call__
+    function = inspect.unwrap(function)
+    found: dict[str, Any] = {}
+    for name, note in getattr(function, "__annotations__", {}).items():
+        alone: Any = types.SimpleNamespace(__annotations__={name: note})
+        try:
+            found |= typing.get_type_hints(alone, getattr(function, "__globals__", {}), include_extras=True)
+        except (NameError, TypeError, AttributeError, SyntaxError):  # such as a name imported for type checkers only
+            continue
+    return found
+
+
+def kind_of_hint(hint: Any) -> Kind | None:
+    """The kind in `Annotated[..., kind]`, also within a union or a container."""
+    own = (m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Kind))
+    inner = (kind_of_hint(member) for member in typing.get_args(hint))
+    return next(own, None) or next((kind for kind in inner if kind is not None), None)
+
+
+def takes_text(hint: Any) -> bool:
+    """Whether a string is this parameter's own value, so that it does not name a part."""
+    if typing.get_origin(hint) is typing.Literal:
+        return True
+    if inspect.isclass(hint) and not typing.get_args(hint):
+        return issubclass(hint, (str, bytes, PurePath, enum.Enum))
+    members = [m for m in typing.get_args(hint) if m is not type(None) and m is not Ellipsis]
+    return bool(members) and all(takes_text(m) for m in members)
+
+
+def takes_class(hint: Any) -> bool:
+    """Whether the parameter wants a class itself, as `type[...]` says."""
+    return hint is type or typing.get_origin(hint) is type or any(takes_class(m) for m in typing.get_args(hint))
+
+
+def validated(value: Any, hint: Any, path: str) -> Any:
+    """The value as its hint wants it (a str as a Path, a tuple as a list, ...). Raises SpecError where it does not fit.
+
+    A type that pydantic cannot describe is the target's own to check.
+    """
+    if hint is EMPTY or hint is Any:
+        return value
+    adapter = _adapter(hint)
+    if adapter is None:
+        return value
+    try:
+        converted = adapter.validate_python(value)
+    except ValidationError as error:
+        raise SpecError(f"{path}: {_explain(value, hint, error)}") from None
+    except TypeError:  # a protocol that cannot be checked at run time
+        return value
+    if isinstance(value, bool) and type(converted) in (int, float):
+        raise SpecError(f"{path}: {value!r} is a bool, and {say(hint)} is wanted")
+    return value if isinstance(converted, Iterator) else converted
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    try:
+        return _cached_adapter(hint)
+    except TypeError:  # an unhashable hint
+        return _cached_adapter.__wrapped__(hint)
+
+
+@functools.lru_cache(maxsize=1024)
+def _cached_adapter(hint: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a model or dataclass has its own configuration
+        try:
+            return TypeAdapter(hint)
+        except Exception:  # noqa: BLE001  # whatever pydantic makes of a type it cannot describe
+            return None
+    except Exception:  # noqa: BLE001
+        return None
+
+
+def _explain(value: Any, hint: Any, error: ValidationError) -> str:
+    if choices := choices_of(hint):
+        return f"{value!r} is not a choice; {nearest(str(value), choices)}"
+    first = error.errors()[0]
+    inside = ".".join(str(step) for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
+    where = f" (at {inside})" if inside and isinstance(value, (list, tuple, dict)) else ""
+    return f"{shortened(value)} is a {type(value).__name__}, and {say(hint)} is wanted{where}: {first['msg'].lower()}"
+
+
+def choices_of(hint: Any) -> list[str]:
+    """What a Literal or an Enum allows, also where it may be None; empty for any other hint."""
+    if typing.get_origin(hint) is typing.Literal:
+        return [str(a) for a in typing.get_args(hint)]
+    if inspect.isclass(hint) and issubclass(hint, enum.Enum):
+        return [str(member.value) for member in hint]
+    members = [m for m in typing.get_args(hint) if m is not type(None)]
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [c for m in members for c in choices_of(m)] if union and all(choices_of(m) for m in members) else []
+
+
+def say(hint: Any) -> str:
+    """A hint in words."""
+    if hint is EMPTY:
+        return "a value"
+    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def shortened(value: Any, width: int = 80) -> str:
+    """The repr of a value in one line, cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= width else f"{text[: width - 3]}..."
