@@ -4,8 +4,9 @@ from ..core.errors import require
 
 require("torch", "torch", "mapsto.torch")
 
+from .build import build_program  # noqa: E402
 from .losses import mean_of  # noqa: E402
-from .program import Program, build_program  # noqa: E402
+from .program import Program  # noqa: E402
 from .state import Builder, State  # noqa: E402
 from .tasks import Task  # noqa: E402
 

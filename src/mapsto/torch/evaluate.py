@@ -19,7 +19,7 @@ PANEL_RECORDS = 10_000
 
 
 def fetch(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics of several steps as floats: (sum, weight) pairs are averaged exactly, scalars over the steps that have them."""
+    """The metrics of several steps as floats: (sum, weight) pairs averaged exactly, scalars over the steps that have them."""
     columns: dict[str, list[Any]] = {}
     for metrics in window:
         for name, value in metrics.items():
@@ -41,7 +41,10 @@ def _total(values: list[Any]) -> float:
 
 
 def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over all records of the loss and of what the task measures, with the lent weights. DataError where there are none."""
+    """Means over all records of the loss and of what the task measures, with the lent weights.
+
+    Raises DataError where there are no batches.
+    """
     task = program.task
     stateful = task.stateful_metrics() if hasattr(task, "stateful_metrics") else {}
     for metric in stateful.values():

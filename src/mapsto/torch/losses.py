@@ -35,7 +35,8 @@ def stated(function: Callable[[Any, Any], Any]) -> Loss:
     def total_and_weight(prediction: Any, target: Any) -> tuple[Tensor, Weight]:
         result = function(prediction, target)
         if type(result) is tuple and len(result) == 2:
-            return result
+            total, weight = result
+            return total, weight
         if isinstance(result, Tensor) and result.dim() > 0:
             return result.sum(), _count(function, result, target)
         raise LossError(_teach(function, result))
@@ -48,7 +49,7 @@ def _count(function: Any, losses: Tensor, target: Any) -> Weight:
     ignored = getattr(function, "ignore_index", None)
     if ignored is None or not isinstance(target, Tensor) or target.is_floating_point() or target.shape != losses.shape:
         return losses.numel()
-    return (target != ignored).sum()
+    return torch.sum(target != ignored)
 
 
 def _name(function: Any) -> str:
@@ -58,7 +59,8 @@ def _name(function: Any) -> str:
 def _teach(function: Any, result: Any) -> str:
     name = _name(function)
     if not isinstance(result, Tensor):
-        return f"loss {name} returned a {type(result).__name__}; a loss returns (total, weight): the summed loss and how much it weighs"
+        got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        return f"loss {name} returned {got}; a loss returns (total, weight): the summed loss and how much it weighs"
     return (
         f"loss {name} returned a scalar, which does not say its weight: averaged over micro-batches, ranks or batches of "
         "unequal size it would give wrong gradients. Say one of\n"
@@ -68,7 +70,7 @@ def _teach(function: Any, result: Any) -> str:
     )
 
 
-class mean_of:  # noqa: N801  # registered and written as a function would be
+class mean_of:  # registered and written as a function would be
     """A loss that returns a mean (or a sum), with its weight stated: (prediction, target) -> (mean * weight, weight).
 
     weight: what the mean divides by: `records` (first axis of the prediction), `elements` (of the target, else of the
@@ -99,12 +101,13 @@ class mean_of:  # noqa: N801  # registered and written as a function would be
 
     def _weigh(self, prediction: Any, target: Any) -> Weight:
         if callable(self.weight):
-            return self.weight(prediction, target)
+            weight: Weight = self.weight(prediction, target)
+            return weight
         if self.weight == "records":
             return int(prediction.shape[0])
         if self.weight == "elements":
             return int((target if isinstance(target, Tensor) else prediction).numel())
-        return (target != self.ignore_index).sum()
+        return torch.sum(target != self.ignore_index)
 
 
 loss("mean_of")(mean_of)

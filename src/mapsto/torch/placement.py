@@ -17,15 +17,11 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=torch.device(name)).device  # with its index
     except (RuntimeError, AssertionError) as error:
         count = torch.cuda.device_count()
         there = "cpu" + "".join(f", cuda:{i}" for i in range(count))
         raise SpecError(f"device: {name!r} cannot be used here (there is {there}): {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
 
 
 def place(batch: Any, device: torch.device) -> dict[str, Any]:

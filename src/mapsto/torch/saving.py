@@ -38,9 +38,8 @@ def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
     _same_model(state.model, tree["model"])
     _same_keys("optimizer parameter", tree["optimizer"]["names"], state.names)
     if (tree["schedule"] is None) != (state.schedule is None):
-        raise CheckpointError(
-            "the checkpoint has no schedule and this run has one" if tree["schedule"] is None else "the checkpoint has a schedule and this run has none"
-        )
+        has, lacks = ("run", "checkpoint") if tree["schedule"] is None else ("checkpoint", "run")
+        raise CheckpointError(f"the {has} has a schedule and the {lacks} has none")
     state.model.load_state_dict(tree["model"])
     if state.schedule is not None:
         state.schedule.load_state_dict(tree["schedule"])
@@ -70,8 +69,9 @@ def restore_optimizer(
     state = {number.get(k, k): v for k, v in tree["state"].items()}
     more = {k: v for k, v in tree.items() if k not in ("names", "state", "groups")}
     sizes = [len(g["params"]) for g in optimizer.state_dict()["param_groups"]]
-    if sizes != [len(g["params"]) for g in groups]:
-        raise CheckpointError(f"the optimizer's groups hold {sizes} parameters here, {[len(g['params']) for g in groups]} in the checkpoint")
+    saved = [len(g["params"]) for g in groups]
+    if sizes != saved:
+        raise CheckpointError(f"the optimizer's groups hold {sizes} parameters here, {saved} in the checkpoint")
     optimizer.load_state_dict({"state": state, "param_groups": groups, **more})
     for name, parameter in zip(names, parameters, strict=True):
         for key, value in tree["state"].get(name, {}).items():

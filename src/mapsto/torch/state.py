@@ -24,7 +24,10 @@ class State:
     the current step, only kept for optimizers that evaluate a closure.
     """
 
-    __slots__ = ("_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule", "seed", "shard", "step", "summing", "training")
+    __slots__ = (
+        *("_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule"),
+        *("seed", "shard", "step", "summing", "training"),
+    )
 
     model: nn.Module
     optimizer: torch.optim.Optimizer

@@ -35,7 +35,7 @@ class Task(ABC):
         self,
         loss: Annotated[Any, LOSS],
         *,
-        input: str | list[str] = "input",  # noqa: A002  # the field's standard name
+        input: str | list[str] = "input",
         target: str = "target",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
@@ -98,7 +98,7 @@ class Classification(Task):
         self,
         loss: Annotated[Any, LOSS] = "cross_entropy",
         *,
-        input: str | list[str] = "input",  # noqa: A002
+        input: str | list[str] = "input",
         target: str = "target",
         labels: list[str] | None = None,
         metrics: Mapping[str, Any] | None = None,
@@ -112,7 +112,7 @@ class Classification(Task):
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
         target = self.field(batch, self.target)
-        classes = target.argmax(-1) if target.is_floating_point() else target
+        classes = _classes(target)
         right = (outputs.argmax(-1) == classes).sum()
         return {"accuracy": (right, classes.numel()), **super().measure(outputs, batch)}
 
@@ -120,11 +120,16 @@ class Classification(Task):
         if not collected:
             return []
         predicted = torch.cat([p["label"].reshape(-1) for p, _ in collected])
-        target = torch.cat([(t.argmax(-1) if t.is_floating_point() else t).reshape(-1) for t in (b[self.target] for _, b in collected)])
+        target = torch.cat([_classes(b[self.target]).reshape(-1) for _, b in collected])
         classes = max(collected[0][0]["probability"].shape[-1], int(target.max()) + 1)
         matrix = torch.bincount(target * classes + predicted, minlength=classes * classes).reshape(classes, classes)
         labels = self.labels or [str(i) for i in range(classes)]
         return [{"kind": "confusion", "title": "Confusion matrix", "labels": labels, "rows": matrix.tolist()}]
+
+
+def _classes(target: Tensor) -> Tensor:
+    """Class indices, of targets that are indices or probabilities."""
+    return target.argmax(-1) if target.is_floating_point() else target
 
 
 @task
@@ -135,7 +140,7 @@ class Regression(Task):
         self,
         loss: Annotated[Any, LOSS] = "mse",
         *,
-        input: str | list[str] = "input",  # noqa: A002
+        input: str | list[str] = "input",
         target: str = "target",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
@@ -175,7 +180,7 @@ class LanguageModel(Task):
         self,
         loss: Annotated[Any, LOSS] = None,
         *,
-        input: str | list[str] = "input",  # noqa: A002
+        input: str | list[str] = "input",
         target: str = "target",
         ignore_index: int = IGNORE,
         decode: Any = None,

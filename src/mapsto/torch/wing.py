@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ..core.spec import Spec
 torch = require("torch", "torch", "the torch wing")
 safetensors = require("safetensors.torch", "torch", "the torch wing")
 
-from .program import Program, build_program  # noqa: E402
+from .build import build_program  # noqa: E402
+from .program import Program  # noqa: E402
 
 
 def build(spec: Spec, offers: Mapping[str, Any]) -> Program:
@@ -32,7 +33,9 @@ def is_tensor(value: Any) -> bool:
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
     """Write named tensors to a safetensors file, each with storage of its own."""
-    safetensors.save_file({n: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}, path)
+    safetensors.save_file(
+        {n: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}, path
+    )
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

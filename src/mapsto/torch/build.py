@@ -1,0 +1,103 @@
+"""Building a program: the model from the seed, placed, changed by middleware, then the optimizer from names."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.compose import MAPPINGS, Declared, Placed, arrange, declared
+from ..core.errors import ComposeError, SpecError, nearest
+from ..core.parts import Part, as_part, build
+from ..core.random import derive
+from ..core.registry import snake
+from .mappings import label
+from .placement import find_device
+from .program import Program
+from .state import Builder, State
+
+
+def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tuple[str, Any, Declared]]:
+    """(name, middleware, what it declares) of each item: a Part, a class, a function or a live object."""
+    made: list[tuple[str, Any, Declared]] = []
+    for i, item in enumerate(items):
+        part = as_part(item)
+        path = f"middleware.{i}"
+        name = part.name if isinstance(part, Part) else snake(label(item))
+        found = build(part, "middleware", path=path, offers=offers)
+        own = declared(found.func if isinstance(found, functools.partial) else found)
+        if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "lend", "begin")):
+            raise ComposeError(f"{path}: {name!r} wraps none of {', '.join(MAPPINGS)} and has no setup: it would do nothing")
+        unique, n = name, 2
+        while any(unique == other for other, _, _ in made):
+            unique, n = f"{name}.{n}", n + 1
+        made.append((unique, found, own))
+    return made
+
+
+def build_program(
+    model: Any,
+    task: Any = "classification",
+    optimizer: Any = "adamw",
+    schedule: Any = None,
+    middleware: Iterable[Any] = (),
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    offers: Mapping[str, Any] | None = None,
+) -> Program:
+    """Build a program for one's own loop (`Run` calls the same).
+
+    model: an `nn.Module`, or a part that makes one; task: a part or any `(model, batch) -> (total, weight, outputs)`;
+    optimizer, schedule: parts (`use("adamw", lr=1e-3)`, `use(torch.optim.SGD, lr=0.1)`) or functions of the parameters (the
+    optimizer); middleware: parts, classes, functions or objects, outermost first. offers: values for arguments that parts
+    leave open (`total_steps`, `steps_per_epoch`).
+    Order: model from the seed, placed, changed by middleware, then the optimizer from names, then the schedule.
+    Raises SpecError and ComposeError naming the path.
+    """
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise SpecError(
+            "optimizer: a live optimizer holds parameters of before the model was placed; "
+            f"write use({type(optimizer).__module__}.{type(optimizer).__name__}, ...) instead"
+        )
+    offers = {"seed": seed, **(offers or {})}
+    where = find_device(str(device)) if not isinstance(device, torch.device) else device
+    placed = _arranged(_make_middleware(middleware, offers))
+    torch.manual_seed(derive(seed, "model"))
+    net = build(as_part(model), "model", path="model", offers=offers)
+    if not isinstance(net, nn.Module):
+        raise SpecError(f"model: an nn.Module is wanted, and {label(model)} gave a {type(net).__name__}")
+    net.to(where)
+    builder = Builder(net, seed, where)
+    for _, made in placed:
+        if hasattr(made, "setup"):
+            made.setup(builder)
+    state = State(builder.model, seed, where)
+    _optimize(state, builder, optimizer, schedule, offers)
+    made_task = build(as_part(task), "task", path="task", offers=offers)
+    return Program(state, made_task, placed)
+
+
+def _arranged(made: list[tuple[str, Any, Declared]]) -> list[tuple[Placed, Any]]:
+    return [(p, made[p.index][1]) for p in arrange([(name, own) for name, _, own in made])]
+
+
+def _optimize(state: State, builder: Builder, optimizer: Any, schedule: Any, offers: Mapping[str, Any]) -> None:
+    groups = builder.parameter_groups()
+    state.names = [name for group in groups for name in group["names"]]
+    state.parameters = [parameter for group in groups for parameter in group["params"]]
+    plain = len(groups) == 1 and set(groups[0]) == {"params", "names"}
+    given = state.parameters if plain else [{k: v for k, v in g.items() if k != "names"} for g in groups]
+    made: Any = build(as_part(optimizer), "optimizer", given, path="optimizer", offers=offers)
+    if not isinstance(made, torch.optim.Optimizer):
+        gave = type(made).__name__
+        raise SpecError(f"optimizer: {label(optimizer)} gave a {gave}, and a torch.optim.Optimizer is wanted")
+    state.optimizer, known = made, made.defaults
+    for key in (key for _, options in builder.groups for key in options):
+        if key not in known:
+            raise SpecError(f"param_groups: {type(state.optimizer).__name__} has no option {key!r}; {nearest(key, known)}")
+    if schedule is not None:
+        state.schedule = build(as_part(schedule), "schedule", state.optimizer, path="schedule", offers=offers)

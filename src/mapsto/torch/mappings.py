@@ -1,0 +1,150 @@
+"""The four mappings as they are without middleware, and the onion that middleware makes of them.
+
+loss (state, batch) -> (total, weight, outputs); grad (state, batch) -> metrics; update (state, metrics) -> metrics;
+step (state, batch) -> metrics. Only `grad` divides by the weight, and only once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.compose import Declared
+from ..core.errors import ComposeError, LossError
+from .losses import Weight
+from .state import State
+
+Batch = Mapping[str, Any]
+Metrics = dict[str, Any]
+Loss = Callable[[State, Batch], tuple[Tensor, Weight, Any]]
+Grad = Callable[[State, Batch], Metrics]
+Update = Callable[[State, Metrics], Metrics]
+Step = Callable[[State, Batch], Metrics]
+
+
+def label(made: Any) -> str:
+    """What people call a middleware, task or factory."""
+    function = made.func if isinstance(made, functools.partial) else made
+    return getattr(function, "__name__", type(made).__name__)
+
+
+def fold(mapping: str, base: Any, middleware: Sequence[tuple[Any, Declared]]) -> Any:
+    """Wrap `base` by every middleware that wraps this mapping; the first of the list ends outermost."""
+    outer = base
+    for made, own in reversed(middleware):
+        if mapping not in own.wraps:
+            continue
+        inner = outer
+        outer = getattr(made, mapping)(inner) if hasattr(made, mapping) else made(inner)
+        if not callable(outer):
+            raise ComposeError(
+                f"middleware {label(made)} returned a {type(outer).__name__} for {mapping}, which cannot be called"
+            )
+    return outer
+
+
+def base_loss(task: Any) -> Loss:
+    def loss(state: State, batch: Batch) -> tuple[Tensor, Weight, Any]:
+        result = task(state.model, batch)
+        if type(result) is not tuple or len(result) != 3:
+            raise LossError(f"task {label(task)} returned a {type(result).__name__}, and (total, weight, outputs) is wanted")
+        return result
+
+    return loss
+
+
+def base_grad(loss: Loss) -> Grad:
+    seeds: dict[tuple[Any, ...], Tensor] = {}
+
+    def seed(total: Tensor, weight: float) -> Tensor:
+        key = (weight, total.dtype, total.device)
+        if key not in seeds:
+            if len(seeds) > 256:
+                seeds.clear()
+            seeds[key] = torch.tensor(1.0 / weight if weight else 0.0, dtype=total.dtype, device=total.device)
+        return seeds[key]
+
+    def grad(state: State, batch: Batch) -> Metrics:
+        state.reseed()
+        total, weight, _ = loss(state, batch)
+        if state.summing:
+            torch.autograd.backward(total)
+        elif isinstance(weight, Tensor):  # nothing to learn from gives a zero gradient, not 0/0
+            torch.autograd.backward(total, torch.where(weight == 0, 0.0, 1.0 / weight).to(total.dtype))
+        else:
+            torch.autograd.backward(total, seed(total, weight))
+        return {"loss": (total.detach(), weight)}
+
+    return grad
+
+
+def base_update() -> Update:
+    def update(state: State, metrics: Metrics) -> Metrics:
+        state.optimizer.step()
+        schedule = state.schedule
+        if schedule is not None and not awaits_metric(schedule):
+            schedule.step()
+        return metrics
+
+    return update
+
+
+def closure_update(grad: Grad) -> Update:
+    """For optimizers that evaluate the objective themselves, such as L-BFGS."""
+
+    def update(state: State, metrics: Metrics) -> Metrics:
+        batch = state.batch
+        assert batch is not None
+        first: Metrics = {}
+
+        def closure() -> Tensor:
+            state.clear()
+            found = grad(state, batch)
+            if not first:
+                first.update(found)
+            total, weight = found["loss"]
+            mean: Tensor = total / weight
+            return mean
+
+        step: Any = state.optimizer.step
+        step(closure)
+        if state.schedule is not None and not awaits_metric(state.schedule):
+            state.schedule.step()
+        return {**metrics, **first}
+
+    return update
+
+
+def base_step(grad: Grad, update: Update, closure: bool) -> Step:
+    def step(state: State, batch: Batch) -> Metrics:
+        for parameter in state.parameters:
+            parameter.grad = None
+        metrics = update(state, grad(state, batch))
+        state.step += 1
+        return metrics
+
+    def closing(state: State, batch: Batch) -> Metrics:
+        state.batch = batch
+        try:
+            metrics = update(state, {})
+        finally:
+            state.batch = None
+        state.step += 1
+        return metrics
+
+    return closing if closure else step
+
+
+def awaits_metric(schedule: Any) -> bool:
+    return isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `step` has no default for its closure."""
+    parameters = list(inspect.signature(type(optimizer).step).parameters.values())[1:]
+    return any(p.name == "closure" and p.default is p.empty for p in parameters)
