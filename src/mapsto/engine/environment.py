@@ -1,0 +1,64 @@
+"""The environment of a run: what besides the spec decides its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ..core.recipes import loaded_files
+from ..core.spec import Spec, digest
+from .wing import Wing
+
+
+def versions(wing: Wing) -> dict[str, str]:
+    """Versions and settings, ours and the wing's."""
+    own = {"mapsto": metadata.version("mapsto"), "python": platform.python_version(), "numpy": metadata.version("numpy")}
+    return {**own, **wing.versions()}
+
+
+def describe(spec: Spec, wing: Wing, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What is written into environment.json: JSON data."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(wing),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "process": os.getpid(),
+        "argv": sys.argv,
+        "directory": str(Path.cwd()),
+        "commit": _commit(),
+        "seeds": {"run": spec.seed},
+        "spec": digest(spec.to_data(live=True)),
+        "identity": digest(spec.identity()),
+        "recipes": recipe_hashes(),
+        "summary": dict(summary),
+    }
+
+
+def recipe_hashes() -> dict[str, str]:
+    """SHA-256 of every recipe file that was imported."""
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(loaded_files().values())}
+
+
+def changed_recipes(before: Mapping[str, str]) -> list[str]:
+    """Sentences on recipe files that are not what they were: their mappings may compute something else now."""
+    now = recipe_hashes()
+    return [f"{path} was changed since the run began" for path, told in before.items() if now.get(path, told) != told]
+
+
+def _commit() -> str | None:
+    """The git commit of the working directory, `-dirty` where files were changed; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

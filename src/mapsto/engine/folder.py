@@ -1,0 +1,185 @@
+"""The run folder: what was run, with what, and what came of it, as files that outlive the process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from ..core.errors import CheckpointError, SpecError
+from ..core.spec import Spec
+from .checkpoint import why
+from .durable import replace
+
+SPEC, ENVIRONMENT, METRICS, PANELS, LOCK = "spec.yaml", "environment.json", "metrics.jsonl", "panels.json", ".lock"
+
+
+class RunFolder:
+    """The files of one run. Reading needs no framework; writing is the run's own."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._metrics: io.FileIO | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def is_empty(self) -> bool:
+        """Whether nothing of a run is here."""
+        return not self.path.is_dir() or all(p.name == LOCK for p in self.path.iterdir())
+
+    # -- spec and environment ----------------------------------------------------------------------------------------
+    def write_spec(self, spec: Spec) -> bool:
+        """Write spec.yaml; False where it holds live objects, which are then only described."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        spec = dataclasses.replace(spec, imports=tuple(str(Path(p).resolve()) for p in spec.imports))
+        try:
+            text, whole = spec.to_yaml(), True
+        except SpecError:
+            text, whole = spec.to_yaml(live=True), False
+        replace(self.path / SPEC, text.encode())
+        return whole
+
+    def spec(self) -> Spec:
+        """The spec that was run. Raises SpecError where there is none, or it holds what a file cannot."""
+        file = self.path / SPEC
+        if not file.is_file():
+            raise SpecError(f"{self.path} is not the folder of a run: it has no {SPEC}{_runs_nearby(self.path)}")
+        try:
+            return Spec.from_yaml(file.read_text(encoding="utf-8"), base=self.path)
+        except SpecError as error:
+            hint = f"\nGo on from Python: Run(spec, {str(self.path)!r}).fit(resume=True)" if "live object" in str(error) else ""
+            raise SpecError(f"{file}: {error}{hint}") from None
+
+    def write_environment(self, found: Mapping[str, Any]) -> None:
+        """Keep an environment; those of the sessions before stay under `earlier`, oldest first."""
+        before = self.environment()
+        earlier = [*before.pop("earlier", []), before] if before else []
+        data = {**found, "earlier": earlier}
+        replace(self.path / ENVIRONMENT, json.dumps(data, indent=1, default=str).encode())
+
+    def environment(self) -> dict[str, Any]:
+        """The environment of the latest session, or nothing."""
+        file = self.path / ENVIRONMENT
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+    # -- metrics -----------------------------------------------------------------------------------------------------
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one line of metrics.jsonl at once, or none of it. Raises CheckpointError where the device is full."""
+        line = (json.dumps(record, default=str) + "\n").encode()
+        try:
+            if self._metrics is None:
+                self._metrics = open(self.path / METRICS, "ab", buffering=0)  # noqa: SIM115  # held for the run
+            size = os.fstat(self._metrics.fileno()).st_size
+            try:
+                if self._metrics.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                self._metrics.truncate(size)
+                raise
+        except OSError as error:
+            raise CheckpointError(f"{self.path / METRICS} cannot be written: {why(error, self.path)}") from error
+
+    def sync(self) -> None:
+        """Force the metrics to the device: a checkpoint never knows more steps than they do."""
+        if self._metrics is not None:
+            os.fsync(self._metrics.fileno())
+
+    def close(self) -> None:
+        """Let go of metrics.jsonl; a later `append` opens it again."""
+        held, self._metrics = self._metrics, None
+        if held is not None:
+            held.close()
+
+    def records(self, *names: str) -> Iterator[dict[str, Any]]:
+        """The events that were written (only those of these names, if any are given); a torn last line is left out."""
+        file = self.path / METRICS
+        if file.is_file():
+            with open(file, encoding="utf-8") as lines:
+                for line in lines:
+                    record = _parsed(line)
+                    if record is not None and (not names or record.get("name") in names):
+                        yield record
+
+    def cut(self, step: int) -> int:
+        """Keep only the events up to `step`, in one rename; how many were cut."""
+        self.close()
+        file = self.path / METRICS
+        if not file.is_file():
+            return 0
+        lines = file.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if (record := _parsed(line)) is not None and record["step"] <= step]
+        if len(kept) < len(lines):
+            replace(file, "".join(line + "\n" for line in kept).encode())
+        return len(lines) - len(kept)
+
+    # -- panels ------------------------------------------------------------------------------------------------------
+    def write_panels(self, panels: list[dict[str, Any]]) -> None:
+        """Keep what the task shows in a report."""
+        replace(self.path / PANELS, json.dumps(panels, default=_listed).encode())
+
+    def panels(self) -> list[dict[str, Any]]:
+        """What the task shows in a report, or nothing."""
+        file = self.path / PANELS
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+
+    # -- one writer --------------------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only process that trains here; the lock dies with its process. Raises CheckpointError where one is."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "a+") as file:
+            _take(file, self.path)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def default_folder(name: str, root: Path | None = None) -> Path:
+    """`runs/NAME-TIME`, numbered where that exists."""
+    first = (root or Path("runs")) / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = first, 1
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def _take(file: IO[str], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this platform
+        return
+    try:  # POSIX locks: forked reader processes do not inherit them and so cannot outlive the run with them
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        other = file.read().strip() or "?"
+        raise CheckpointError(f"process {other} is training in {folder} already: wait for it or end it") from None
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _runs_nearby(path: Path) -> str:
+    parent = path.parent
+    found = sorted(p.parent for p in parent.glob(f"*/{SPEC}")) if parent.is_dir() else []
+    return f"; runs beside it: {', '.join(str(p) for p in found[-5:])}" if found else ""

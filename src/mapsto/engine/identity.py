@@ -1,0 +1,37 @@
+"""Whose checkpoint: a run goes on only from one of the same trajectory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+_ABSENT = object()
+
+
+def plain(identity: Any) -> Any:
+    """An identity as a manifest holds it."""
+    return json.loads(json.dumps(identity, default=str))
+
+
+def differences(there: Any, here: Any) -> list[str]:
+    """One line a path that differs between two identities: `optimizer.lr: 0.001 there, 0.01 here`."""
+    return list(_walk(plain(there), plain(here), ""))
+
+
+def _walk(there: Any, here: Any, path: str) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*there, *(k for k in here if k not in there)]:
+            yield from _walk(there.get(key, _ABSENT), here.get(key, _ABSENT), f"{path}.{key}" if path else key)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for index, (a, b) in enumerate(zip(there, here, strict=True)):
+            yield from _walk(a, b, f"{path}.{index}")
+    elif there != here or type(there) is not type(here):
+        yield f"{path}: {_said(there)} there, {_said(here)} here"
+
+
+def _said(value: Any) -> str:
+    if value is _ABSENT:
+        return "nothing"
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,269 @@
+"""The loop: steps, and what is due between them.
+
+A step costs the reader's `next`, the program's `step`, two clock readings and one comparison with the next step at which
+anything is due; a request to stop makes the next step due. At a step the order is log, evaluate, epoch, checkpoint: a
+checkpoint holds all that its step brought about, so that going on from it repeats nothing and leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from ..core.errors import CheckpointError, DataError, MapstoError
+from ..core.spec import Spec, digest
+from .best import Best
+from .checkpoint import Checkpoint, Checkpoints, step_of
+from .dispatch import Dispatch
+from .events import Event, EventName, RunView
+from .folder import RunFolder
+from .identity import plain
+from .streams import capture, put_back, untouched
+from .wing import Program, Wing
+
+clock = time.perf_counter
+KEYS = ("best", "latest", "observers", "position", "program", "random", "window")
+"""What the tree of a checkpoint holds; `window` are the metrics since the last log, still to be averaged."""
+
+
+@dataclass
+class Loop:
+    """One fit of a program on a reader, from where its state stands to `total` steps."""
+
+    spec: Spec
+    program: Program
+    wing: Wing
+    readers: Mapping[str, Any]
+    folder: RunFolder
+    checkpoints: Checkpoints
+    dispatch: Dispatch
+    versions: Mapping[str, str]
+    total: int
+    step: int = 0
+    latest: dict[str, float] = field(default_factory=dict)
+    saved: int = -1
+    stop: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        plan = self.spec.checkpoint
+        self.train = self.readers["train"]
+        self.per_epoch: int = self.train.batches_per_epoch
+        evaluates = "valid" in self.readers
+        self.every = {"log": self.spec.log_every, "epoch": self.per_epoch, "checkpoint": plan.every or self.per_epoch}
+        if evaluates:
+            self.every["evaluate"] = self.spec.evaluate_every or self.per_epoch
+        self.best = Best(plan.best if evaluates else 0, plan.metric, plan.mode)
+        self.due = 0
+        self._window: list[Mapping[str, Any]] = []
+        self._wall = self._waited = 0.0
+        self._timed = 0
+        self._epoch_began = clock()
+        self.view = RunView(
+            folder=self.folder.path,
+            spec=self.spec,
+            total_steps=self.total,
+            steps_per_epoch=self.per_epoch,
+            summary=MappingProxyType(dict(self.program.summary())),
+            weights=self.program.weights,
+            ask_to_stop=lambda reason: self.ask("stopped", reason),
+        )
+
+    # -- asked from outside ------------------------------------------------------------------------------------------
+    def ask(self, reason: str, text: str) -> None:
+        """End after the current step. Safe in a signal handler: the flag is set before the step is made due."""
+        if self.stop is None:
+            self.stop = (reason, text)
+        self.due = 0
+
+    # -- running -----------------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Steps until `total` or a request to stop; then the last evaluation and checkpoint."""
+        self._schedule()
+        if self.step < self.total and self.stop is None:
+            self._steps()
+        if self.stop is None and self.step < self.total:
+            raise DataError(f"data.train: the reader ended at step {self.step} of {self.total}")
+        if self.saved != self.step:
+            self._save()
+
+    def _steps(self) -> None:
+        take, keep = self.program.step, self._window.append
+        step, waited = self.step, 0.0
+        with self.train.stream(step, self.total) as stream:
+            began = mark = clock()
+            for _, batch in stream:
+                got = clock()
+                waited += got - mark
+                keep(take(batch))
+                step += 1
+                if step >= self.due:
+                    self._wall += clock() - began
+                    self._waited += waited
+                    self._timed += step - self.step
+                    self.step = step
+                    if not self._between():
+                        return
+                    waited = 0.0
+                    began = clock()
+                mark = clock()
+        self.step = step
+
+    def _between(self) -> bool:
+        """All that is due at this step; whether to go on."""
+        step, last = self.step, self.step == self.total
+        if self.program.position != step:
+            raise MapstoError(
+                f"the program counted {self.program.position} steps where {step} batches were given: "
+                "a middleware around `step` calls the inner step once a batch"
+            )
+        if self._is_due("log") or last:
+            self._log()
+        if self._is_due("evaluate"):
+            self._evaluate(scheduled=True)
+        elif last and "evaluate" in self.every:
+            self._evaluate(scheduled=False)
+        if self._is_due("epoch"):
+            self.emit("epoch", {"time/epoch": clock() - self._epoch_began})
+            self._epoch_began = clock()
+        if self._is_due("checkpoint") or last or self.stop is not None or self.best.is_new(step):
+            self._save()
+        self._schedule()
+        return self.stop is None
+
+    def _is_due(self, what: str) -> bool:
+        return what in self.every and self.step % self.every[what] == 0
+
+    def _schedule(self) -> None:
+        self.due = min(self.total, *((self.step // every + 1) * every for every in self.every.values()))
+        if self.stop is not None:  # asked for while the line above was computed
+            self.due = 0
+
+    # -- what is due -------------------------------------------------------------------------------------------------
+    def _log(self) -> None:
+        if not self._window:
+            return
+        began = clock()
+        found = {f"train/{k}": v for k, v in {**self.program.fetch(self._window), **self.program.rates()}.items()}
+        self._window.clear()
+        self._wall += clock() - began  # the device may still have been at work
+        if self._timed:
+            found["time/step"] = self._wall / self._timed
+            found["time/data"] = self._waited / self._timed
+            found["throughput/records"] = self._timed * self.train.records / self.per_epoch / max(self._wall, 1e-12)
+        self._wall = self._waited = 0.0
+        self._timed = 0
+        self.emit("log", found)
+
+    def _evaluate(self, *, scheduled: bool) -> None:
+        began = clock()
+        with untouched(self.wing):
+            found = {f"valid/{k}": v for k, v in evaluate(self.program, self.readers["valid"], "data.valid").items()}
+        if scheduled:  # the evaluation at the end of a run is no step of a schedule: a longer run would not have had it
+            self.program.observe(found)
+        self.best.rank(self.step, found)
+        self.emit("evaluate", {**found, "time/evaluate": clock() - began})
+
+    def _save(self) -> None:
+        began = clock()
+        path = self.checkpoints.save(self.step, self._tree(), self._about())
+        self.saved = self.step
+        self.folder.sync()
+        self.checkpoints.prune(self.spec.checkpoint.keep, self.best.steps())
+        detail = {"path": str(path), "best": self.best.is_new(self.step)}
+        self.emit("checkpoint", {"time/checkpoint": clock() - began}, detail)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+    def _tree(self) -> dict[str, Any]:
+        return {
+            "program": self.program.state_tree(),
+            "position": self.step,
+            "window": list(self._window),
+            "best": self.best.state(),
+            "latest": dict(self.latest),
+            "observers": self.dispatch.state(),
+            "random": capture(),
+        }
+
+    def _about(self) -> dict[str, Any]:
+        identity = plain(self.spec.identity())
+        return {
+            "versions": dict(self.versions),
+            "epoch": self.step / self.per_epoch,
+            "total_steps": self.total,
+            "metrics": {k: v for k, v in self.latest.items() if v == v and abs(v) != float("inf")},
+            "best": self.best.state(),
+            "identity": identity,
+            "identity_digest": digest(identity),
+        }
+
+    def restore(self, found: Checkpoint) -> dict[str, Any]:
+        """Put a checkpoint back; what was restored, for the `start` event. Raises CheckpointError: nothing goes on then."""
+        tree = found.tree
+        if wrong := sorted(set(tree) ^ set(KEYS)):
+            raise CheckpointError(f"{found.path}: missing or unexpected in the state: {', '.join(wrong)}")
+        try:
+            self.program.restore(tree["program"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{found.path}: {error}") from error
+        steps = (tree["position"], self.program.position, step_of(found.path))
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"{found.path}: the state is of step {steps[0]}, the program's of step {steps[1]}")
+        self.step = self.saved = tree["position"]
+        self._window.extend(tree["window"])
+        self.latest = tree["latest"]
+        notes = self.best.restore(tree["best"], lambda step: self.checkpoints.path(step).is_dir())
+        notes += self.dispatch.restore(tree["observers"])
+        put_back(tree["random"])
+        if found.manifest["total_steps"] != self.total:
+            notes.append(f"the run was {found.manifest['total_steps']} steps long and is {self.total} now")
+        epoch = self.step / self.per_epoch
+        return {"path": str(found.path), "step": self.step, "epoch": epoch, "restored": sorted(KEYS), "notes": notes}
+
+    # -- events ------------------------------------------------------------------------------------------------------
+    def emit(
+        self, name: EventName, metrics: Mapping[str, float] | None = None, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write an event down and hand it to the observers."""
+        found, more = dict(metrics or {}), dict(detail or {})
+        self.latest.update(found)
+        self.write(name, found, {k: v for k, v in more.items() if k != "panels"})
+        epoch = self.step / self.per_epoch
+        self.dispatch(Event(name, self.step, epoch, MappingProxyType(found), self.view, MappingProxyType(more)))
+
+    def write(self, name: EventName, metrics: Mapping[str, float], detail: Mapping[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        epoch, now = self.step / self.per_epoch, time.time()
+        self.folder.append(
+            {"name": name, "step": self.step, "epoch": epoch, "metrics": metrics, "detail": detail, "time": now}
+        )
+
+
+def whole(reader: Any) -> Any:
+    """The reader as evaluation reads it: every record once, in the source's order, the remainder included."""
+    return reader.sequential() if hasattr(reader, "sequential") else reader
+
+
+@contextmanager
+def counted(reader: Any, path: str) -> Iterator[Iterator[Mapping[str, Any]]]:
+    """The batches of one epoch, whose records are counted. Raises DataError where an epoch does not hold each once."""
+    with reader.stream(0, reader.batches_per_epoch) as stream:
+        yield _counting(stream, reader.records, path)
+
+
+def _counting(stream: Any, records: int, path: str) -> Iterator[Mapping[str, Any]]:
+    seen = 0
+    for _, batch in stream:
+        seen += len(next(iter(batch.values())))
+        yield batch
+    if seen != records:
+        raise DataError(f"{path}: {seen} records were evaluated, and the reader holds {records}")
+
+
+def evaluate(program: Program, reader: Any, path: str) -> dict[str, float]:
+    """The program's metrics over each record of a reader once. Raises DataError naming `path`."""
+    with counted(whole(reader), path) as batches:
+        return program.evaluate(batches)

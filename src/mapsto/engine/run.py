@@ -1,0 +1,334 @@
+"""The run: a spec being carried out, and its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, nearest
+from ..core.parts import build
+from ..core.spec import Spec
+from .checkpoint import MANIFEST, Checkpoint, Checkpoints
+from .dispatch import Dispatch, build_observers
+from .environment import changed_recipes, describe, versions
+from .folder import RunFolder, default_folder
+from .identity import differences
+from .loop import Loop, counted, evaluate, whole
+from .signals import interruptible
+from .streams import seeded, untouched
+from .wing import Program, Wing, find_wing
+
+log = logging.getLogger("mapsto")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a fit.
+
+    reason: finished, stopped (asked for by an observer) or interrupted (by a signal), and why in words; steps taken in
+    all; metrics: the latest value of each; best, last: checkpoints; go_on: how to continue where it was interrupted.
+    """
+
+    reason: Literal["finished", "stopped", "interrupted"]
+    why: str
+    steps: int
+    epochs: float
+    metrics: Mapping[str, float]
+    folder: Path
+    last: Path
+    best: Path | None
+    go_on: str
+    detached: Mapping[str, str] = field(default_factory=dict)
+
+
+class Run:
+    """A spec being carried out: `Run(spec).fit()`, or `Run(model=..., data=..., ...)` with the arguments of a Spec.
+
+    folder: where it is kept (default `runs/NAME-TIME`, made when it begins); observers: besides those of the spec.
+    Raises SpecError.
+    """
+
+    def __init__(
+        self, spec: Spec | None = None, folder: str | Path | None = None, *, observers: Iterable[Any] = (), **fields: Any
+    ) -> None:
+        if (spec is None) == (not fields):
+            raise SpecError("Run is given either a spec or the arguments of one: Run(spec) or Run(model=..., data=..., ...)")
+        self.spec = spec if spec is not None else Spec(**fields)
+        if not isinstance(self.spec, Spec):
+            raise SpecError(f"Run is given a {type(self.spec).__name__}, and a mapsto.Spec is wanted")
+        self.folder = RunFolder(folder if folder is not None else default_folder(self.spec.name))
+        self.observers = tuple(observers)
+        self._from: str | int | Path | None = None
+        self._at: Path | None = None
+        self._moved = False
+        self._readers: dict[str, Any] = {}
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | Path,
+        *overrides: str,
+        checkpoint: str | int | Path | None = None,
+        observers: Iterable[Any] = (),
+    ) -> Run:
+        """The run of a folder (or of the folder of one of its checkpoints), to go on with or to evaluate.
+
+        overrides: such as `epochs=20`; what decides the trajectory cannot change. checkpoint: `last` (default), `best`, a
+        step or a path. Raises SpecError naming the paths that would differ, CheckpointError where there is none.
+        """
+        path = Path(folder)
+        if (path / MANIFEST).is_file():
+            path, checkpoint = path.parent.parent, checkpoint if checkpoint is not None else path.name
+        kept = RunFolder(path).spec()
+        spec = kept.override(*overrides)
+        if found := differences(kept.identity(), spec.identity()):
+            raise SpecError(
+                f"a resumed run keeps its trajectory, and this would change it: {'; '.join(found)}. "
+                "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint and observers may change)"
+            )
+        run = cls(spec, path, observers=observers)
+        run._from = checkpoint if checkpoint is not None else "last"
+        return run
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+    @cached_property
+    def wing(self) -> Wing:
+        """The framework behind it."""
+        return find_wing(self.spec.wing)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder.checkpoints, self.wing)
+
+    def reader(self, name: str) -> Any:
+        """The reader of that name in the spec's data, built once. Raises DataError with the names there are."""
+        if name not in self.spec.data:
+            raise DataError(f"data.{name}: the spec names no such reader; {nearest(name, self.spec.data)}")
+        if name not in self._readers:
+            self.spec.load_imports()
+            with seeded(self.spec.seed, f"data.{name}", self.wing):
+                made = build(self.spec.data[name], "reader", path=f"data.{name}", offers={"seed": self.spec.seed})
+            missing = [a for a in ("stream", "batches_per_epoch", "records") if not hasattr(made, a)]
+            if missing:
+                raise DataError(f"data.{name}: a {type(made).__name__} is no reader: it has no {', '.join(missing)}")
+            self._readers[name] = made
+        return self._readers[name]
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Steps of the whole run: those of the spec, or its epochs (default one) of the training reader."""
+        if self.spec.steps is not None:
+            return self.spec.steps
+        return (1 if self.spec.epochs is None else self.spec.epochs) * int(self.reader("train").batches_per_epoch)
+
+    @cached_property
+    def program(self) -> Program:
+        """The built program, for those who want their own loop."""
+        self.spec.check()
+        per_epoch = self.reader("train").batches_per_epoch
+        offers = {"total_steps": self.total_steps, "steps_per_epoch": per_epoch, "seed": self.spec.seed}
+        with seeded(self.spec.seed, "build", self.wing):
+            return self.wing.build(self.spec, offers)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+    def fit(self, *, resume: bool = False, checkpoint: str | int | Path | None = None) -> Result:
+        """Train to the end, or go on from a checkpoint of the folder (the last one, unless another is named).
+
+        Raises CheckpointError where the folder holds another run, or the checkpoint cannot be restored: a resume never
+        starts afresh. What a mapping raises ends the run (reason `failed`) with the checkpoints intact.
+        """
+        start = checkpoint if checkpoint is not None else self._from or ("last" if resume else None)
+        if start is None and not self.folder.is_empty():
+            path = self.folder.path
+            raise CheckpointError(
+                f"{path} holds a run already: go on with it (mapsto train --resume {path}, or fit(resume=True)), "
+                "or name another folder"
+            )
+        if start is not None and self.folder.is_empty():
+            raise CheckpointError(f"there is no run in {self.folder.path} to go on with")
+        with self.folder.lock(), seeded(self.spec.seed, "run", self.wing):
+            return self._fit(start)
+
+    def _fit(self, start: str | int | Path | None) -> Result:
+        self.checkpoints.clean()
+        found = self._load(start) if start is not None else None
+        loop = self._loop()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.folder.close)
+            stack.callback(loop.dispatch.close)
+            stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
+            self._moved, self._at = True, None
+            try:
+                loop.emit("start", detail=self._begin(loop, found))
+                loop.run()
+                reason, why = loop.stop or ("finished", f"{loop.total} steps are done")
+                result = self._result(loop, reason, why)
+                loop.emit("end", loop.latest, self._ending(result))
+            except BaseException as error:
+                self._fail(loop, error)
+                raise
+            self._at, self._from = result.last, "last"
+            return result
+
+    def _loop(self) -> Loop:
+        names = [n for n in ("train", "valid") if n == "train" or n in self.spec.data]
+        readers = {name: self.reader(name) for name in names}
+        dispatch = Dispatch(build_observers(self.spec.observers, self.observers), self.wing)
+        return Loop(
+            spec=self.spec,
+            program=self.program,
+            wing=self.wing,
+            readers=readers,
+            folder=self.folder,
+            checkpoints=self.checkpoints,
+            dispatch=dispatch,
+            versions=versions(self.wing),
+            total=self.total_steps,
+        )
+
+    def _begin(self, loop: Loop, found: Checkpoint | None) -> dict[str, Any]:
+        """Restore, and write down what is run with what; the detail of the `start` event."""
+        detail: dict[str, Any] = {}
+        before = self.folder.environment()
+        if found is not None:
+            resumed = loop.restore(found)
+            resumed["notes"] += changed_recipes(before.get("recipes", {}))
+            resumed["notes"] += _changed_versions(found.manifest["versions"], loop.versions)
+            resumed["set_aside"] = self.checkpoints.set_aside(loop.step)
+            resumed["cut"] = self.folder.cut(loop.step)
+            detail["resumed"] = resumed
+            for note in resumed["notes"]:
+                log.warning("resumed from %s: %s", found.path, note)
+            if not any(r["step"] == loop.step for r in self.folder.records("checkpoint")):  # killed before it was told
+                loop.write("checkpoint", {}, {"path": str(found.path), "best": loop.best.is_new(loop.step)})
+        named = self.folder.write_spec(self.spec)
+        found_here = describe(self.spec, self.wing, loop.view.summary)
+        self.folder.write_environment({**found_here, "resumable_from_folder": named})
+        return detail
+
+    def _result(self, loop: Loop, reason: Any, why: str) -> Result:
+        path = self.folder.path
+        live = not self.folder.environment().get("resumable_from_folder", True)
+        more = "" if reason == "interrupted" else " epochs=..." if self.spec.steps is None else " steps=..."
+        return Result(
+            reason=reason,
+            why=why,
+            steps=loop.step,
+            epochs=loop.step / loop.per_epoch,
+            metrics=dict(loop.latest),
+            folder=path,
+            last=self.checkpoints.path(loop.step),
+            best=self.checkpoints.best(),
+            go_on=f"Run(spec, {str(path)!r}).fit(resume=True)" if live else f"mapsto train --resume {path}{more}",
+            detached=dict(loop.dispatch.detached),
+        )
+
+    def _ending(self, result: Result) -> dict[str, Any]:
+        detail: dict[str, Any] = {"reason": result.reason, "why": result.why, "last": str(result.last), "go_on": result.go_on}
+        if result.best is not None:
+            detail["best"] = str(result.best)
+        if result.detached:
+            detail["detached"] = dict(result.detached)
+        shown = next((n for n in ("test", "valid") if n in self.spec.data), None)
+        if result.reason != "interrupted" and shown is not None:
+            detail["panels"] = self._panels(shown)
+        return detail
+
+    def _panels(self, name: str) -> list[dict[str, Any]]:
+        """What the task shows in a report, written down; a task that fails at this spoils no run that is finished."""
+        try:
+            with untouched(self.wing), counted(whole(self.reader(name)), f"data.{name}") as batches:
+                panels = self.program.panels(batches)
+        except Exception as error:
+            log.warning("the report will show no panels of data.%s", name, exc_info=error)
+            return []
+        self.folder.write_panels(panels)
+        return panels
+
+    def _fail(self, loop: Loop, error: BaseException) -> None:
+        """Tell the observers and the folder; nothing that goes wrong here hides the error itself."""
+        text = "".join(traceback.format_exception_only(error)).strip()
+        reason = "failed" if isinstance(error, Exception) else "aborted"
+        newest = next(reversed(self.checkpoints.paths()), None)
+        with contextlib.suppress(MapstoError, OSError):
+            loop.step = self.program.position
+            loop.emit("end", detail={"reason": reason, "why": text, "last": str(newest) if newest else None})
+
+    # -- using what was trained --------------------------------------------------------------------------------------
+    def evaluate(self, data: str | Any = "test", *, checkpoint: str | int | Path | None = None) -> dict[str, float]:
+        """The metrics over a reader (by its name in the spec, or another one), each record once; also written down.
+
+        checkpoint: `best`, `last`, a step or a path; None: the weights as fit left them, else the last of the folder.
+        """
+        path = f"data.{data}" if isinstance(data, str) else "the reader"
+        reader = self.reader(data) if isinstance(data, str) else data
+        with self._weights_of(checkpoint), untouched(self.wing):
+            found = evaluate(self.program, reader, path)
+            step = self.program.position
+        if isinstance(data, str) and not self.folder.is_empty():
+            self._note({"name": "evaluate", "step": step, "metrics": {f"{data}/{k}": v for k, v in found.items()}})
+        return found
+
+    def _note(self, record: dict[str, Any]) -> None:
+        epoch = record["step"] / self.reader("train").batches_per_epoch
+        with contextlib.closing(RunFolder(self.folder.path)) as folder:
+            folder.append({**record, "epoch": epoch, "detail": {"asked": True}, "time": time.time()})
+
+    def predict(self, data: str | Any = "test", *, checkpoint: str | int | Path | None = None) -> Iterator[dict[str, Any]]:
+        """The predictions over a reader in the source's order, a dict of arrays a batch. Arguments as of `evaluate`."""
+        path = f"data.{data}" if isinstance(data, str) else "the reader"
+        reader = self.reader(data) if isinstance(data, str) else data
+        return self._predictions(reader, path, checkpoint)
+
+    def _predictions(self, reader: Any, path: str, checkpoint: str | int | Path | None) -> Iterator[dict[str, Any]]:
+        with self._weights_of(checkpoint), counted(whole(reader), path) as batches:
+            yield from self.program.predict(batches)
+
+    @contextlib.contextmanager
+    def _weights_of(self, checkpoint: str | int | Path | None) -> Iterator[None]:
+        """Within it the program holds a checkpoint; afterwards it is as `fit` left it."""
+        if checkpoint is None:
+            checkpoint = self._from
+        if checkpoint is None and not self._moved and self.checkpoints.paths():
+            checkpoint = "last"
+        path = self.checkpoints.find(checkpoint) if checkpoint is not None else self._at
+        if path == self._at:
+            yield
+            return
+        before, self._at = self._at, None
+        assert path is not None
+        self._restore(self._load(path))
+        self._at = path
+        try:
+            yield
+        finally:
+            if self._moved and before is not None:
+                self._restore(self._load(before))
+                self._at = before
+
+    def _restore(self, found: Checkpoint) -> None:
+        try:
+            self.program.restore(found.tree["program"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{found.path}: {error}") from error
+
+    def _load(self, which: str | int | Path) -> Checkpoint:
+        """A checkpoint of this very spec. Raises CheckpointError naming the paths that differ."""
+        found = self.checkpoints.load(self.checkpoints.find(which))
+        if other := differences(found.manifest["identity"], self.spec.identity()):
+            listed = "\n  ".join(other)
+            raise CheckpointError(f"{found.path} is a checkpoint of another spec:\n  {listed}")
+        return found
+
+
+def _changed_versions(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Sentences on versions and settings that may change the numbers."""
+    names = [n for n in {**there, **here} if there.get(n) != here.get(n)]
+    return [f"{name} was {there.get(name)} and is {here.get(name)} now" for name in names]

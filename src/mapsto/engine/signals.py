@@ -1,0 +1,41 @@
+"""Signals: the first asks a run to stop after its step, the second ends it at once."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+
+@contextlib.contextmanager
+def interruptible(ask: Callable[[str], None]) -> Iterator[None]:
+    """Within it, the first SIGINT or SIGTERM calls `ask` with its name; the second raises KeyboardInterrupt.
+
+    Only the main thread can take signals: elsewhere this does nothing. Ignored signals stay ignored; what handled them
+    before does so again afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt(f"a second {signal.Signals(number).name}")
+        asked = True
+        ask(signal.Signals(number).name)
+
+    before: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            held = signal.getsignal(number)
+            if held is not None and held is not signal.SIG_IGN:  # None: a handler that is not Python's
+                before[number] = signal.signal(number, handle)
+        yield
+    finally:
+        for taken, held in before.items():
+            signal.signal(taken, held)
