@@ -1,0 +1,84 @@
+"""Early stopping: ends a run whose metric no longer gets better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ...core.errors import SpecError, nearest
+from ...core.registry import decorator
+from ..events import Event
+from ..figures import number
+
+observer = decorator("observer")
+
+
+@observer("early_stopping")
+class EarlyStopping:
+    """Asks to stop after `patience` evaluations in a row without a better `metric` (Prechelt 1998).
+
+    metric: as evaluations name it; mode: whether less or more of it is better; patience: evaluations; min_delta: by how
+    much it must be better than the best so far, in the metric's unit. Not-a-number is never better.
+    Raises SpecError for an impossible option, and at an evaluation that has no such metric.
+    """
+
+    def __init__(
+        self,
+        metric: str = "valid/loss",
+        *,
+        mode: Literal["min", "max"] = "min",
+        patience: int = 3,
+        min_delta: float = 0.0,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise SpecError(f"early_stopping: mode {mode!r} is neither; {nearest(str(mode), ('min', 'max'))}")
+        if patience < 1:
+            raise SpecError(f"early_stopping: patience is {patience}, and at least 1 evaluation is needed")
+        if not min_delta >= 0:
+            raise SpecError(f"early_stopping: min_delta is {min_delta}, and the least is 0")
+        self.metric, self.mode, self.patience, self.min_delta = metric, mode, patience, min_delta
+        self.best: float | None = None
+        self.best_step = 0
+        self.waited = 0
+
+    def __call__(self, event: Event) -> None:
+        if event.name != "evaluate":
+            return
+        if self.metric not in event.metrics:
+            raise SpecError(f"early_stopping: an evaluation gives no {self.metric!r}; {nearest(self.metric, event.metrics)}")
+        value = float(event.metrics[self.metric])
+        if self.is_better(value):
+            self.best, self.best_step, self.waited = value, event.step, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            event.run.ask_to_stop(self.reason(value))
+
+    def is_better(self, value: float) -> bool:
+        """Whether a value is better than the best so far by more than `min_delta`."""
+        if value != value:
+            return False
+        if self.best is None:
+            return True
+        gain = self.best - value if self.mode == "min" else value - self.best
+        return gain > self.min_delta
+
+    def reason(self, value: float) -> str:
+        """Why it asks to stop."""
+        if self.best is None:
+            return f"{self.metric} was not a number in {self.waited} evaluations"
+        times = "1 evaluation" if self.waited == 1 else f"{self.waited} evaluations"
+        least = f" by more than {number(self.min_delta)}" if self.min_delta else ""
+        side = "below" if self.mode == "min" else "above"
+        return (
+            f"{self.metric} did not get {side} {number(self.best)} (step {self.best_step}){least} in {times}; "
+            f"it is {number(value)} now"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next evaluation needs to know."""
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+
+    def load_state_dict(self, data: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.best, self.best_step, self.waited = data["best"], data["best_step"], data["waited"]
