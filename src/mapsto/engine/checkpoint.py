@@ -110,7 +110,7 @@ class Checkpoints:
         if keep is None:
             return []
         paths = self.paths()
-        gone = [p for p in paths[: len(paths) - max(keep, 1)] if step_of(p) not in best]
+        gone = [p for p in paths[: max(len(paths) - max(keep, 1), 0)] if step_of(p) not in best]
         for path in gone:  # hidden first, so that a kill in between leaves no half of one under its name
             hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             os.rename(path, hidden)
