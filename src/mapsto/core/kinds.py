@@ -88,6 +88,7 @@ _BUILT_IN = (
         summary="augmentation, tokenising, padding",
         applied=("batch",),
         methods=("__call__",),
+        later=("rng",),
     ),
     Kind(name="reader", signature="position -> batch", summary="source + order + transforms, cut into batches"),
     Kind(name="model", signature="x -> y", summary="the framework's own module, trained as a whole"),

@@ -95,7 +95,8 @@ def stated(target: Callable[..., Any], kind: Kind | None) -> Stated:
         return Stated({}, open_ended=True)
     supplied = len(kind.supplied(target)) if kind is not None else 0
     positional = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    own = [p for p in found if p not in positional[:supplied]]
+    later = kind.later if kind is not None and not inspect.isclass(target) else ()
+    own = [p for p in found if p not in positional[:supplied] and p.name not in later]
     return Stated(
         named={p.name: p for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)},
         open_ended=any(p.kind is p.VAR_KEYWORD for p in own),

@@ -1,10 +1,60 @@
 """Sources, orders, readers and transforms: position -> batch. Imports NumPy and no framework."""
 
 from .arrays import Arrays
+from .augment import RandomCrop, RandomFlip, RandomShift
+from .bucket import Bucketed
+from .combine import Concatenated, Split
+from .folders import ImageFolder, TextFolder
+from .huggingface import HuggingFace
 from .items import Items
+from .lines import JsonLines, TextLines
+from .mixture import Interleaved, Mixture
 from .order import Sequential, Shuffled
 from .reader import Batches
 from .source import Source, as_source
 from .stream import Stream
+from .tables import Arrow, ArrowTable, Csv, Parquet
+from .text import Pad, TokeniseBytes, TokeniseWith, TokeniseWords
+from .tokens import TokenBlocks
+from .transforms import EncodeLabels, Normalise, OneHot, Rename, Scale, Select
+from .vocabulary import Vocabulary
 
-__all__ = ["Arrays", "Batches", "Items", "Sequential", "Shuffled", "Source", "Stream", "as_source"]
+__all__ = [
+    "Arrays",
+    "Arrow",
+    "ArrowTable",
+    "Batches",
+    "Bucketed",
+    "Concatenated",
+    "Csv",
+    "EncodeLabels",
+    "HuggingFace",
+    "ImageFolder",
+    "Interleaved",
+    "Items",
+    "JsonLines",
+    "Mixture",
+    "Normalise",
+    "OneHot",
+    "Pad",
+    "Parquet",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomShift",
+    "Rename",
+    "Scale",
+    "Select",
+    "Sequential",
+    "Shuffled",
+    "Source",
+    "Split",
+    "Stream",
+    "TextFolder",
+    "TextLines",
+    "TokenBlocks",
+    "TokeniseBytes",
+    "TokeniseWith",
+    "TokeniseWords",
+    "Vocabulary",
+    "as_source",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -59,8 +60,8 @@ class Batches:
         self.source = as_source(source)
         self.batch_size, self.workers, self.prefetch, self.seed = int(batch_size), workers, prefetch, seed
         count = record_count(self.source)
-        self.order = _order(order, shuffle, count if limit is None else min(limit, count), seed)
-        self._source_count, self._chunk = count, CHUNK
+        self._source_count, self._count, self._chunk = count, count if limit is None else min(limit, count), CHUNK
+        self.order = _order(order, shuffle, self._count, seed)
         if bucket_by is not None:
             from .bucket import Bucketed
 
@@ -122,9 +123,15 @@ class Batches:
 
     def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream:
         """A context manager and iterator of (position, batch) from `start` on; nothing before `start` is read."""
-        return open_stream(
-            self, start, stop, workers=self.workers, prefetch=self.prefetch, shard=shard, shards=shards
-        )
+        return open_stream(self, start, stop, workers=self.workers, prefetch=self.prefetch, shard=shard, shards=shards)
+
+    def sequential(self) -> Batches:
+        """A reader of the same records, each once and in the source's order, the remainder included: for evaluation."""
+        other = copy.copy(self)
+        other.order, other._chunk = Sequential(self._count), CHUNK
+        other.batches_per_epoch, other.records = -(-self._count // self.batch_size), self._count
+        other._cached = (-1, 0, np.empty(0, np.int64))
+        return other
 
     def close(self) -> None:
         """Close the source where it can be closed."""

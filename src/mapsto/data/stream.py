@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from .source import Batch
 
@@ -50,7 +50,7 @@ class Stream:
 
 
 def open_stream(
-    reader: Any, start: int, stop: int | None, *, workers: int, prefetch: int, shard: int = 0, shards: int = 1
+    reader: Reader, start: int, stop: int | None, *, workers: int, prefetch: int, shard: int = 0, shards: int = 1
 ) -> Stream:
     """A stream that reads in this process (`workers=0`) or in worker processes."""
     if workers == 0:

@@ -1,0 +1,124 @@
+"""Sources made of sources: one after another, and a part held out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ..core.errors import DataError, nearest
+from ..core.registry import decorator
+from .order import Shuffled
+from .source import Batch, Indices, Source, as_source, check_indices, is_tensor, record_count, record_lengths
+
+
+@decorator("source")("concatenated")
+class Concatenated(Source):
+    """Maps indices to the records of several sources, one after another; their fields must have the same names.
+
+    Raises DataError naming the field that one of them lacks.
+    """
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        if not sources:
+            raise DataError("concatenated: no source was given")
+        self.sources = [as_source(s) for s in sources]
+        self.counts = [record_count(s) for s in self.sources]
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
+        names = [list(s[np.zeros(1, np.int64)]) for s in self.sources]
+        for i, other in enumerate(names):
+            for name in set(names[0]) ^ set(other):
+                has, lacks = (0, i) if name in names[0] else (i, 0)
+                raise DataError(f"source {lacks} has no field {name!r}, which source {has} has; {nearest(name, names[lacks])}")
+        self.names = names[0]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, indices: Indices) -> Batch:
+        check_indices(indices, len(self), "concatenated")
+        pieces, where = [], []
+        for number, (chosen, here) in enumerate(self._split(indices)):
+            if len(here) or (number == 0 and not len(indices)):
+                pieces.append(self.sources[number][chosen])
+                where.append(here)
+        if len(pieces) == 1:
+            return dict(pieces[0])
+        back = np.argsort(np.concatenate(where), kind="stable")
+        return {name: _join([piece[name] for piece in pieces], back, name) for name in self.names}
+
+    def lengths(self, field: str, indices: Indices) -> Indices:
+        """The lengths of records by one field, from each source as it knows best."""
+        found = np.empty(len(indices), np.int64)
+        for source, (chosen, here) in zip(self.sources, self._split(indices), strict=True):
+            if len(here):
+                found[here] = record_lengths(source, field, chosen)
+        return found
+
+    def close(self) -> None:
+        """Close the sources that can be closed."""
+        for source in self.sources:
+            if hasattr(source, "close"):
+                source.close()
+
+    def _split(self, indices: Indices) -> list[tuple[Indices, Indices]]:
+        """For each source the indices within it, and the places in the batch that they belong to."""
+        number = np.searchsorted(self.starts, indices, side="right") - 1
+        places = [np.flatnonzero(number == i) for i in range(len(self.sources))]
+        return [(indices[here] - self.starts[i], here) for i, here in enumerate(places)]
+
+
+def _join(pieces: list[Any], order: Indices, name: str) -> Any:
+    """Pieces of one field one after another, then put in `order`."""
+    if all(is_tensor(p) for p in pieces):
+        torch = sys.modules["torch"]
+        return torch.cat(pieces)[torch.from_numpy(order)]
+    if all(isinstance(p, list) for p in pieces):
+        joined = [value for piece in pieces for value in piece]
+        return [joined[i] for i in order.tolist()]
+    try:
+        return np.concatenate([np.asarray(p) for p in pieces]).take(order, axis=0)
+    except ValueError:
+        shapes = ", ".join(str(np.shape(p)[1:]) for p in pieces)
+        raise DataError(f"field {name!r} has records of different shapes in the sources that are joined: {shapes}") from None
+
+
+@decorator("source")("split")
+class Split(Source):
+    """Maps indices to the records of one part of a source: `rest` or the `held_out` fraction, drawn by `seed`.
+
+    The draw is a computed permutation, so both parts of one seed are disjoint and complete, and nothing is stored.
+    """
+
+    def __init__(self, source: Any, part: Literal["rest", "held_out"], fraction: float = 0.1, seed: int = 0) -> None:
+        self.source = as_source(source)
+        count = record_count(self.source)
+        held = round(count * fraction)
+        if not 0 < held < count:
+            raise DataError(f"split: a fraction of {fraction} of {count} records leaves one part empty")
+        if part not in ("rest", "held_out"):
+            raise DataError(f"split: there is no part {part!r}; {nearest(str(part), ('rest', 'held_out'))}")
+        self._order = Shuffled(count, seed)
+        self._start, self._count = (0, held) if part == "held_out" else (held, count - held)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, indices: Indices) -> Batch:
+        batch: Batch = self.source[self._inner(indices)]
+        return batch
+
+    def lengths(self, field: str, indices: Indices) -> Indices:
+        """The lengths of records by one field, from the source as it knows best."""
+        return record_lengths(self.source, field, self._inner(indices))
+
+    def close(self) -> None:
+        """Close the source where it can be closed."""
+        if hasattr(self.source, "close"):
+            self.source.close()
+
+    def _inner(self, indices: Indices) -> Indices:
+        check_indices(indices, self._count, "split")
+        return self._order(0, indices + self._start)
