@@ -191,7 +191,13 @@ def _sorted(items: Sequence[tuple[str, Declared]], outside: list[dict[int, str]]
                     heapq.heappush(ready, j)
     if len(order) < len(items):
         raise ComposeError(_cycle(items, outside, set(range(len(items))) - set(order)))
-    return [Placed(*items[i], tuple(outside[i].values()) or (IN_LIST,), i) for i in order]
+    return [Placed(*items[i], _reasons(i, outside), i) for i in order]
+
+
+def _reasons(i: int, outside: list[dict[int, str]]) -> tuple[str, ...]:
+    """Why i stands inside of others, then why outside of others."""
+    found = [*outside[i].values(), *(reasons[i] for reasons in outside if i in reasons)]
+    return tuple(dict.fromkeys(found)) or (IN_LIST,)
 
 
 def _cycle(items: Sequence[tuple[str, Declared]], outside: list[dict[int, str]], stuck: set[int]) -> str:

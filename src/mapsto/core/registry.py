@@ -182,6 +182,7 @@ class Registry:
                 claims = points.setdefault((kind, name), [])
                 if entry not in claims:
                     claims.append(entry)
+                    claims.sort(key=lambda e: e.origin)
             self._points = points
         return self._points
 

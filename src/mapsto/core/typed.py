@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -23,16 +24,21 @@ EMPTY: Any = inspect.Parameter.empty
 def hints_of(target: Any) -> dict[str, Any]:
     """The type hints of a call's parameters; one that cannot be evaluated is left out and the others still count."""
     function = target.func if isinstance(target, functools.partial) else target
+    names: dict[str, Any] | None = None
     if inspect.isclass(function):
-        function = function.__new__ if function.__init__ is object.__init__ else function.__init__
+        if function.__init__ is object.__init__:  # such as a NamedTuple, whose generated __new__ has no globals of its own
+            names, function = vars(sys.modules[function.__module__]), function.__new__
+        else:
+            function = function.__init__
     elif not inspect.isroutine(function):
         function = type(function).__call__
     function = inspect.unwrap(function)
+    names = getattr(function, "__globals__", {}) if names is None else names
     found: dict[str, Any] = {}
     for name, note in getattr(function, "__annotations__", {}).items():
         alone: Any = types.SimpleNamespace(__annotations__={name: note})
         try:
-            found |= typing.get_type_hints(alone, getattr(function, "__globals__", {}), include_extras=True)
+            found |= typing.get_type_hints(alone, names, include_extras=True)
         except (NameError, TypeError, AttributeError, SyntaxError):  # such as a name imported for type checkers only
             continue
     return found

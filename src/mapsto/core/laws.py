@@ -1,0 +1,361 @@
+"""Laws: statements that every mapping of a kind owes, each with a check, a tolerance and a witness when it is broken.
+
+A law is a function of a `Trial`. It builds fresh instances (`trial.build()`), counts what it exercised, records controls
+that had to differ, and demands. A law that exercised nothing proves nothing (unknown); one whose control could not have
+broken it is vacuous. Cases are tried smallest first, so the first that fails is the smallest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn
+
+from .errors import RegistryError, UnknownName, nearest
+from .registry import registry
+
+Status = Literal["pass", "fail", "unknown", "vacuous", "not applicable", "expected failure"]
+BAD: tuple[Status, ...] = ("fail", "unknown", "vacuous")
+"""Verdicts with which a check does not succeed."""
+
+TOLERANCES = {
+    "T0": "bitwise: the same keys, dtypes, shapes, NaN pattern and bits",
+    "T1": "float64: rtol 1e-9, atol 1e-12",
+    "T2": "relative to float64: at most k times the error of the framework's own eager result (k = 2 float32, 3 half)",
+    "T3": "gradcheck's defaults in float64",
+    "T4": "a budget the author declares",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A law of one or more kinds.
+
+    name: `kind.what`, what people type; id: its number in the catalogue; priority: 0 gates, 1 is run by default, 2 only
+    with `--thorough`; why: what breaks without it; catches: real bugs (`repository#number`); satisfy: how to keep it;
+    tolerance: a class of `TOLERANCES`; seconds: the time limit; ranks: how many processes run the check together.
+    """
+
+    name: str
+    id: str
+    kinds: tuple[str, ...]
+    priority: int
+    statement: str
+    why: str
+    satisfy: str
+    check: Callable[[Trial], None] = field(repr=False)
+    catches: tuple[str, ...] = ()
+    tolerance: str = "T0"
+    seconds: float = 60.0
+    ranks: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """How to build and feed a mapping so that it can be checked; stated by its author where it cannot be found.
+
+    args: arguments of the target; inputs: `(size, generator) -> tuple of inputs`, `size` being the number of records and
+    `generator` the wing's seeded generator; dynamic: sizes that must work; tags: what it declares of itself, such as
+    `row_independent`, `stochastic`, `stateful`, `needs_closure`; expect: law -> reason, for laws that it is known to break
+    (strict: an unexpected pass fails); more: what only laws of its kind ask for.
+    """
+
+    args: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Callable[..., tuple[Any, ...]] | None = None
+    dynamic: tuple[int, ...] = (1, 2, 3, 7)
+    tags: frozenset[str] = frozenset()
+    expect: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is checked: `target` is a class, a factory or (then `make` copies it) an instance; `reference` finds it again."""
+
+    kind: str
+    label: str
+    reference: str
+    target: Any = field(repr=False, compare=False)
+    example: Example = field(default_factory=Example)
+    make: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """Why a law is broken, in numbers.
+
+    said: one sentence; case: the smallest failing case (size, dtype, layout, world, mode, ...); measured against allowed,
+    in the law's tolerance; first: where the two first differ (step, module, tensor, index); cause: the likely one where
+    the numbers tell it; script: a program that reproduces it when run by itself.
+    """
+
+    said: str
+    case: Mapping[str, Any] = field(default_factory=dict)
+    measured: float | str | None = None
+    allowed: float | str | None = None
+    first: Mapping[str, Any] = field(default_factory=dict)
+    cause: str | None = None
+    script: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome of one law on one subject: one JSON record."""
+
+    subject: str
+    kind: str
+    law: str
+    id: str
+    priority: int
+    status: Status
+    reason: str = ""
+    witness: Witness | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    controls: Mapping[str, bool] = field(default_factory=dict)
+    seconds: float = 0.0
+    seed: int = 0
+    output: str = ""
+
+
+class Violation(Exception):  # noqa: N818  # not an error of the checker
+    """Raised within a check: the law is broken, and this is the witness."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__(witness.said)
+        self.witness = witness
+
+
+class NotApplicable(Exception):  # noqa: N818
+    """Raised within a check: the law does not concern this subject, for a reason it declares."""
+
+
+class Undecided(Exception):  # noqa: N818
+    """Raised within a check: it cannot be told, and this is what the author would have to state."""
+
+
+class Trial:
+    """What a law's check is given: the subject, a seed, and the means to count, demand and witness."""
+
+    def __init__(
+        self, subject: Subject, law: Law, *, seed: int = 0, thorough: bool = False, rank: int = 0, world: int = 1
+    ) -> None:
+        self.subject, self.law, self.seed, self.thorough, self.rank, self.world = subject, law, seed, thorough, rank, world
+        self.counts: Counter[str] = Counter()
+        self.controls: dict[str, bool] = {}
+        self._case: dict[str, Any] = {}
+
+    @property
+    def example(self) -> Example:
+        return self.subject.example
+
+    def has(self, tag: str) -> bool:
+        """Whether the subject declares the tag."""
+        return tag in self.example.tags
+
+    @contextmanager
+    def case(self, **labels: Any) -> Iterator[None]:
+        """Within it, a witness says that these held: `with trial.case(size=1, dtype="float64"): ...`."""
+        before = self._case
+        self._case = {**before, **labels}
+        try:
+            yield
+        finally:
+            self._case = before
+
+    def exercised(self, what: str, n: int = 1) -> None:
+        """Count what was really compared; a law that counts nothing is unknown."""
+        self.counts[what] += n
+
+    def control(self, what: str, differs: bool) -> None:
+        """Record something that had to differ for an equality to mean anything; where it does not, the law is vacuous."""
+        self.controls[what] = self.controls.get(what, False) or bool(differs)
+
+    def skip(self, reason: str) -> NoReturn:
+        """The law does not concern this subject."""
+        raise NotApplicable(reason)
+
+    def undecided(self, reason: str) -> NoReturn:
+        """It cannot be told; say what to write."""
+        raise Undecided(reason)
+
+    def fail(
+        self,
+        said: str,
+        *,
+        measured: float | str | None = None,
+        allowed: float | str | None = None,
+        first: Mapping[str, Any] | None = None,
+        cause: str | None = None,
+        script: str | None = None,
+    ) -> NoReturn:
+        """The law is broken."""
+        raise Violation(
+            Witness(
+                said=said, case=dict(self._case), measured=measured, allowed=allowed, first=dict(first or {}), cause=cause, script=script
+            )
+        )
+
+    def demand(self, holds: bool, said: str, **witness: Any) -> None:
+        """Fail with `said` unless it holds; count it under the law's own name where it does."""
+        if not holds:
+            self.fail(said, **witness)
+        self.exercised("demands")
+
+    @contextmanager
+    def component(self, doing: str) -> Iterator[None]:
+        """Within it, an exception is the component's own, where the law says that this must work."""
+        try:
+            yield
+        except (Violation, NotApplicable, Undecided, KeyboardInterrupt, SystemExit):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever the component raises is the finding
+            text = str(error).strip().splitlines()
+            self.fail(f"{doing} raised {type(error).__name__}: {text[0] if text else ''}"[:600], cause="the component raised")
+
+
+def judge(trial: Trial) -> tuple[Status, str, Witness | None]:
+    """Run the check of a trial: the verdict's status, its reason and the witness. Lets nothing but KeyboardInterrupt out."""
+    try:
+        trial.law.check(trial)
+    except Violation as broken:
+        return "fail", broken.witness.said, broken.witness
+    except NotApplicable as declared:
+        return "not applicable", str(declared), None
+    except Undecided as open_question:
+        return "unknown", str(open_question), None
+    except SystemExit as left:
+        return "unknown", f"the component raised SystemExit({left.code!r})", None
+    except Exception as error:  # noqa: BLE001  # one law's crash never stops the others
+        return "unknown", _crash(error), None
+    if not sum(trial.counts.values()):
+        return "unknown", "nothing was exercised", None
+    if same := [name for name, differs in trial.controls.items() if not differs]:
+        return "vacuous", f"the control did not differ: {', '.join(same)}", None
+    return "pass", "", None
+
+
+def _crash(error: BaseException) -> str:
+    import traceback
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"the check crashed: {type(error).__name__}: {str(error)[:400]} ({last.filename}:{last.lineno} in {last.name})"
+
+
+def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
+    """Judge a trial and settle it against what the example expects."""
+    status, reason, witness = judge(trial)
+    made = Verdict(
+        subject=trial.subject.label,
+        kind=trial.subject.kind,
+        law=trial.law.name,
+        id=trial.law.id,
+        priority=trial.law.priority,
+        status=status,
+        reason=reason,
+        witness=witness,
+        counts=dict(trial.counts),
+        controls=dict(trial.controls),
+        seconds=seconds,
+        seed=trial.seed,
+        output=output,
+    )
+    return settle(made, trial.example)
+
+
+def settle(made: Verdict, example: Example) -> Verdict:
+    """Expected failures are strict: a failure that was announced is one, an announced failure that passes fails."""
+    expected = example.expect.get(made.law, example.expect.get(made.id))
+    if expected is None:
+        return made
+    if made.status == "fail":
+        return replace(made, status="expected failure", reason=expected)
+    if made.status == "pass":
+        said = f"it passes, and the example expects it to fail ({expected}): take it out of `expect`"
+        return replace(made, status="fail", reason=said, witness=Witness(said=said))
+    return made
+
+
+# -- declaring ---------------------------------------------------------------------------------------------------------
+class Laws:
+    """The laws of a file, gathered by decorating their checks; registered as one `law/...` entry.
+
+    `laws = Laws("layer")`, then `@laws.law("L1", "gradients", priority=0, ...)` above a function of a Trial.
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+        self.found: list[Law] = []
+
+    def __call__(self) -> Sequence[Law]:
+        return tuple(self.found)
+
+    def law(
+        self, id: str, what: str, *, kinds: Iterable[str] = (), **fields: Any
+    ) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
+        """Declare the law `kind.what`; the first line of the check's docstring is its statement where none is given."""
+
+        def declare(check: Callable[[Trial], None]) -> Callable[[Trial], None]:
+            of = tuple(kinds) or self.kinds
+            statement = fields.pop("statement", None) or " ".join((check.__doc__ or "").split())
+            made = Law(name=f"{of[0]}.{what}", id=id, kinds=of, statement=statement, check=check, **fields)
+            if not made.statement or made.tolerance not in TOLERANCES or made.priority not in (0, 1, 2):
+                raise RegistryError(f"law {made.name}: it needs a statement, a priority of 0, 1 or 2 and a known tolerance")
+            self.found.append(made)
+            return check
+
+        return declare
+
+
+def all_laws() -> dict[str, Law]:
+    """Every registered law by name. Raises RegistryError where two have one name."""
+    found: dict[str, Law] = {}
+    for entry in registry.entries("law"):
+        for law in registry.get("law", entry.name)():
+            if law.name in found and found[law.name] != law:
+                raise RegistryError(f"law {law.name} is declared twice: {entry.reference} from {entry.origin}")
+            found[law.name] = law
+    return dict(sorted(found.items(), key=lambda item: (item[1].kinds[0], item[1].priority, item[1].id)))
+
+
+def laws_for(kind: str, *, priority: int = 1) -> list[Law]:
+    """The laws that a kind owes up to a priority."""
+    return [law for law in all_laws().values() if kind in law.kinds and law.priority <= priority]
+
+
+def find_law(name: str) -> Law:
+    """A law by its name, its id or the end of its name. Raises UnknownName with what exists."""
+    laws = all_laws()
+    hits = [law for law in laws.values() if name in (law.name, law.id) or law.name.endswith("." + name)]
+    if len(hits) != 1:
+        several = f"{name!r} may be {', '.join(h.name for h in hits)}; " if hits else f"there is no law {name!r}; "
+        raise UnknownName(several + nearest(name, laws))
+    return hits[0]
+
+
+_EXAMPLES: dict[int, tuple[Any, Example]] = {}
+
+
+def example(
+    target: Any,
+    *,
+    args: Mapping[str, Any] | None = None,
+    inputs: Callable[..., tuple[Any, ...]] | None = None,
+    dynamic: Iterable[int] = (1, 2, 3, 7),
+    tags: Iterable[str] = (),
+    expect: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Any:
+    """State how `target` is built and fed for its laws (see `Example`); stands beside the component. Returns the target."""
+    made = Example(
+        args=dict(args or {}), inputs=inputs, dynamic=tuple(dynamic), tags=frozenset(tags), expect=dict(expect or {}), more=more
+    )
+    _EXAMPLES[id(target)] = (target, made)
+    return target
+
+
+def example_of(target: Any) -> Example | None:
+    """The example stated for a target, or None."""
+    held = _EXAMPLES.get(id(target))
+    return held[1] if held is not None and held[0] is target else None

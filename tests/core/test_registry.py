@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+
+import mapsto
+import pytest
+from mapsto.core.errors import MissingExtra, RegistryError, UnknownName
+from mapsto.core.kinds import KINDS, Kind
+from mapsto.core.registry import Registry, decorator, place_of, reference_of, registry, snake
+
+
+Install = Callable[..., object]
+
+
+def halve(batch: object, by: float = 2.0) -> object:
+    return batch
+
+
+class Doubler:
+    def __call__(self, batch: object) -> object:
+        return batch
+
+
+def points(*pairs: tuple[str, str]) -> Registry:
+    return Registry(installed=lambda: [EntryPoint(name, value, "mapsto") for name, value in pairs])
+
+
+# -- decorators --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ClipNorm", "clip_norm"), ("EMA", "ema"), ("MLPHead", "mlp_head"), ("halve", "halve"), ("X2", "x2")]
+)
+def test_snake(name: str, expected: str) -> None:
+    assert snake(name) == expected
+
+
+def test_decorators_register_and_return_the_target_unchanged() -> None:
+    class Twice:
+        def __call__(self, batch: object) -> object:
+            return batch
+
+    assert mapsto.transform(Twice) is Twice
+    assert mapsto.transform("other-name")(halve) is halve
+    assert mapsto.transform(name="third")(halve) is halve
+    assert mapsto.transform()(Doubler) is Doubler
+    assert registry.get("transform", "twice") is Twice
+    assert registry.get("transform", "other-name") is registry.get("transform", "third") is halve
+    assert registry.get("transform", "doubler") is Doubler
+    assert registry.name_of("transform", Twice) == "twice"
+    assert registry.label(Twice) == "twice"
+
+
+def test_the_decorator_is_named_and_documented_by_its_kind() -> None:
+    assert decorator("loss").__name__ == "loss"  # type: ignore[attr-defined]
+    assert "(prediction, target) -> (total, weight)" in str(decorator("loss").__doc__)
+
+
+def test_what_cannot_be_of_the_kind_is_refused_with_file_line_and_signature() -> None:
+    def short(prediction: float) -> float:
+        return prediction
+
+    with pytest.raises(RegistryError) as caught:
+        mapsto.loss(short)
+    text = str(caught.value)
+    assert text.startswith(f"{__file__}:")
+    assert "short(prediction: 'float') -> 'float' takes 1 positional argument(s) where a loss is given prediction, target" in text
+    assert text.endswith("a loss maps (prediction, target) -> (total, weight)")
+
+
+@pytest.mark.parametrize("name", ["a b", "", "a/b", "a.b", "-a"])
+def test_a_name_that_no_path_could_hold_is_refused(name: str) -> None:
+    with pytest.raises(RegistryError, match=r"cannot name a transform: letters, digits, '_' and '-' only"):
+        registry.register("transform", name, halve)
+
+
+def test_two_targets_of_one_name_are_refused_with_both_places() -> None:
+    mapsto.transform("same")(halve)
+    with pytest.raises(RegistryError) as caught:
+        mapsto.transform("same")(Doubler)
+    text = str(caught.value)
+    assert "transform/same is claimed 2 times; uninstall or rename one:" in text
+    assert reference_of(halve) in text
+    assert reference_of(Doubler) in text
+    assert text.count(f"from {__file__}:") == 2
+
+
+def test_a_target_that_is_defined_again_replaces_itself() -> None:
+    def make() -> type:
+        class Again:
+            def __call__(self, batch: object) -> object:
+                return batch
+
+        return mapsto.transform(Again)
+
+    first, second = make(), make()
+    assert first is not second
+    assert registry.get("transform", "again") is second
+    assert registry.name_of("transform", first) is None
+
+
+def test_place_of_something_without_source() -> None:
+    assert place_of(len) == "builtins:len"
+    assert reference_of(3) == "?:int"
+
+
+# -- entry points ------------------------------------------------------------------------------------------------------
+def test_listing_a_distribution_imports_nothing_and_getting_imports_it(install: Install) -> None:
+    install("plug-one", {"loss/plugged": "plugone:plugged"}, plugone="def plugged(prediction, target): return 1, 1")
+    listed = [e for e in registry.entries("loss") if e.name == "plugged"]
+    assert [(e.key, e.reference, e.origin) for e in listed] == [("loss/plugged", "plugone:plugged", "plug-one 1.0")]
+    assert "plugone" not in sys.modules
+    target = registry.get("loss", "plugged")
+    assert target(None, None) == (1, 1)
+    assert registry.get("loss", "plugged") is target is sys.modules["plugone"].plugged
+    assert registry.name_of("loss", target) == "plugged"
+
+
+def test_listing_is_sorted_by_kind_and_name(install: Install) -> None:
+    install("plug-one", {"loss/b": "x:b", "loss/a": "x:a", "source/z": "x:z", "gadget/q": "x:q"})
+    keys = [e.key for e in registry.entries() if e.origin == "plug-one 1.0"]
+    assert keys == ["source/z", "loss/a", "loss/b", "gadget/q"]
+
+
+def test_two_distributions_of_one_name(install: Install) -> None:
+    code = "def thing(prediction, target): return 1, 1"
+    install("plug-one", {"loss/thing": "plugone:thing"}, plugone=code)
+    install("plug-two", {"loss/thing": "plugtwo:thing"}, version="2.5", plugtwo=code)
+    assert len([e for e in registry.entries("loss") if e.name == "thing"]) == 2
+    with pytest.raises(RegistryError) as caught:
+        registry.get("loss", "thing")
+    text = str(caught.value)
+    assert text.startswith("loss/thing is claimed 2 times; uninstall or rename one:\n")
+    assert "plugone:thing  from plug-one 1.0" in text
+    assert "plugtwo:thing  from plug-two 2.5" in text
+    assert "plugone" not in sys.modules
+
+
+def test_a_decorated_name_that_a_distribution_holds(install: Install) -> None:
+    install("plug-one", {"transform/halve": "plugone:halve"}, plugone="def halve(batch): return batch")
+    with pytest.raises(RegistryError, match=r"(?s)transform/halve is claimed 2 times.*plug-one 1.0.*test_registry.py:\d+"):
+        mapsto.transform(halve)
+
+
+PACKAGE = """
+import mapsto
+
+def inner():
+    @mapsto.transform("shown")
+    def hidden(batch): return batch
+    return hidden
+
+shown = inner()
+"""
+
+
+def test_an_entry_point_may_name_a_re_export_of_what_is_decorated(install: Install) -> None:
+    install("plug-one", {"transform/shown": "plugone:shown"}, plugone=PACKAGE)
+    target = registry.get("transform", "shown")
+    assert reference_of(target) == "plugone:inner.<locals>.hidden"
+    registry._loaded.clear()
+    assert registry.get("transform", "shown") is target
+    assert [e.reference for e in registry.entries("transform") if e.name == "shown"] == ["plugone:shown"]
+
+
+def test_an_entry_point_that_names_another_thing_of_its_package_collides(install: Install) -> None:
+    install("plug-one", {"transform/shown": "plugone:other"}, plugone=PACKAGE + "\ndef other(batch): return batch\n")
+    __import__("plugone")
+    with pytest.raises(RegistryError, match=r"(?s)transform/shown is claimed 2 times.*plugone:other  from plug-one 1.0"):
+        registry.get("transform", "shown")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def (", "SyntaxError: "),
+        ("", "AttributeError: module 'plugbad' has no attribute 'thing'"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported(install: Install, source: str, reason: str) -> None:
+    install("plug-bad", {"loss/thing": "plugbad:thing"}, plugbad=source)
+    with pytest.raises(RegistryError) as caught:
+        registry.get("loss", "thing")
+    assert str(caught.value).startswith(f"loss/thing of plug-bad 1.0 cannot be imported from plugbad:thing: {reason}")
+    assert caught.value.__cause__ is not None
+
+
+def test_a_plugin_that_lacks_an_extra_says_which(install: Install) -> None:
+    source = "from mapsto.core.errors import require\nrequire('not_there_at_all', 'arrow', 'a Parquet source')"
+    install("plug-bad", {"source/thing": "plugbad:thing"}, plugbad=source)
+    with pytest.raises(MissingExtra, match=r"a Parquet source needs 'not_there_at_all'.*pip install 'mapsto\[arrow\]'"):
+        registry.get("source", "thing")
+
+
+def test_a_plugin_whose_target_is_not_of_its_kind(install: Install) -> None:
+    install("plug-bad", {"loss/thing": "plugbad:thing"}, plugbad="def thing(prediction): return 1")
+    with pytest.raises(RegistryError, match=r"loss/thing of plug-bad 1.0: plugbad:thing\(prediction\) takes 1 positional"):
+        registry.get("loss", "thing")
+
+
+@pytest.mark.parametrize("name", ["thing", "loss/", "/thing", "loss/a b", "loss/a/b"])
+def test_an_entry_point_that_is_not_kind_slash_name(name: str) -> None:
+    with pytest.raises(RegistryError, match=r"an unnamed distribution: entry point '.*' of group 'mapsto' must be named"):
+        points((name, "x:y")).entries()
+
+
+def test_the_same_entry_read_twice_is_one() -> None:
+    assert len(points(("loss/a", "json:loads"), ("loss/a", "json : loads")).entries()) == 1
+
+
+def test_an_installed_target_without_a_signature_is_let_through() -> None:
+    assert points(("source/thing", "builtins:range")).get("source", "thing") is range
+
+
+def test_a_target_that_cannot_be_called() -> None:
+    with pytest.raises(RegistryError, match=r"sys:path\(\.\.\.\) is a list, which cannot be called"):
+        points(("source/thing", "sys:path")).get("source", "thing")
+
+
+# -- look-ups that fail ------------------------------------------------------------------------------------------------
+def test_a_failed_look_up_lists_what_exists_and_the_nearest() -> None:
+    mine = points(("loss/focal", "x:y"), ("loss/huber", "x:z"))
+    with pytest.raises(UnknownName, match=r"there is no loss 'fokal'; allowed: focal, huber; did you mean 'focal'\?"):
+        mine.get("loss", "fokal")
+
+
+def test_a_failed_look_up_says_where_else_the_name_is() -> None:
+    mine = points(("loss/focal", "x:y"), ("task/other", "x:z"))
+    with pytest.raises(UnknownName, match=r"there is no task 'focal' \('focal' exists as loss/focal\); allowed: other"):
+        mine.get("task", "focal")
+
+
+def test_an_unknown_kind() -> None:
+    mine = points(("kind/tokenizer", "x:y"))
+    with pytest.raises(UnknownName, match=r"there is no kind 'tokeniser'; .*did you mean 'tokenizer'\?"):
+        mine.kind("tokeniser")
+    with pytest.raises(UnknownName, match=r"there is no kind 'tokeniser'; .*did you mean 'tokenizer'\?"):
+        mine.entries("tokeniser")
+
+
+# -- kinds of plugins --------------------------------------------------------------------------------------------------
+KIND = "import mapsto\nTOKENIZER = mapsto.Kind(name='tokenizer', signature='text -> ids', summary='cuts text', applied=('text',))\n"
+
+
+def test_a_plugin_brings_its_own_kind(install: Install) -> None:
+    install(
+        "plug-kind",
+        {"kind/tokenizer": "plugkind:TOKENIZER", "tokenizer/words": "plugkind:words"},
+        plugkind=KIND + "def words(text, lower=True): return text.split()\n",
+    )
+    assert registry.kinds()[-1] == "tokenizer"
+    assert [e.key for e in registry.entries("tokenizer")] == ["tokenizer/words"]
+    assert not any(e.kind == "kind" for e in registry.entries())
+    assert "plugkind" not in sys.modules
+    assert "tokenizer" not in KINDS
+    assert registry.get("tokenizer", "words")("a b") == ["a", "b"]
+    assert registry.kind("tokenizer") is KINDS["tokenizer"]
+    assert registry.kind_of_parameter("tokenizers") is KINDS["tokenizer"]
+    assert decorator("tokenizer")("own")(lambda text: text)
+
+
+def test_the_kind_of_a_parameter() -> None:
+    assert registry.kind_of_parameter("losses") is KINDS["loss"]
+    assert registry.kind_of_parameter("transform") is KINDS["transform"]
+    assert registry.kind_of_parameter("batch_size") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "what"), [("'text'", "is a str"), ("mapsto.Kind(name='other', signature='', summary='')", "is the kind 'other'")]
+)
+def test_an_entry_of_the_group_kind_must_name_such_a_kind(install: Install, value: str, what: str) -> None:
+    install("plug-kind", {"kind/tokenizer": "plugkind:it"}, plugkind=f"import mapsto\nit = {value}")
+    with pytest.raises(RegistryError, match=rf"kind/tokenizer of plug-kind 1.0: plugkind:it {what}, and Kind\(name='tokenizer', "):
+        registry.kind("tokenizer")
+
+
+def test_two_distributions_declare_one_kind(install: Install) -> None:
+    install("plug-one", {"kind/tokenizer": "plugone:TOKENIZER"}, plugone=KIND)
+    install("plug-two", {"kind/tokenizer": "plugtwo:TOKENIZER"}, plugtwo=KIND)
+    with pytest.raises(RegistryError, match=r"(?s)kind/tokenizer is claimed 2 times.*plug-one 1.0.*plug-two 1.0"):
+        registry.kind("tokenizer")
+
+
+def test_a_distribution_may_not_redeclare_a_built_in_kind(install: Install) -> None:
+    install("plug-one", {"kind/loss": "plugone:LOSS"})
+    with pytest.raises(RegistryError, match=r"kind/loss of plug-one 1.0: mapsto has a kind of that name; rename it"):
+        registry.kind("loss")
+
+
+def test_a_kind_is_a_value() -> None:
+    assert Kind(name="a", signature="b", summary="c") == Kind(name="a", signature="b", summary="c")
