@@ -58,5 +58,3 @@ def size(amount: float) -> str:
 def share(value: float) -> str:
     """A share of one as a percentage: `3 %`, `0.4 %`."""
     return f"{value * 100:.0f} %" if value >= 0.0095 or value == 0 else f"{value * 100:.1g} %"
-
-

@@ -1,0 +1,50 @@
+"""The report: one self-contained HTML page made from a run folder alone, or from several to compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import SpecError, require
+from ..durable import replace
+from ..folder import RunFolder
+from .compare import compared
+from .record import RunRecord, read_run
+from .view import viewed
+
+REPORT = "report.html"
+
+
+def write_report(run: str | Path | Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write the report of a run folder, finished or not, or one page that compares several; where it is.
+
+    out: default `report.html` in the (first) run folder, `comparison.html` for several. Needs neither the framework nor
+    the recipe. Raises SpecError where a folder holds no run, MissingExtra where jinja2 or matplotlib is not installed.
+    """
+    jinja2 = require("jinja2", "report", "the report")
+    require("matplotlib", "report", "the report")
+    folders = [Path(run)] if isinstance(run, (str, Path)) else [Path(r) for r in run]
+    if not folders:
+        raise SpecError("a report needs at least one run folder")
+    records = [read_run(RunFolder(folder)) for folder in folders]
+    template, view, default = (
+        ("page.html.j2", viewed(records[0]), REPORT)
+        if len(records) == 1
+        else ("comparison.html.j2", compared(records), "comparison.html")
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text: Any = environment.get_template(template).render(view)
+    path = Path(out) if out is not None else folders[0] / default
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, text.encode("utf-8", errors="replace"))
+    return path
+
+
+__all__ = ["RunRecord", "read_run", "write_report"]

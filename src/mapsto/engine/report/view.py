@@ -1,0 +1,250 @@
+"""The page of one run: all that its template shows, as plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from ..figures import count, duration, number, share, short_time, size
+from ..observers.profile import PARTS, time_split
+from . import charts
+from .panels import laid_out
+from .record import RunRecord
+
+COLORS = {"train": 0, "valid": 1, "test": 2}
+TIME_COLORS = {"data": 1, "loss": 0, "grad": 4, "update": 2, "other": 7}
+TIME_LABELS = {"data": "waiting for data", "loss": "loss", "grad": "grad (backward)", "update": "update", "other": "other"}
+APART = ("time/", "throughput/", "train/time/", "train/lr")
+"""Metrics with these beginnings have their own charts."""
+
+
+def viewed(record: RunRecord) -> dict[str, Any]:
+    """What `page.html.j2` shows of a run."""
+    return {
+        "name": record.name,
+        "folder": str(record.folder),
+        "status": record.status,
+        "why": record.why,
+        "facts": facts(record),
+        "tiles": tiles(record),
+        "warnings": warned(record),
+        "charts": [chart for chart in (*metric_charts(record), rate_chart(record)) if chart],
+        "speed": speed_charts(record),
+        "panels": laid_out(record.panels),
+        "checkpoints": checkpoints(record),
+        "metric": record.tracked[0],
+        "middleware": middleware(record),
+        "sessions": sessions(record),
+        "commands": commands(record),
+        "spec": record.spec_text,
+        "environment": environment(record.environment),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "number": number,
+        "share": share,
+        "size": size,
+    }
+
+
+# -- the head ----------------------------------------------------------------------------------------------------------
+def facts(record: RunRecord) -> list[str]:
+    """What was run, in a few words."""
+    summary = record.summary
+    found = [str(summary["model"])] if summary.get("model") else []
+    if isinstance(summary.get("parameters"), int):
+        found.append(f"{count(summary['parameters'])} parameters")
+    if isinstance(summary.get("trainable"), int) and summary["trainable"] != summary.get("parameters"):
+        found.append(f"{count(summary['trainable'])} trained")
+    schedule = f" with {summary['schedule']}" if summary.get("schedule") else ""
+    found += [f"{summary['optimizer']}{schedule}"] if summary.get("optimizer") else []
+    return found + [str(summary[key]) for key in ("device",) if summary.get(key)]
+
+
+def tiles(record: RunRecord) -> list[dict[str, str]]:
+    """The figures that a reader looks for first."""
+    metric, _ = record.tracked
+    found = []
+    if record.best is not None:
+        step, value = record.best
+        found.append({"label": f"best {metric}", "value": number(value), "note": f"step {step:,}", "main": "yes"})
+    for name in final_names(record):
+        step, value = record.series[name][-1]
+        found.append({"label": name, "value": number(value), "note": f"step {step:,}", "main": ""})
+    found.append(
+        {"label": "steps", "value": f"{record.steps:,}", "note": f"{number(round(record.epochs, 2))} epochs", "main": ""}
+    )
+    if record.seconds > 0:
+        found.append({"label": "duration", "value": duration(record.seconds), "note": "all sessions", "main": ""})
+    speeds = [v for _, v in record.series.get("throughput/records", []) if math.isfinite(v)]
+    if speeds:
+        found.append(
+            {"label": "throughput", "value": count(statistics.median(speeds)), "note": "records/s, median", "main": ""}
+        )
+    return found
+
+
+def final_names(record: RunRecord) -> list[str]:
+    """The metrics whose last value is told on top: of the most final evaluation that there is, then the training loss."""
+    names = [n for n in record.series if not n.startswith(APART)]
+    sets = [n.partition("/")[0] for n in names if "/" in n]
+    shown = [s for s in dict.fromkeys(sets) if s not in ("train", "valid")] or [s for s in ("valid",) if s in sets]
+    chosen = [n for s in shown for n in names if n.startswith(f"{s}/")][:8]
+    return [*chosen, *(n for n in ("train/loss",) if n in names)]
+
+
+def warned(record: RunRecord) -> list[str]:
+    """What a reader must not overlook."""
+    found = [
+        f"{name} was not finite {len(bad)} times, first at step {bad[0]:,}"
+        for name, points in record.series.items()
+        if (bad := [s for s, v in points if not math.isfinite(v)])
+    ]
+    detail = (record.last_end or {}).get("detail", {})
+    found += [f"observer {name} was detached: {why}" for name, why in dict(detail.get("detached") or {}).items()]
+    for event in record.events:
+        resumed = event.get("detail", {}).get("resumed") if event.get("name") == "start" else None
+        found += (
+            [f"at the resume from step {resumed['step']:,}: {note}" for note in resumed.get("notes", ())] if resumed else []
+        )
+    return found
+
+
+# -- charts ------------------------------------------------------------------------------------------------------------
+def chart(title: str, svg: str, legend: Sequence[tuple[int, str]] = (), note: str = "") -> dict[str, Any]:
+    """A figure of the page."""
+    return {"title": title, "svg": Markup(svg), "legend": list(legend), "note": note}  # noqa: S704  # drawn by charts
+
+
+def metric_charts(record: RunRecord) -> list[dict[str, Any]]:
+    """One chart a metric, its sets (train, valid, test) together; the loss first."""
+    groups: dict[str, list[str]] = {}
+    for name, points in record.series.items():
+        if not name.startswith(APART) and any(math.isfinite(v) for _, v in points):
+            groups.setdefault(name.partition("/")[2] or name, []).append(name)
+    order = sorted(groups, key=lambda g: g != "loss")
+    return [metric_chart(record, group, groups[group]) for group in order]
+
+
+def metric_chart(record: RunRecord, group: str, names: Sequence[str]) -> dict[str, Any]:
+    """The chart of one metric."""
+    series = [
+        charts.Series(name, record.series[name], COLORS.get(name.partition("/")[0], 3 + i)) for i, name in enumerate(names)
+    ]
+    mark = record.best if record.tracked[0] in names else None
+    note = f"ring: best {record.tracked[0]}, {number(mark[1])} at step {mark[0]:,}" if mark else ""
+    return chart(group, charts.lines(series, group, mark=mark), [(s.color, s.label) for s in series], note)
+
+
+def rate_chart(record: RunRecord) -> dict[str, Any] | None:
+    """The learning rate of each parameter group."""
+    found = [
+        charts.Series(name.removeprefix("train/"), points, i)
+        for i, (name, points) in enumerate((n, p) for n, p in record.series.items() if n.startswith("train/lr"))
+    ]
+    if not found:
+        return None
+    legend = [(s.color, s.label) for s in found] if len(found) > 1 else []
+    return chart("learning rate", charts.lines(found, "learning rate"), legend)
+
+
+def speed_charts(record: RunRecord) -> dict[str, Any]:
+    """Throughput and where the time of a step went."""
+    found: dict[str, Any] = {"charts": [], "split": [], "between": []}
+    if points := record.series.get("throughput/records"):
+        line = charts.lines([charts.Series("records/s", points, 2)], "throughput", zero=True)
+        found["charts"].append(chart("throughput", line, note="records a second, evaluations and checkpoints apart"))
+    splits = [(e["step"], s) for e in record.events if e.get("name") == "log" and (s := time_split(e.get("metrics", {})))]
+    if splits:
+        shown = [p for p in PARTS if any(s[p] for _, s in splits)]
+        parts = [(TIME_COLORS[p], [s[p] * 1e3 for _, s in splits]) for p in shown]
+        legend = [(TIME_COLORS[p], TIME_LABELS[p]) for p in shown]
+        svg = charts.stacked([step for step, _ in splits], parts, "time of a step")
+        found["charts"].append(chart("time of a step", svg, legend, "milliseconds a step"))
+        means = {p: statistics.fmean(s[p] for _, s in splits) for p in shown}
+        whole = sum(means.values()) or 1.0
+        found["split"] = [
+            {"label": TIME_LABELS[p], "color": TIME_COLORS[p], "time": short_time(v), "share": v / whole}
+            for p, v in means.items()
+        ]
+    for name in ("evaluate", "checkpoint"):
+        if took := [v for _, v in record.series.get(f"time/{name}", []) if math.isfinite(v)]:
+            found["between"].append(f"{name}: {len(took)} times, {short_time(statistics.fmean(took))} each")
+    return found
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+def checkpoints(record: RunRecord) -> list[dict[str, Any]]:
+    """Those that are kept, newest first; the best by the tracked metric is marked."""
+    metric, _ = record.tracked
+    readable = [c for c in record.checkpoints if not c["error"]]
+    ranked = [entry["step"] for entry in readable[-1]["best"]] if readable else []
+    kept = {c["step"] for c in record.checkpoints}
+    best = next((step for step in ranked if step in kept), None)
+    rows = []
+    for found in reversed(record.checkpoints):
+        value = found.get("metrics", {}).get(metric)
+        at = {entry["step"]: entry.get("value") for entry in found.get("best", [])}
+        value = at.get(found["step"], value)
+        rows.append({**found, "metric": number(float(value)) if value is not None else "", "is_best": found["step"] == best})
+    return rows
+
+
+def middleware(record: RunRecord) -> list[dict[str, str]]:
+    """The plan, outermost first, each with the options that the spec states."""
+    stated: dict[str, str] = {}
+    listed = record.spec.get("middleware") or ()
+    for part in listed if isinstance(listed, (list, tuple)) else ():
+        use = part.get("use") if isinstance(part, Mapping) else part
+        options = {k: v for k, v in part.items() if k != "use"} if isinstance(part, Mapping) else {}
+        stated[str(use)] = ", ".join(f"{k}={_short(v)}" for k, v in options.items())
+    return [{"name": str(name), "options": stated.get(str(name), "")} for name in record.summary.get("middleware") or ()]
+
+
+def sessions(record: RunRecord) -> list[dict[str, str]]:
+    """When training was begun and gone on with."""
+    found = []
+    for event in record.events:
+        if event.get("name") == "start":
+            resumed = event.get("detail", {}).get("resumed")
+            when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if "time" in event else ""
+            found.append({"when": when, "what": f"went on from {resumed['path']}" if resumed else "began"})
+    return found
+
+
+def commands(record: RunRecord) -> list[tuple[str, str]]:
+    """How to go on with the run, evaluate it and make this page again."""
+    folder = str(record.folder)
+    folder = f"'{folder}'" if " " in folder else folder
+    more = "" if record.status not in ("finished", "stopped") else " steps=..." if record.spec.get("steps") else " epochs=..."
+    detail = (record.last_end or {}).get("detail", {})
+    data = "" if "test" in (record.spec.get("data") or {}) else " --data valid"
+    return [
+        ("go on", str(detail.get("go_on") or f"mapsto train --resume {folder}{more}")),
+        ("evaluate", f"mapsto evaluate {folder}{data} --checkpoint best"),
+        ("this page", f"mapsto report {folder}"),
+    ]
+
+
+def environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What besides the spec decided the numbers, as rows."""
+    rows: list[tuple[str, str]] = []
+    for key, value in found.items():
+        if key in ("summary", "earlier"):
+            continue
+        if isinstance(value, Mapping):
+            rows += [(f"{key} · {k}" if key != "versions" else str(k), _short(v)) for k, v in value.items()]
+        elif key == "argv" and isinstance(value, list):
+            rows.append(("command", " ".join(str(v) for v in value)))
+        elif value is not None:
+            rows.append((key, _short(value)))
+    return rows
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 200 else text[:197] + "…"
