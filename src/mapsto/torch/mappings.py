@@ -75,7 +75,8 @@ def base_grad(loss: Loss) -> Grad:
         if state.summing:
             torch.autograd.backward(total)
         elif isinstance(weight, Tensor):  # nothing to learn from gives a zero gradient, not 0/0
-            torch.autograd.backward(total, torch.where(weight == 0, 0.0, 1.0 / weight).to(total.dtype))
+            exact = weight.to(torch.promote_types(total.dtype, torch.float32))
+            torch.autograd.backward(total, torch.where(exact == 0, 0.0, 1.0 / exact).to(total.dtype))
         else:
             torch.autograd.backward(total, seed(total, weight))
         return {"loss": (total.detach(), weight)}
@@ -85,13 +86,36 @@ def base_grad(loss: Loss) -> Grad:
 
 def base_update() -> Update:
     def update(state: State, metrics: Metrics) -> Metrics:
-        state.optimizer.step()
+        if state.skip is None:
+            state.optimizer.step()
+        else:
+            step_unless(state.optimizer, state.skip)
+            metrics = {**metrics, "skipped": state.skip}
         schedule = state.schedule
         if schedule is not None and not awaits_metric(schedule):
             schedule.step()
         return metrics
 
     return update
+
+
+def step_unless(optimizer: Any, skip: Tensor) -> None:
+    """Step unless the flag is above 0: on the device where the kernel is fused, else by reading it.
+
+    A fused SGD whose first step is skipped would keep a momentum buffer that was never written, so an optimizer that has
+    no state yet and will have some is not left to the kernel.
+    """
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if fused and (optimizer.state or not any(group.get("momentum") for group in optimizer.param_groups)):
+        optimizer.grad_scale, optimizer.found_inf = None, skip.float()
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf
+    elif bool(skip > 0):
+        optimizer._opt_called = True  # the schedule counts steps: it need not warn that the optimizer took none
+    else:
+        optimizer.step()
 
 
 def closure_update(grad: Grad) -> Update:
@@ -124,12 +148,13 @@ def base_step(grad: Grad, update: Update, closure: bool) -> Step:
     def step(state: State, batch: Batch) -> Metrics:
         for parameter in state.parameters:
             parameter.grad = None
+        state.skip = None
         metrics = update(state, grad(state, batch))
         state.step += 1
         return metrics
 
     def closing(state: State, batch: Batch) -> Metrics:
-        state.batch = batch
+        state.batch, state.skip = batch, None
         try:
             metrics = update(state, {})
         finally:

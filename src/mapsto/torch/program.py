@@ -164,6 +164,6 @@ def _refuse_with_closure(optimizer: Any, middleware: Mapping[str, Any]) -> None:
     for name, made in middleware.items():
         if getattr(made, "edits_gradients", False):
             raise ComposeError(
-                f"middleware {name!r} changes gradients before the update, and {type(optimizer).__name__} evaluates its own "
-                "gradients in a closure: leave one of them out"
+                f"middleware {name!r} changes gradients before the update or may skip it, and {type(optimizer).__name__} "
+                "evaluates its own gradients in a closure: leave one of them out"
             )

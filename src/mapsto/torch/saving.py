@@ -33,10 +33,10 @@ def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
     """
     state = program.state
     stateful = {n: m for n, m in program.middleware.items() if hasattr(m, "state_dict")}
-    _same_keys("the checkpoint", tree, ("model", "optimizer", "schedule", "middleware", "step"))
-    _same_keys("middleware", tree["middleware"], stateful)
+    same_keys("the checkpoint", tree, ("model", "optimizer", "schedule", "middleware", "step"))
+    same_keys("middleware", tree["middleware"], stateful)
     _same_model(state.model, tree["model"])
-    _same_keys("optimizer parameter", tree["optimizer"]["names"], state.names)
+    same_keys("optimizer parameter", tree["optimizer"]["names"], state.names)
     if (tree["schedule"] is None) != (state.schedule is None):
         has, lacks = ("run", "checkpoint") if tree["schedule"] is None else ("checkpoint", "run")
         raise CheckpointError(f"the {has} has a schedule and the {lacks} has none")
@@ -89,7 +89,7 @@ def weights(model: nn.Module) -> dict[str, Any]:
 
 def _same_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
     own = model.state_dict()
-    _same_keys("model key", saved, own)
+    same_keys("model key", saved, own)
     wrong = [
         f"{n}: {list(saved[n].shape)} in the checkpoint, {list(v.shape)} in the model"
         for n, v in own.items()
@@ -99,7 +99,8 @@ def _same_model(model: nn.Module, saved: Mapping[str, Any]) -> None:
         raise CheckpointError("weights do not fit:\n  " + "\n  ".join(wrong))
 
 
-def _same_keys(what: str, saved: Iterable[str], own: Iterable[str]) -> None:
+def same_keys(what: str, saved: Iterable[str], own: Iterable[str]) -> None:
+    """Raises CheckpointError naming what is missing and what is unexpected."""
     saved, own = list(saved), list(own)
     missing, extra = [k for k in own if k not in set(saved)], [k for k in saved if k not in set(own)]
     if missing or extra:

@@ -20,13 +20,14 @@ class State:
 
     model, optimizer, schedule (or None): the framework's own; parameters: the trainable ones, in order; step: steps
     taken; seed; device; shard: the micro-shard being computed; training: False while evaluating or predicting;
-    summing: True while an outer mapping wants gradients of the sum and divides by the weight itself; batch: the batch of
-    the current step, only kept for optimizers that evaluate a closure.
+    summing: True while an outer mapping wants gradients of the sum and divides by the weight itself; skip: None, or a flag
+    on the device that is above 0 where this step's update must change nothing; batch: the batch of the current step, only
+    kept for optimizers that evaluate a closure.
     """
 
     __slots__ = (
         *("_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule"),
-        *("seed", "shard", "step", "summing", "training"),
+        *("seed", "shard", "skip", "step", "summing", "training"),
     )
 
     model: nn.Module
@@ -40,6 +41,7 @@ class State:
         self.names: list[str] = []
         self.step, self.shard = 0, 0
         self.training, self.summing = True, False
+        self.skip: Tensor | None = None
         self.batch: Mapping[str, Any] | None = None
         self._stream = derive(seed, "step")
 
@@ -62,6 +64,16 @@ class State:
             yield
         finally:
             self.summing = before
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within it gradients start from none, and at its end those of before are added: for who edits only its own."""
+        held = [(p, p.grad) for p in self.parameters if p.grad is not None] if self.summing else []
+        if held:
+            self.clear()
+        yield
+        for parameter, gradient in held:
+            parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -91,7 +103,8 @@ class State:
 class Builder:
     """What a middleware's `setup(builder)` sees: the model on its device, before the optimizer is built from names.
 
-    groups: (patterns, options) pairs, first match wins; parameters that match none take the optimizer's own options.
+    groups: (patterns, options) pairs; each option of a parameter comes from the first pair that matches it and states that
+    option, and what none states is the optimizer's own.
     """
 
     model: nn.Module
@@ -125,13 +138,15 @@ class Builder:
         return found
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups as torch optimizers take them, each with `names`; without rules there is one."""
-        rest = dict(self.trainable())
-        made: list[dict[str, Any]] = []
-        for patterns, options in self.groups:
-            hits = [n for n in self.match(patterns, "param_groups") if n in rest]
-            if hits:
-                made.append({"params": [rest.pop(n) for n in hits], "names": hits, **options})
-        if rest:
-            made.insert(0, {"params": list(rest.values()), "names": list(rest)})
-        return made
+        """Parameter groups as torch optimizers take them, each with `names`: one for each set of rules that apply, in the
+        model's order; without rules there is one."""
+        rules = [(set(self.match(patterns, "param_groups")), options) for patterns, options in self.groups]
+        made: dict[tuple[int, ...], dict[str, Any]] = {}
+        for name, parameter in self.trainable():
+            applying = tuple(i for i, (names, _) in enumerate(rules) if name in names)
+            if applying not in made:
+                merged = {k: v for i in reversed(applying) for k, v in rules[i][1].items()}
+                made[applying] = {"params": [], "names": [], **merged}
+            made[applying]["params"].append(parameter)
+            made[applying]["names"].append(name)
+        return [made[key] for key in sorted(made)]
