@@ -42,7 +42,7 @@ def numpy_spec(**changes) -> mapsto.Spec:
     fields = {
         "model": {"use": "numpy_wing:Model", "inputs": 4},
         "optimizer": {"use": "numpy_wing:adam", "lr": 0.05},
-        "task": "numpy_wing:Model",
+        "task": "numpy_wing:classify",
         "data": {
             "train": {"source": source, "batch_size": 9, "shuffle": True, "transforms": [augment]},
             "valid": {"source": {**source, "records": 20, "seed": 1}, "batch_size": 8},

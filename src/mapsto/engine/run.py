@@ -117,7 +117,7 @@ class Run:
                 made = build(self.spec.data[name], "reader", path=f"data.{name}", offers={"seed": self.spec.seed})
             missing = [a for a in ("stream", "batches_per_epoch", "records") if not hasattr(made, a)]
             if missing:
-                raise DataError(f"data.{name}: a {type(made).__name__} is no reader: it has no {', '.join(missing)}")
+                raise DataError(f"data.{name}: {type(made).__name__} is no reader: it has no {', '.join(missing)}")
             self._readers[name] = made
         return self._readers[name]
 

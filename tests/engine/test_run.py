@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy_wing
+import pytest
+import runs
+from runs import fit, numpy_spec, trajectory
+
+import mapsto
+from mapsto.core.errors import CheckpointError, DataError, MapstoError, SpecError
+from mapsto.engine.folder import RunFolder
+from mapsto.engine.run import Run
+
+
+def events(folder, *names):
+    return [(r["name"], r["step"]) for r in RunFolder(folder).records(*names)]
+
+
+def test_a_run_does_what_is_due_in_its_order(tmp_path):
+    seen = []
+    run, result = fit(numpy_spec(), tmp_path / "run", observers=[lambda event: seen.append((event.name, event.step))])
+    expected = [
+        ("start", 0),
+        ("checkpoint", 3),
+        ("log", 4),
+        ("evaluate", 5),
+        ("checkpoint", 5),  # the best so far
+        ("epoch", 6),
+        ("checkpoint", 6),
+        ("log", 8),
+        ("checkpoint", 9),
+        ("evaluate", 10),
+        ("checkpoint", 10),
+        ("log", 12),
+        ("epoch", 12),
+        ("checkpoint", 12),
+        ("log", 13),
+        ("evaluate", 13),
+        ("checkpoint", 13),
+        ("end", 13),
+    ]
+    assert seen == expected
+    assert events(tmp_path / "run") == expected
+    assert (result.reason, result.steps, result.epochs) == ("finished", 13, 13 / 6)
+    assert result.last.name == "step-00000013"
+    assert result.best is not None
+    assert run.program.position == 13
+    assert run.program.plateau["seen"] == {5: 1, 10: 1}  # the evaluation at the end is on no schedule
+    assert {"train/loss", "train/norm", "train/lr", "valid/loss", "valid/accuracy", "time/step", "time/data"} <= set(result.metrics)
+
+
+def test_the_folder_tells_the_run(tmp_path):
+    spec = numpy_spec(name="mine")
+    fit(spec, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    assert folder.spec() == spec
+    found = folder.environment()
+    assert found["seeds"] == {"run": 3}
+    assert found["versions"]["numpy_wing"] == "1"
+    assert found["summary"]["model"] == "numpy"
+    assert {"python", "mapsto", "numpy"} <= set(found["versions"])
+    assert found["earlier"] == []
+    assert sum(folder.panels()[0]["values"]) == 31
+    records = list(folder.records())
+    assert [r["epoch"] for r in records] == [r["step"] / 6 for r in records]
+    assert records[-1]["detail"]["reason"] == "finished"
+
+
+def test_the_default_folder_has_name_and_time_and_is_made_by_fit_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = Run(numpy_spec(name="mine", steps=1)), None
+    assert not Path("runs").exists()
+    first.fit()
+    second = Run(numpy_spec(name="mine", steps=1), None)
+    second.fit()
+    names = sorted(p.name for p in Path("runs").iterdir())
+    assert len(names) == 2
+    assert all(n.startswith("mine-2") for n in names)
+
+
+def test_a_run_from_keywords_and_what_it_refuses(tmp_path):
+    fields = {f: getattr(numpy_spec(), f) for f in ("model", "optimizer", "task", "data", "wing", "steps", "seed")}
+    assert Run(**fields, folder=tmp_path / "a").fit().steps == 13
+    with pytest.raises(SpecError, match="either a spec or the arguments"):
+        Run()
+    with pytest.raises(SpecError, match="either a spec or the arguments"):
+        Run(numpy_spec(), steps=3)
+    with pytest.raises(SpecError, match=r"a dict, and a mapsto\.Spec is wanted"):
+        Run({"model": 1})  # type: ignore[arg-type]
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path):
+    fit(numpy_spec(steps=2), tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(CheckpointError, match=r"holds a run already: go on with it \(mapsto train --resume"):
+        Run(numpy_spec(), tmp_path / "run").fit()
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+def test_epochs_steps_and_the_default(tmp_path):
+    assert Run(numpy_spec(steps=None), tmp_path / "a").total_steps == 6
+    assert Run(numpy_spec(steps=None, epochs=4), tmp_path / "a").total_steps == 24
+    assert fit(numpy_spec(steps=0), tmp_path / "b")[1].steps == 0
+    assert runs.saved(tmp_path / "b", 0)["position"] == 0
+
+
+def test_two_runs_of_one_spec_are_bitwise_equal_and_another_seed_is_not(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        np.random.seed(len(name) + seed)
+        random.seed(seed)
+        fit(numpy_spec(seed=seed), tmp_path / name)
+    a, b, c = (trajectory(tmp_path / n, 13) for n in "abc")
+    assert a == b
+    assert a["program.model.w1"] != c["program.model.w1"]
+
+
+def test_the_caller_s_random_streams_are_as_before(tmp_path):
+    random.seed(1)
+    np.random.seed(1)
+    before = random.random(), np.random.random()
+    random.seed(1)
+    np.random.seed(1)
+    fit(numpy_spec(), tmp_path / "a")
+    assert (random.random(), np.random.random()) == before
+
+
+# -- evaluating --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("options", [{}, {"shuffle": True}, {"drop_last": True}, {"drop_last": True, "shuffle": True}])
+def test_evaluation_reads_each_record_once_in_order(tmp_path, options):
+    source = runs.Blobs(31, seed=2)
+    data = {**numpy_spec().data, "test": {"source": source, "batch_size": 8, **options}}
+    run, _ = fit(numpy_spec(data=data), tmp_path / "run")
+    source.read.clear()
+    found = run.evaluate("test")
+    assert source.read == list(range(31))
+    everything = source[np.arange(31)]
+    logp = run.program._forward(run.program.ema, everything["input"])[2]  # one batch, by hand
+    assert found["accuracy"] == pytest.approx((logp.argmax(1) == everything["target"]).mean(), rel=1e-12)
+    assert found["loss"] == pytest.approx(-logp[np.arange(31), everything["target"]].mean(), rel=1e-12)
+    classes = np.concatenate([p["class"] for p in run.predict("test")])
+    np.testing.assert_array_equal(classes, logp.argmax(1))
+    assert events(tmp_path / "run", "evaluate")[-1] == ("evaluate", 13)
+    assert list(RunFolder(tmp_path / "run").records())[-1]["metrics"]["test/loss"] == found["loss"]
+
+
+class Lossy:
+    """A reader that says it holds more records than it gives."""
+
+    records, batches_per_epoch = 12, 1
+
+    def stream(self, start, stop):
+        import contextlib
+
+        return contextlib.nullcontext(iter([(0, runs.Blobs()[np.arange(11)])]))
+
+
+def test_an_epoch_that_does_not_hold_each_record_is_an_error(tmp_path):
+    run, _ = fit(numpy_spec(), tmp_path / "run")
+    with pytest.raises(DataError, match="the reader: 11 records were evaluated, and the reader holds 12"):
+        run.evaluate(Lossy())
+
+
+def test_evaluating_best_and_last_of_a_finished_run_from_its_folder(tmp_path):
+    spec = numpy_spec(checkpoint={"every": 3, "keep": 1, "best": 1, "metric": "valid/loss", "mode": "max"})
+    run, result = fit(spec, tmp_path / "run")
+    assert result.best != result.last  # the greatest loss is the first
+    kept = sorted(p.name for p in run.folder.checkpoints.iterdir())
+    assert kept == [result.best.name, result.last.name]
+    last, best = run.evaluate("valid"), run.evaluate("valid", checkpoint="best")
+    assert best["loss"] == [r["metrics"]["valid/loss"] for r in run.folder.records("evaluate") if r["step"] == 5][0]
+    assert last["loss"] != best["loss"]
+    assert run.program.position == 13  # lent, not taken
+    assert run.evaluate("valid") == last
+    for options, expected in (({}, last), ({"checkpoint": "last"}, last), ({"checkpoint": "best"}, best), ({"checkpoint": 5}, best)):
+        assert Run.resume(tmp_path / "run", **options).evaluate("valid") == expected
+        assert Run(spec, tmp_path / "run").evaluate("valid", **options) == expected
+    assert Run.resume(result.best).evaluate("valid") == best
+    fresh = Run(spec, tmp_path / "nowhere").evaluate("valid")
+    assert fresh["loss"] not in (last["loss"], best["loss"])
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_unknown_reader_and_what_is_no_reader(tmp_path):
+    run = Run(numpy_spec(), tmp_path / "run")
+    with pytest.raises(DataError, match=r"data\.tests: the spec names no such reader.*did you mean 'test'"):
+        run.evaluate("tests")
+    with pytest.raises(DataError, match=r"data\.tests"):
+        run.predict("tests")
+    data = {**numpy_spec().data, "test": object()}
+    with pytest.raises(DataError, match=r"data\.test: object is no reader: it has no stream, batches_per_epoch, records"):
+        Run(numpy_spec(data=data), tmp_path / "run").reader("test")
+
+
+# -- the best ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("mode", "best", "keep"), [("min", 1, 1), ("max", 1, 1), ("min", 2, 2), ("max", 3, None), ("min", 0, 1)])
+def test_the_best_checkpoints_stand_and_the_rest_is_pruned(tmp_path, mode, best, keep):
+    plan = {"every": 2, "keep": keep, "best": best, "metric": "valid/accuracy", "mode": mode}
+    run, result = fit(numpy_spec(steps=30, evaluate_every=3, checkpoint=plan), tmp_path / "run")
+    values = {r["step"]: r["metrics"]["valid/accuracy"] for r in run.folder.records("evaluate")}
+    sign = 1 if mode == "min" else -1
+    expected = sorted(values, key=lambda s: (sign * values[s], s))[:best]
+    kept = [int(p.name[5:]) for p in sorted(run.folder.checkpoints.iterdir())]
+    assert set(expected) <= set(kept)
+    if keep is not None:
+        newest = sorted(s for _, s in events(tmp_path / "run", "checkpoint"))[-keep:]
+        assert set(kept) == set(expected) | set(newest)
+    assert (result.best and int(result.best.name[5:])) == (expected[0] if best else None)
+
+
+def test_a_metric_that_no_evaluation_gives(tmp_path):
+    with pytest.raises(SpecError, match=r"checkpoint\.metric: .*no 'valid/acuracy'; allowed: .*did you mean 'valid/accuracy'"):
+        fit(numpy_spec(checkpoint={"metric": "valid/acuracy"}), tmp_path / "run")
+
+
+def test_without_valid_nothing_is_evaluated(tmp_path):
+    data = {"train": numpy_spec().data["train"]}
+    run, result = fit(numpy_spec(data=data), tmp_path / "run")
+    assert result.best is None
+    assert events(tmp_path / "run", "evaluate") == []
+    with pytest.raises(CheckpointError, match="keeps no best checkpoint"):
+        run.evaluate("train", checkpoint="best")
+    assert run.folder.panels() == []
+
+
+# -- failing -----------------------------------------------------------------------------------------------------------
+def test_what_a_mapping_raises_ends_the_run_with_what_was_saved(tmp_path):
+    class Poisoned(runs.Blobs):
+        def __getitem__(self, indices):
+            found = super().__getitem__(indices)
+            if len(self.read) > 64:
+                found["input"][0] = np.nan
+            return found
+
+    seen, data = [], {**numpy_spec().data, "train": {"source": Poisoned(), "batch_size": 9}}
+    with pytest.raises(DataError, match="not-a-number"):
+        fit(numpy_spec(data=data), tmp_path / "run", observers=[lambda event: seen.append(event)])
+    assert (seen[-1].name, seen[-1].detail["reason"], seen[-1].step) == ("end", "failed", 7)
+    assert "DataError: the batch holds not-a-number" in seen[-1].detail["why"]
+    assert seen[-1].detail["last"].endswith("step-00000006")
+    assert runs.saved(tmp_path / "run", 6)["position"] == 6
+
+
+def test_a_program_that_loses_count_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(numpy_wing.Program, "position", property(lambda self: max(self.taken - 1, 0)))
+    with pytest.raises(MapstoError, match="the program counted 2 steps where 3 batches were given"):
+        fit(numpy_spec(), tmp_path / "run")
+
+
+def test_a_reader_that_ends_early_is_an_error(tmp_path):
+    class Short:
+        records, batches_per_epoch = 50, 6
+
+        def stream(self, start, stop):
+            import contextlib
+
+            return contextlib.nullcontext(((i, runs.Blobs()[np.arange(9)]) for i in range(5)))
+
+    data = {"train": Short()}
+    with pytest.raises(DataError, match=r"data\.train: the reader ended at step 5 of 13"):
+        fit(numpy_spec(data=data), tmp_path / "run")
+
+
+def test_a_full_device_ends_the_run_and_names_the_newest_good_checkpoint(tmp_path, monkeypatch):
+    import errno
+
+    saves = []
+
+    def save(tensors, path, inner=numpy_wing.save_tensors):
+        saves.append(path)
+        if len(saves) == 3:
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        inner(tensors, path)
+
+    monkeypatch.setattr(numpy_wing, "save_tensors", save)
+    with pytest.raises(CheckpointError, match=r"step 6 could not be written: no space left .* newest good one is .*step-00000005"):
+        fit(numpy_spec(), tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000003", "step-00000005"]
+    assert events(tmp_path / "run")[-1] == ("end", 6)
+    fit(numpy_spec(), tmp_path / "whole")
+    Run.resume(tmp_path / "run").fit()
+    assert trajectory(tmp_path / "run", 13) == trajectory(tmp_path / "whole", 13)
+
+
+def test_a_metrics_line_that_cannot_be_written_is_an_error_and_no_half_line_stays(tmp_path):
+    import resource
+
+    folder = RunFolder(tmp_path)
+    folder.append({"name": "log", "step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 9, before[1]))
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be written"):
+            folder.append({"name": "log", "step": 2, "text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    folder.append({"name": "log", "step": 3})
+    folder.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 3]
+
+
+def test_panels_that_fail_do_not_spoil_a_finished_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(numpy_wing.Program, "panels", lambda self, batches: 1 / 0)
+    assert fit(numpy_spec(), tmp_path / "run")[1].reason == "finished"
+    assert "no panels of data.test" in caplog.text
+
+
+def test_only_one_process_trains_in_a_folder(tmp_path):
+    import subprocess
+
+    code = f"""
+import sys; sys.path[:0] = {sys.path!r}
+from mapsto.engine.folder import RunFolder
+with RunFolder({str(tmp_path / "run")!r}).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(CheckpointError, match=f"process {other.pid} is training in"):
+            Run(numpy_spec(), tmp_path / "run").fit()
+    finally:
+        other.kill()
+        other.communicate()
+    assert Run(numpy_spec(), tmp_path / "run").fit().steps == 13  # the lock died with its process
+
+
+def test_mapsto_run_is_this_run():
+    assert mapsto.Run is Run
