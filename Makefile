@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint coverage bench clean help
+.PHONY: demo test test-slow lint mutants bench clean help
 
 help:
 	@echo "make demo       install, train a customised model on real digits, name the report to open"
 	@echo "make test       install, run the tests with branch coverage"
 	@echo "make test-slow  the long ones: full kill sweep, compilers, soak"
 	@echo "make lint       ruff, mypy --strict"
+	@echo "make mutants    planted bugs against the laws: caught and missed, five seeds"
 	@echo "make bench      the benchmarks (peers are installed first); results: benchmarks/RESULTS.md"
 
 $(VENV)/.demo: pyproject.toml
@@ -43,6 +44,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check src tests recipes benchmarks examples
 	$(BIN)/ruff format --check src tests recipes benchmarks examples
 	$(BIN)/mypy
+
+mutants: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --seeds 5
 
 bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py

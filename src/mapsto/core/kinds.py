@@ -137,6 +137,9 @@ _BUILT_IN = (
         applied=("model",),
         methods=("__call__",),
     ),
+    Kind(name="op", signature="tensors -> tensors", summary="a custom operator of the framework"),
+    Kind(name="program", signature="spec -> program", summary="a whole spec, composed"),
+    Kind(name="law", signature="mapping -> verdict", summary="a statement that every mapping of a kind owes"),
 )
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _BUILT_IN}

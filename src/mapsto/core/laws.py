@@ -119,7 +119,7 @@ class Verdict:
     output: str = ""
 
 
-class Violation(Exception):  # noqa: N818  # not an error of the checker
+class Violation(Exception):  # not an error of the checker
     """Raised within a check: the law is broken, and this is the witness."""
 
     def __init__(self, witness: Witness) -> None:
@@ -127,11 +127,11 @@ class Violation(Exception):  # noqa: N818  # not an error of the checker
         self.witness = witness
 
 
-class NotApplicable(Exception):  # noqa: N818
+class NotApplicable(Exception):
     """Raised within a check: the law does not concern this subject, for a reason it declares."""
 
 
-class Undecided(Exception):  # noqa: N818
+class Undecided(Exception):
     """Raised within a check: it cannot be told, and this is what the author would have to state."""
 
 
@@ -193,7 +193,13 @@ class Trial:
         """The law is broken."""
         raise Violation(
             Witness(
-                said=said, case=dict(self._case), measured=measured, allowed=allowed, first=dict(first or {}), cause=cause, script=script
+                said=said,
+                case=dict(self._case),
+                measured=measured,
+                allowed=allowed,
+                first=dict(first or {}),
+                cause=cause,
+                script=script,
             )
         )
 

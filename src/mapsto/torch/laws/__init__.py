@@ -1,0 +1,89 @@
+"""The laws of what is native to PyTorch, a file a kind, and what the checker asks of a wing (`mapsto.check.wings`)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.errors import require
+from ...core.laws import Subject
+
+torch = require("torch", "torch", "mapsto.torch.laws")
+
+COMPLETE = {
+    "layer": "layer_examples",
+    "model": "layer_examples",
+    "loss": "loss_examples",
+    "optimizer": "optimizer_examples",
+    "schedule": "schedule_examples",
+    "middleware": "middleware_examples",
+    "export": "export_examples",
+    "op": "op_examples",
+}
+"""Kind -> the module here whose `complete(subject)` finds an example."""
+
+
+def infer_kind(target: Any) -> str | None:
+    """layer, optimizer, schedule or loss, by class or signature; None where it is none of them."""
+    if isinstance(target, torch.nn.modules.loss._Loss) or (
+        inspect.isclass(target) and issubclass(target, torch.nn.modules.loss._Loss)
+    ):
+        return "loss"
+    bases = (
+        (torch.nn.Module, "layer"),
+        (torch.optim.Optimizer, "optimizer"),
+        (torch.optim.lr_scheduler.LRScheduler, "schedule"),
+    )
+    for base, kind in bases:
+        if isinstance(target, base) or (inspect.isclass(target) and issubclass(target, base)):
+            return kind
+    if isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or type(target).__name__ == "CustomOpDef":
+        return "op"
+    if inspect.isfunction(target):
+        names = list(inspect.signature(target).parameters)
+        if names[:2] in (["prediction", "target"], ["input", "target"], ["logits", "target"], ["outputs", "targets"]):
+            return "loss"
+    return None
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject with an example found from its signature, where its author stated none."""
+    if subject.kind not in COMPLETE:
+        return subject
+    module: Any = importlib.import_module(f"{__name__}.{COMPLETE[subject.kind]}")
+    completed: Subject = module.complete(subject)
+    return completed
+
+
+def globals() -> dict[str, Any]:  # the protocol's word
+    """The framework's settings that no component may change."""
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "default device": str(torch.get_default_device()),
+        "gradient mode": torch.is_grad_enabled(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "number of threads": torch.get_num_threads(),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+    }
+
+
+def put_back(settings: Mapping[str, Any]) -> None:
+    """Set them as they were."""
+    torch.set_default_dtype(getattr(torch, settings["default dtype"].removeprefix("torch.")))
+    torch.set_default_device(settings["default device"])
+    torch.set_grad_enabled(settings["gradient mode"])
+    torch.use_deterministic_algorithms(settings["deterministic algorithms"])
+    torch.set_num_threads(settings["number of threads"])
+    torch.autograd.set_detect_anomaly(settings["anomaly detection"])
+    torch.set_float32_matmul_precision(settings["matmul precision"])
+
+
+def join(rank: int, world: int, store: str) -> None:
+    """Join a gloo group that meets at the file `store`."""
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
