@@ -1,0 +1,102 @@
+"""Gradient accumulation: one step over several micro-batches, with the gradient of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.compose import middleware
+from ...core.errors import DataError, SpecError, nearest
+from ..mappings import Batch, Grad, Metrics
+from ..state import State
+
+
+@middleware("accumulate", provides="accumulation")
+class Accumulate:
+    """grad -> grad over `steps` micro-batches, slices along the first axis, that need the memory of one.
+
+    The gradient is that of the summed loss divided once by the summed weight, whatever the micro-batches weigh. Micro-batch
+    i of n records is `[n * i // steps : n * (i + 1) // steps]`, as a reader's micro-shards are; empty ones are left out,
+    and each has its own random stream (`state.shard`), so dropout differs from that of one big batch.
+    count: the field whose first axis counts the records (default: `input` where there is one, else the first that has an
+    axis); fields of another length, and those named in `whole`, are passed whole.
+    Metrics: pairs are summed, scalars averaged over the micro-batches. Raises SpecError, DataError.
+    """
+
+    def __init__(self, steps: int, *, count: str | None = None, whole: Sequence[str] = ()) -> None:
+        if steps < 1:
+            raise SpecError(f"accumulate.steps: {steps} is less than 1 micro-batch")
+        self.steps, self.count, self.whole = steps, count, frozenset(whole)
+
+    def grad(self, inner: Grad) -> Grad:
+        if self.steps == 1:
+            return inner
+        steps = self.steps
+
+        def accumulated(state: State, batch: Batch) -> Metrics:
+            records, outer = self._records(batch), state.shard
+            if records == 0:
+                return inner(state, batch)
+            window: list[Metrics] = []
+            try:
+                with state.sums():
+                    for i in range(steps):
+                        start, stop = records * i // steps, records * (i + 1) // steps
+                        if start < stop:
+                            state.shard = outer * steps + i
+                            window.append(inner(state, self._slice(batch, records, start, stop)))
+            finally:
+                state.shard = outer
+            metrics = _merged(window)
+            if not state.summing:
+                _divide(state.gradients(), metrics["loss"][1])
+            return metrics
+
+        return accumulated
+
+    def _records(self, batch: Batch) -> int:
+        if self.count is not None and self.count not in batch:
+            raise DataError(f"accumulate.count: the batch has no field {self.count!r}; {nearest(self.count, batch)}")
+        preferred = [self.count] if self.count is not None else ["input", *batch]
+        for name in preferred:
+            if name in batch and name not in self.whole and (length := _length(batch[name])) is not None:
+                return length
+        raise DataError(f"accumulate: no field of the batch ({', '.join(batch)}) has a first axis to cut it by")
+
+    def _slice(self, batch: Batch, records: int, start: int, stop: int) -> dict[str, Any]:
+        cut = {n for n, v in batch.items() if n not in self.whole and _length(v) == records}
+        return {n: v[start:stop] if n in cut else v for n, v in batch.items()}
+
+
+def _length(value: Any) -> int | None:
+    """Of the first axis; None where there is none."""
+    if isinstance(value, (str, bytes, dict)) or getattr(value, "ndim", 1) == 0 or not hasattr(value, "__len__"):
+        return None
+    return len(value)
+
+
+def _merged(window: list[Metrics]) -> Metrics:
+    columns: dict[str, list[Any]] = {}
+    for metrics in window:
+        for name, value in metrics.items():
+            columns.setdefault(name, []).append(value)
+    return {
+        name: (sum(s for s, _ in values), sum(w for _, w in values)) if type(values[0]) is tuple else sum(values) / len(values)
+        for name, values in columns.items()
+    }
+
+
+def _divide(gradients: list[Tensor], weight: Tensor | float) -> None:
+    """Divide in place; nothing to learn from gives a zero gradient, not 0/0."""
+    if not gradients:
+        return
+    if isinstance(weight, Tensor):
+        exact = weight.to(torch.promote_types(gradients[0].dtype, torch.float32))
+        factor = torch.where(exact == 0, 0.0, 1.0 / exact)
+        for dtype in {g.dtype for g in gradients}:
+            torch._foreach_mul_([g for g in gradients if g.dtype == dtype], factor.to(dtype))
+    else:
+        torch._foreach_mul_(gradients, 1.0 / weight if weight else 0.0)

@@ -1,0 +1,41 @@
+"""Noise on gradients."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ...core.compose import middleware
+from ...core.errors import SpecError
+from ..mappings import Metrics, Update
+from ..state import State
+
+
+@middleware("gradient_noise")
+class GradientNoise:
+    """update -> update on gradients with Gaussian noise of variance eta / (1 + t)^gamma at step t (Neelakantan et al. 2015).
+
+    Drawn from the stream `gradient_noise` of (seed, step). `eta` 0 adds nothing. Raises SpecError.
+    """
+
+    edits_gradients = True
+
+    def __init__(self, eta: float, gamma: float = 0.55) -> None:
+        if eta < 0:
+            raise SpecError(f"gradient_noise.eta: the variance {eta} is negative")
+        self.eta, self.gamma = eta, gamma
+
+    def update(self, inner: Update) -> Update:
+        if self.eta == 0:
+            return inner
+
+        def noisy(state: State, metrics: Metrics) -> Metrics:
+            deviation = math.sqrt(self.eta / (1 + state.step) ** self.gamma)
+            generator = state.generator("gradient_noise")
+            for gradient in state.gradients():
+                drawn = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype, device=gradient.device)
+                gradient.add_(drawn, alpha=deviation)
+            return inner(state, metrics)
+
+        return noisy
