@@ -66,7 +66,7 @@ class Bucketed:
         ranked = indices[np.argsort(self._lengths(indices), kind="stable")]
         rng = generator(self.seed, "bucketed", epoch, window)
         whole, left = divmod(len(ranked), self.batch_size)
-        cut = int(rng.integers(whole + 1)) * self.batch_size
+        cut = int(rng.integers(whole * self.batch_size + 1))
         kept, last = np.delete(ranked, np.s_[cut : cut + left]), ranked[cut : cut + left]
         batches = kept.reshape(whole, self.batch_size)[rng.permutation(whole)]
         return np.concatenate([batches.ravel(), last])

@@ -71,15 +71,15 @@ def stack(values: Sequence[Any]) -> Any:
     if is_tensor(first):
         same = all(is_tensor(v) and v.shape == first.shape for v in values)
         return sys.modules["torch"].stack(list(values)) if same else list(values)
+    if isinstance(first, (np.ndarray, np.generic)) or _is_image(first):
+        arrays = [np.asarray(v) for v in values]
+        return np.stack(arrays) if all(a.shape == arrays[0].shape for a in arrays) else arrays
     if isinstance(first, bool):
         return np.array(values, bool) if all(isinstance(v, bool) for v in values) else list(values)
     if isinstance(first, (int, float)):
         if all(type(v) is int for v in values):
             return np.array(values, np.int64)
         return np.array(values, np.float32) if all(isinstance(v, (int, float)) for v in values) else list(values)
-    if isinstance(first, (np.ndarray, np.generic)) or _is_image(first):
-        arrays = [np.asarray(v) for v in values]
-        return np.stack(arrays) if all(a.shape == arrays[0].shape for a in arrays) else arrays
     return list(values)
 
 
