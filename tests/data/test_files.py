@@ -1,0 +1,451 @@
+"""Sources that read files: lines, JSON, folders of text and images, tables, blocks of tokens."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from records import equal
+
+from mapsto.core.errors import DataError
+from mapsto.data import (
+    Arrow,
+    ArrowTable,
+    Batches,
+    Csv,
+    ImageFolder,
+    JsonLines,
+    Parquet,
+    TextFolder,
+    TextLines,
+    TokenBlocks,
+    lines,
+)
+
+NONE = np.array([], np.int64)
+
+
+def everything(source: Any) -> dict[str, Any]:
+    batch: dict[str, Any] = source[np.arange(len(source))]
+    return batch
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# -- lines ---------------------------------------------------------------------------------------------------------------
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=12), min_size=1, max_size=30),
+    st.booleans(),
+    st.booleans(),
+)
+def test_lines_are_those_python_reads(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], ended: bool, windows: bool
+) -> None:
+    end = "\r\n" if windows else "\n"
+    path = tmp_path_factory.mktemp("lines") / "file.txt"
+    path.write_bytes((end.join(texts) + end * ended).encode())
+    with path.open(encoding="utf-8", newline=None) as file:
+        expected = [line.rstrip("\n") for line in file]
+    if not expected:
+        with pytest.raises(DataError, match="has no lines"):
+            TextLines(path)
+        return
+    source = TextLines(path)
+    assert everything(source)["input"] == expected
+    assert source[np.array([len(source) - 1, 0])]["input"] == [expected[-1], expected[0]]
+    assert source.lengths("input", np.arange(len(source))).tolist() == [len(t.encode()) for t in expected]
+
+
+def test_lines_are_found_across_scan_borders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["abc", "", "de", "f" * 11, "g"]
+    path = write(tmp_path / "a.txt", "\n".join(texts))
+    for scan in range(1, 9):
+        monkeypatch.setattr(lines, "SCAN", scan)
+        assert everything(TextLines(path))["input"] == texts
+
+
+def test_lines_of_several_files_skipping_blank_ones_sent_to_another_process(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.txt", "one\n\n  \ntwo\n"), write(tmp_path / "b.txt", "three\n\n")]
+    source = TextLines(paths, field="text", skip_blank=True)
+    assert everything(source) == {"text": ["one", "two", "three"]}
+    assert source[NONE] == {"text": []}
+    again = pickle.loads(pickle.dumps(source))
+    assert everything(again) == everything(source)
+    source.close()
+    assert everything(source) == everything(again)
+    assert len(TextLines(paths)) == 6
+    again.close()
+    again.close()
+    with pytest.raises(DataError, match="there is no field 'txt'; allowed: text; did you mean 'text'"):
+        source.lengths("txt", np.array([0]))
+    with pytest.raises(DataError, match="text_lines: record 3 is out of range; it has 3 records"):
+        source[np.array([3])]
+
+
+def test_patterns_make_fields(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "1 good film\n0 bad\n")
+    batch = everything(TextLines(path, pattern=r"(?P<target>\d+) (?P<input>.*)"))
+    assert batch["target"].tolist() == [1, 0]
+    assert batch["target"].dtype == np.int64
+    assert batch["input"] == ["good film", "bad"]
+    write(path, "1 good\nbad\n")
+    with pytest.raises(DataError, match=r"a.txt:2: the line does not match .*: 'bad'"):
+        everything(TextLines(path, pattern=r"(?P<target>\d+) (?P<input>.*)"))
+    with pytest.raises(DataError, match="is not a regular expression"):
+        TextLines(path, pattern="(")
+    with pytest.raises(DataError, match="has no named group"):
+        TextLines(path, pattern="(.*)")
+
+
+def test_text_that_cannot_be_decoded_names_file_and_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", b"fine\n\ncaf\xe9\n")
+    assert TextLines(path)[np.array([0])]["input"] == ["fine"]
+    for source, line in ((TextLines(path), 2), (TextLines(path, skip_blank=True), 1)):
+        with pytest.raises(DataError, match=r"a\.txt:3: byte 0xe9 is not utf-8 text; say which encoding it is"):
+            source[np.array([line])]
+    assert TextLines(path, encoding="latin-1")[np.array([2])]["input"] == ["café"]
+
+
+@pytest.mark.parametrize("source", [TextLines, JsonLines, Csv, TokenBlocks, TextFolder])
+def test_a_missing_file_names_the_nearest(tmp_path: Path, source: Any) -> None:
+    write(tmp_path / "corpora" / "train.txt", "x")
+    more = {"block": 4} if source is TokenBlocks else {}
+    with pytest.raises(DataError, match=r"there is no .*trian\.txt; .*did you mean 'train\.txt'"):
+        source(tmp_path / "corpora" / "trian.txt", **more)
+    with pytest.raises(DataError, match=r"its folder .*corpra is missing; allowed: corpora; did you mean 'corpora'"):
+        source(tmp_path / "corpra" / "deep" / "train.txt", **more)
+
+
+def test_a_folder_is_not_a_file_and_the_other_way_round(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "x")
+    with pytest.raises(DataError, match="is a folder, and a file is wanted"):
+        TextLines(tmp_path)
+    with pytest.raises(DataError, match="is a file, and a folder is wanted"):
+        TextFolder(path)
+    with pytest.raises(DataError, match="no file is named"):
+        TextLines([])
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "label": 1, "score": 0.5, "ids": [1, 2], "pair": [1, 2], "extra": None},
+        {"text": "b", "label": 0, "score": 1, "ids": [3], "pair": [3, 4], "extra": {"x": 1}},
+    ]
+    path = write(tmp_path / "a.jsonl", "\n\n".join(json.dumps(r) for r in rows))
+    batch = everything(JsonLines(path))
+    assert batch["text"] == ["a", "b"]
+    assert batch["label"].dtype == np.int64
+    assert batch["score"].dtype == np.float32
+    assert [i.tolist() for i in batch["ids"]] == [[1, 2], [3]]
+    assert batch["pair"].tolist() == [[1, 2], [3, 4]]
+    assert batch["extra"] == [None, {"x": 1}]
+    named = JsonLines(path, fields={"input": "text", "target": "label"})
+    assert everything(named)["input"] == ["a", "b"]
+    assert named[NONE]["target"].shape == (0,)
+    assert everything(JsonLines(path, fields=["label"])).keys() == {"label"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a"}\n\n{"text": ', r"a.jsonl:3: this is not JSON"),
+        ("[1]", r"a.jsonl:1: a JSON object is wanted, and a list is there"),
+        ('{"txt": "a"}', r"a.jsonl:1: there is no key 'text'; allowed: txt; did you mean 'txt'"),
+        ("\n\n", "json_lines: .*a.jsonl has no lines"),
+        ("", "json_lines: .*a.jsonl has no lines"),
+    ],
+)
+def test_bad_json_lines_are_told(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path / "a.jsonl", content)
+    with pytest.raises(DataError, match=message):
+        everything(JsonLines(path, fields=["text"]))
+
+
+# -- folders -------------------------------------------------------------------------------------------------------------
+def test_text_folders_by_line_and_by_file(tmp_path: Path) -> None:
+    write(tmp_path / "neg" / "b.txt", "bad\n\nworse\n")
+    write(tmp_path / "neg" / "a.txt", "dull")
+    write(tmp_path / "pos" / "deep" / "c.txt", "good\n")
+    write(tmp_path / "pos" / ".hidden", "no")
+    write(tmp_path / "readme.md", "no class")
+    source = TextFolder(tmp_path)
+    assert source.classes == ["neg", "pos"]
+    batch = everything(source)
+    assert batch["input"] == ["dull", "bad", "worse", "good"]
+    assert batch["target"].tolist() == [0, 0, 0, 1]
+    assert source.lengths("input", np.array([3, 2])).tolist() == [4, 5]
+    files = TextFolder(tmp_path, unit="file", suffixes=[".txt"])
+    assert everything(files)["input"] == ["dull", "bad\n\nworse\n", "good\n"]
+    assert files.lengths("input", np.array([1])).tolist() == [11]
+    assert everything(files)["target"].tolist() == [0, 0, 1]
+    for each in (source, files):
+        with pytest.raises(DataError, match="only the field 'input' has lengths"):
+            each.lengths("target", np.array([0]))
+        with pytest.raises(DataError, match="text_folder: record 9 is out of range"):
+            each[np.array([9])]
+        each.close()
+    write(tmp_path / "neg" / "a.txt", b"dull\nd\xfcll")
+    with pytest.raises(DataError, match=r"a\.txt:2: byte 0xfc is not utf-8 text"):
+        everything(TextFolder(tmp_path, unit="file", suffixes=[".txt"]))
+
+
+def test_folders_without_classes_or_files_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "flat.txt", "x")
+    with pytest.raises(DataError, match="has no sub-folders; one a class is wanted"):
+        TextFolder(tmp_path)
+    write(tmp_path / "cat" / "notes.md", "x")
+    with pytest.raises(DataError, match=r"cat has no \.bmp/.* files \(it has \.md\)"):
+        ImageFolder(tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(DataError, match=r"dog has no file files \(it has no files\)"):
+        TextFolder(tmp_path)
+
+
+def images(folder: Path, size: tuple[int, int] = (5, 4), mode: str = "RGB") -> np.ndarray[Any, Any]:
+    """PNG files of random pixels, two classes; returns their pixels in order."""
+    module = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    kept = []
+    for i, name in enumerate(["cat/0.png", "cat/1.png", "dog/0.png"]):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        module.fromarray(pixels).convert(mode).save(path)
+        kept.append(pixels)
+        assert i < 3
+    return np.stack(kept)
+
+
+def test_image_folders(tmp_path: Path) -> None:
+    pixels = images(tmp_path)
+    source = ImageFolder(tmp_path)
+    batch = everything(source)
+    assert np.array_equal(batch["input"], np.moveaxis(pixels, -1, 1))
+    assert batch["target"].tolist() == [0, 0, 1]
+    assert source.classes == ["cat", "dog"]
+    assert everything(ImageFolder(tmp_path, size=(8, 6)))["input"].shape == (3, 3, 8, 6)
+    assert everything(ImageFolder(tmp_path, size=7, mode="L"))["input"].shape == (3, 1, 7, 7)
+    assert np.array_equal(everything(ImageFolder(tmp_path, size=(5, 4)))["input"], batch["input"])
+    assert source[NONE]["input"].shape == (0, 3, 5, 4)
+    with pytest.raises(DataError, match="image_folder: record 3 is out of range"):
+        source[np.array([3])]
+
+
+def test_image_folders_are_read_by_workers(tmp_path: Path) -> None:
+    images(tmp_path, size=(160, 150))
+    reference = Batches(ImageFolder(tmp_path), 2, shuffle=True)
+    with Batches(ImageFolder(tmp_path), 2, shuffle=True, workers=1).stream(0, 4) as stream:
+        assert all(equal(batch, reference.batch(p)) for p, batch in stream)
+
+
+def test_a_corrupt_image_and_one_of_another_size_are_named(tmp_path: Path) -> None:
+    images(tmp_path)
+    good = (tmp_path / "cat" / "1.png").read_bytes()
+    for content in (b"not an image", good[: len(good) // 2]):
+        write(tmp_path / "cat" / "1.png", content)
+        with pytest.raises(DataError, match=r"cat/1\.png cannot be read as an image"):
+            everything(ImageFolder(tmp_path))
+    images(tmp_path / "other", size=(9, 9))
+    write(tmp_path / "cat" / "1.png", (tmp_path / "other" / "cat" / "1.png").read_bytes())
+    with pytest.raises(DataError, match=r"cat/1\.png is 9 x 9 and .*cat/0\.png is 5 x 4 .*give a size"):
+        ImageFolder(tmp_path, suffixes=[".png"])[np.array([0, 1])]
+
+
+# -- tables --------------------------------------------------------------------------------------------------------------
+def table(chunks: int = 3) -> Any:
+    """A chunked table with a column of every kind that is handled in its own way."""
+    arrow = pytest.importorskip("pyarrow")
+    pieces = [
+        arrow.table(
+            {
+                "text": ["a", "bé", ""],
+                "maybe": arrow.array(["x", None, "z"]),
+                "bytes": arrow.array([b"1", b"\xff\x00", b""]),
+                "number": arrow.array([1 + i, 2, 3], arrow.int32()),
+                "real": [0.5, None, 1.5],
+                "flag": [True, False, True],
+                "class": arrow.array(["p", "q", "p"]).dictionary_encode(),
+                "ids": [[1, 2], [], [3]],
+                "holes": [[1, None], [2], None],
+                "vector": arrow.array([[1.0, 2.0]] * 3, arrow.list_(arrow.float32(), 2)),
+                "day": arrow.array([0, 1, 2], arrow.date32()),
+                "struct": [{"x": 1}, None, {"x": 3}],
+            }
+        )
+        for i in range(chunks)
+    ]
+    return arrow.concat_tables(pieces).slice(1)
+
+
+def test_tables_give_what_pyarrow_gives() -> None:
+    rows = table()
+    source = ArrowTable(rows)
+    indices = np.array([7, 0, 3, 3, 5])
+    expected, batch = rows.take(indices).to_pydict(), source[indices]
+    for name in ("text", "maybe", "bytes", "class", "holes", "struct"):
+        assert batch[name] == expected[name], name
+    for name in ("number", "flag", "vector"):
+        assert batch[name].tolist() == expected[name], name
+    assert batch["number"].dtype == np.int32
+    assert [r.tolist() for r in batch["ids"]] == expected["ids"]
+    assert np.array_equal(batch["real"], np.array(expected["real"], float), equal_nan=True)
+    assert batch["day"].astype(object).tolist() == expected["day"]
+    assert source[NONE]["text"] == []
+    assert source[NONE]["vector"].shape == (0, 2)
+
+
+def test_tables_know_lengths() -> None:
+    source = ArrowTable(table())
+    at = np.array([0, 2, 1])
+    assert source.lengths("text", at).tolist() == [3, 1, 0]
+    assert source.lengths("ids", at).tolist() == [0, 2, 1]
+    assert source.lengths("number", at).tolist() == [2, 2, 3]
+    assert ArrowTable(table().select(["holes"]).slice(0, 1)).lengths("holes", np.array([0])).tolist() == [1]
+    with pytest.raises(DataError, match=r"there is no field 'txt'; .*did you mean 'text'"):
+        source.lengths("txt", at)
+
+
+def test_tables_that_do_not_fit_are_told() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    with pytest.raises(DataError, match="column 'n' lacks 1 of its 2 values: fill them in or drop those rows"):
+        ArrowTable(arrow.table({"n": [1, None]}))
+    with pytest.raises(DataError, match=r"there is no column 'txt'; .*did you mean 'text'"):
+        ArrowTable(table(), fields={"input": "txt"})
+    with pytest.raises(DataError, match="there are no rows"):
+        ArrowTable(table().slice(0, 0))
+    with pytest.raises(DataError, match="record 8 is out of range"):
+        ArrowTable(table())[np.array([8])]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow-file", "arrow-stream"])
+def test_files_of_tables(tmp_path: Path, kind: str) -> None:
+    arrow, rows = pytest.importorskip("pyarrow"), table()
+    path = tmp_path / "rows"
+    source: Any = Parquet if kind == "parquet" else Arrow
+    if kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(rows, path, row_group_size=2)
+    else:
+        with (arrow.ipc.new_file if kind == "arrow-file" else arrow.ipc.new_stream)(path, rows.schema) as writer:
+            writer.write_table(rows)
+    reader = source(path, fields={"input": "text", "target": "number"})
+    batch = everything(reader)
+    assert batch["input"] == rows["text"].to_pylist()
+    assert batch["target"].tolist() == rows["number"].to_pylist()
+    assert equal(everything(pickle.loads(pickle.dumps(reader))), batch)
+    assert len(pickle.dumps(reader)) < 500  # a worker opens the file, rather than being sent it
+    assert len(source([path, path], ["text"])) == 2 * len(rows)
+    assert set(everything(source(path, ["text", "flag"]))) == {"text", "flag"}
+    assert set(everything(source(path))) == set(rows.column_names)
+    with pytest.raises(DataError, match=r"there is no column 'flagg'; .*did you mean 'flag'"):
+        source(path, ["flagg"])
+    write(tmp_path / "broken", b"not a table")
+    with pytest.raises(DataError, match="broken cannot be read"):
+        source(tmp_path / "broken")
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'id,size,text,gap\n1,0.5,"a, b",1\n2,2,c,\n\n')
+    batch = everything(Csv(path))
+    assert batch["id"].dtype == np.int64
+    assert batch["size"].dtype == np.float32
+    assert batch["size"].tolist() == [0.5, 2.0]
+    assert batch["text"] == ["a, b", "c"]
+    assert np.isnan(batch["gap"][1])
+    assert everything(Csv(path, {"input": "text"})) == {"input": ["a, b", "c"]}
+    tabbed = write(tmp_path / "a.tsv", "x\ty\n1\t2\n")
+    assert everything(Csv(tabbed, ["y"], delimiter="\t"))["y"].tolist() == [2]
+    assert everything(Csv(write(tmp_path / "b.csv", "x\n99999999999999999999\n")))["x"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n1,2\n1,2,3\n", r"a\.csv:3: the row has 3 cells, and the header 2"),
+        ("a,b\n", r"a\.csv has no rows$"),
+        ("", r"a\.csv has no rows and no header"),
+        ("a,target\n1,2\n", "has no column 'targets'; allowed: a, target; did you mean 'target'"),
+        (b"a,targets\n1,\xff\n", "is not utf-8 text"),
+        ('a,targets\n1,"' + "x" * 200_000 + '"\n', r"a\.csv:2: field larger than field limit"),
+    ],
+)
+def test_bad_csv_is_told(tmp_path: Path, content: str | bytes, message: str) -> None:
+    path = write(tmp_path / "a.csv", content)
+    with pytest.raises(DataError, match=message):
+        Csv(path, ["targets"] if content else None)
+
+
+# -- blocks of tokens ------------------------------------------------------------------------------------------------------
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.integers(2, 60), block=st.integers(1, 20))
+def test_every_token_but_the_first_is_a_target_once(tokens: int, block: int) -> None:
+    ids = np.arange(100, 100 + tokens)
+    batch = everything(TokenBlocks(ids, block))
+    assert batch["input"].shape == batch["target"].shape == (-(-(tokens - 1) // block), block)
+    counted = batch["target"] != -100
+    assert batch["target"][counted].tolist() == ids[1:].tolist()
+    assert (batch["target"][counted] == batch["input"][counted] + 1).all()
+    assert (batch["input"][:, 1:][~counted[:, :-1]] == 0).all()
+
+
+def test_blocks_of_a_text_file_are_its_bytes(tmp_path: Path) -> None:
+    text = "naïve text\n" * 20
+    path = write(tmp_path / "a.txt", text)
+    source = TokenBlocks(path, 16)
+    assert isinstance(source.tokens, np.memmap)
+    batch = source[np.array([3, 0])]
+    assert batch["input"].dtype == np.int64
+    assert bytes(batch["input"][1].tolist()) == text.encode()[:16]
+    assert bytes(batch["target"][0].tolist()) == text.encode()[49:65]
+    again = pickle.loads(pickle.dumps(source))
+    assert equal(again[np.array([3, 0])], batch)
+    assert len(pickle.dumps(source)) < 1000
+    overlapping = TokenBlocks(path, 16, stride=4)
+    assert bytes(overlapping[np.array([1])]["input"][0].tolist()) == text.encode()[4:20]
+
+
+def test_blocks_of_characters_arrays_and_sources(tmp_path: Path) -> None:
+    text = "abcabd"
+    path = write(tmp_path / "a.txt", text)
+    characters = TokenBlocks(path, 3, tokenise=lambda s: [ord(c) - 97 for c in s])
+    assert characters.tokens.dtype == np.uint8
+    assert characters[np.array([0])]["input"].tolist() == [[0, 1, 2]]
+    assert TokenBlocks(path, 3, tokenise=lambda s: [1000, 2]).tokens.dtype == np.uint16
+    np.save(tmp_path / "ids.npy", np.array([5, 6, 7], np.uint16))
+    assert TokenBlocks(tmp_path / "ids.npy", 2)[np.array([0])]["target"].tolist() == [[6, 7]]
+    lines_file = write(tmp_path / "b.txt", "ab\ncd\n")
+    joined = TokenBlocks(TextLines(lines_file), 4)
+    assert bytes(joined.tokens.tolist()) == b"ab\ncd"
+    assert pickle.loads(pickle.dumps(joined)).tokens.tolist() == joined.tokens.tolist()
+    assert TokenBlocks(TextLines(lines_file), 4, tokenise=lambda s: [len(s), 0]).tokens.tolist() == [5, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: TokenBlocks(p / "empty.txt", 4), "empty.txt is empty"),
+        (lambda p: TokenBlocks(p / "one.txt", 4), "1 tokens are too few"),
+        (lambda p: TokenBlocks(p / "one.txt", 0), "block 0 and stride None must be at least 1"),
+        (lambda p: TokenBlocks(p / "one.txt", 4, stride=0), "stride 0"),
+        (lambda p: TokenBlocks(np.zeros((3, 3)), 4), "a 1-D array of whole numbers, not float64 of shape"),
+        (lambda p: TokenBlocks(p / "one.txt", 4, tokenise=lambda s: [-1, 2]), "a negative token id"),
+        (lambda p: TokenBlocks(p / "one.txt", 4, tokenise=lambda s: np.zeros(0, int)), "0 tokens are too few"),
+        (lambda p: TokenBlocks({"text": ["a"]}, 4), "token_blocks: the batch has no field 'input'; allowed: text"),
+        (lambda p: TokenBlocks(np.arange(9), 4)[np.array([2])], "record 2 is out of range; it has 2 records"),
+    ],
+)
+def test_bad_blocks_are_told(tmp_path: Path, make: Any, message: str) -> None:
+    write(tmp_path / "empty.txt", "")
+    write(tmp_path / "one.txt", "a")
+    with pytest.raises(DataError, match=message):
+        make(tmp_path)
