@@ -13,7 +13,7 @@ from ..core.compose import MAPPINGS, Declared, Placed, arrange, declared
 from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
 from ..core.random import derive
-from ..core.registry import snake
+from ..core.registry import registry
 from .mappings import label
 from .placement import find_device
 from .program import Program
@@ -26,8 +26,8 @@ def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tu
     for i, item in enumerate(items):
         part = as_part(item)
         path = f"middleware.{i}"
-        name = part.name if isinstance(part, Part) else snake(label(item))
         found = build(part, "middleware", path=path, offers=offers)
+        name = _name(part, found)
         own = declared(found.func if isinstance(found, functools.partial) else found)
         if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "lend", "begin")):
             raise ComposeError(f"{path}: {name!r} wraps none of {', '.join(MAPPINGS)} and has no setup: it would do nothing")
@@ -36,6 +36,15 @@ def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tu
             unique, n = f"{name}.{n}", n + 1
         made.append((unique, found, own))
     return made
+
+
+def _name(part: Any, made: Any) -> str:
+    """The name that others' `before` and `after` mean: as it was written, or as what was made is registered."""
+    if isinstance(part, Part) and isinstance(part.use, str) and ":" not in part.use:
+        return part.use.rpartition("/")[2]
+    if isinstance(made, functools.partial):
+        return registry.label(made.func)
+    return registry.label(made if hasattr(made, "__name__") else type(made))
 
 
 def build_program(
