@@ -128,7 +128,7 @@ def cross_entropy(
     of their classes' weights). Without one, a target outside [0, C) is the framework's IndexError.
     """
     classes = prediction.shape[-1]
-    logits = prediction.reshape(-1, classes)
+    logits = prediction if prediction.dim() == 2 else prediction.reshape(-1, classes)  # a view has a backward of its own
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
     if target.is_floating_point():
         total = F.cross_entropy(logits, target.reshape(-1, classes), weights, reduction="sum", label_smoothing=label_smoothing)

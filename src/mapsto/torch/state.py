@@ -26,7 +26,7 @@ class State:
     """
 
     __slots__ = (
-        *("_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule"),
+        *("_generators", "_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule"),
         *("seed", "shard", "skip", "step", "summing", "training"),
     )
 
@@ -44,13 +44,15 @@ class State:
         self.skip: Tensor | None = None
         self.batch: Mapping[str, Any] | None = None
         self._stream = derive(seed, "step")
+        self._generators = [torch.default_generator]
+        if device.type == "cuda":
+            self._generators.append(torch.cuda.default_generators[device.index or 0])
 
     def reseed(self) -> None:
         """Seed the framework's default generators for this step and micro-shard: nothing random is carried over."""
         number = extend(self._stream, self.step, self.shard)
-        torch.default_generator.manual_seed(number)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index or 0].manual_seed(number)
+        for generator in self._generators:
+            generator.manual_seed(number)
 
     def generator(self, name: str) -> torch.Generator:
         """A generator on the state's device for the stream `name` at this step and micro-shard."""
