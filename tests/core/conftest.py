@@ -8,9 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
 from mapsto.core import recipes
 from mapsto.core.kinds import KINDS
 from mapsto.core.registry import registry
+
+settings.register_profile("untimed", deadline=None)  # the machine may be busy: no test is about time
+settings.load_profile("untimed")
 
 Install = Callable[..., Path]
 

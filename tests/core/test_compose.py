@@ -4,10 +4,11 @@ import functools
 from itertools import permutations
 from typing import Any
 
-import mapsto
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import mapsto
 from mapsto.core.compose import IN_LIST, Declared, Placed, arrange, declared, wrapped_by
 from mapsto.core.errors import ComposeError
 from mapsto.core.plan import distinct, plan, render
@@ -41,7 +42,9 @@ def test_a_function_says_what_it_wraps_and_keeps_it_when_its_options_are_bound()
     def clip_all(inner: Any, limit: float = 1.0) -> Any:
         return inner
 
-    expected = Declared(wraps=("update",), needs=("gradients",), before=("ema",), after=("scale", "noise"), provides=("clipped",))
+    expected = Declared(
+        wraps=("update",), needs=("gradients",), before=("ema",), after=("scale", "noise"), provides=("clipped",)
+    )
     assert declared(clip_all) == expected
     assert declared(functools.partial(functools.partial(clip_all, limit=2.0))) == expected
     assert registry.get("middleware", "clip") is clip_all
@@ -94,9 +97,13 @@ def test_refused_declarations() -> None:
     class Empty:
         def setup(self, builder: Any) -> None: ...
 
-    with pytest.raises(ComposeError, match=r"'function' wraps 'updates'; allowed: grad, loss, step, update; did you mean 'update'\?"):
+    with pytest.raises(
+        ComposeError, match=r"'function' wraps 'updates'; allowed: grad, loss, step, update; did you mean 'update'\?"
+    ):
         mapsto.middleware(wraps="updates")(function)
-    with pytest.raises(ComposeError, match=r'function \'function\' does not say what it wraps: write @mapsto.middleware\(wraps="up'):
+    with pytest.raises(
+        ComposeError, match=r'function \'function\' does not say what it wraps: write @mapsto.middleware\(wraps="up'
+    ):
         mapsto.middleware(function)
     with pytest.raises(ComposeError, match=r"'Empty' says that it wraps 'grad' and has no method grad\(self, inner\)"):
         mapsto.middleware(wraps="grad")(Empty)
@@ -136,7 +143,9 @@ def test_a_need_stands_inside_its_provider_unless_the_pair_says_otherwise() -> N
 
 
 def test_a_need_that_nothing_provides() -> None:
-    with pytest.raises(ComposeError, match=r"'n' needs 'scaler', which nothing in this plan provides; no middleware of it provides"):
+    with pytest.raises(
+        ComposeError, match=r"'n' needs 'scaler', which nothing in this plan provides; no middleware of it provides"
+    ):
         arrange([("n", Declared(needs=("scaler",)))])
     with pytest.raises(ComposeError, match=r"provides; allowed: scaled; did you mean 'scaled'\?"):
         arrange([("n", Declared(needs=("scaler",))), ("p", Declared(provides=("scaled",)))])
@@ -166,7 +175,9 @@ def test_a_cycle_names_every_edge() -> None:
 
 
 def test_needs_of_each_other_are_a_cycle() -> None:
-    with pytest.raises(ComposeError, match=r"(?s)'b' must stand outside 'a': a needs 'y'.*'a' must stand outside 'b': b needs 'x'"):
+    with pytest.raises(
+        ComposeError, match=r"(?s)'b' must stand outside 'a': a needs 'y'.*'a' must stand outside 'b': b needs 'x'"
+    ):
         arrange([("a", Declared(needs=("y",), provides=("x",))), ("b", Declared(needs=("x",), provides=("y",)))])
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mapsto.core.errors import RegistryError, UnknownName
 from mapsto.core.kinds import KINDS, Kind, add_kind, kind_of, plural
 

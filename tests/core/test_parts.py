@@ -6,15 +6,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Never, Optional, Protocol, Union
+
+import pytest
+from pydantic import BaseModel
 
 import mapsto
-import pytest
 from mapsto.core.errors import MissingExtra, RegistryError, SpecError
 from mapsto.core.kinds import KINDS
 from mapsto.core.parts import OFFERED, Reference, build, check, imported, resolve, use
-from mapsto.core.typed import choices_of, say, shortened
-from pydantic import BaseModel
+from mapsto.core.typed import choices_of, say, shortened, validated
 
 if TYPE_CHECKING:
     from only_for_type_checkers import Hidden
@@ -73,7 +74,7 @@ class Taken:
         sized: Sized | None = None,
         shape: Shape | None = None,
         point: Point | None = None,
-        bare=None,  # noqa: ANN001
+        bare=None,
     ) -> None:
         self.__dict__.update({k: v for k, v in locals().items() if k != "self"})
 
@@ -94,7 +95,7 @@ def refused(**args: Any) -> str:
     [
         ("number", 1, 1.0), ("number", "1e-3", 0.001), ("count", 3, 3), ("count", 3.0, 3), ("flag", True, True),
         ("text", "a", "a"), ("mode", "max", "max"), ("maybe", None, None), ("maybe", "b", "b"),
-        ("colour", "blue", Colour.BLUE), ("colour", Colour.BLUE, Colour.BLUE), ("other", None, None), ("other", "red", Colour.RED),
+        ("colour", "blue", Colour.BLUE), ("colour", Colour.BLUE, Colour.BLUE), ("other", "red", Colour.RED),
         ("either", 3, 3), ("either", "x", "x"), ("path", "a/b", Path("a/b")), ("pair", [1, 2.5], (1.0, 2.5)),
         ("many", [1, 2], [1, 2]), ("many", None, None), ("table", {"a": 1}, {"a": 1.0}), ("names", ["a", "b"], ("a", "b")),
         ("anything", {"a": [1]}, {"a": (1,)}), ("call", len, len), ("cls", int, int), ("bare", "x", "x"),
@@ -111,6 +112,28 @@ def test_arguments_fit_their_hints(name: str, given: Any, expected: Any) -> None
 def test_a_protocol_that_cannot_be_checked_is_the_targets_own_to_check() -> None:
     thing = object()
     assert made(sized=thing).sized is thing
+
+
+class Secretive:
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        raise RuntimeError("no schema")
+
+
+class Unfinished(BaseModel):
+    field: "NotDefinedAnywhere"  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+@pytest.mark.parametrize("hint", [Secretive, Unfinished, 3, ClassVar[int], Never])
+def test_a_hint_that_cannot_be_described_lets_any_value_pass(hint: Any) -> None:
+    thing = object()
+    assert validated(thing, hint, "x") is thing
+
+
+def test_a_hint_that_cannot_be_hashed_is_checked() -> None:
+    assert validated("3", Annotated[int, [1]], "x") == 3
+    with pytest.raises(SpecError, match="x: 'a' is a str"):
+        validated("a", Annotated[int, [1]], "x")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +176,7 @@ def test_hints_in_words() -> None:
 
 
 def test_missing_arguments_are_named_with_their_types() -> None:
-    def model(width: int, depth, *, seed: int, activation: str = "relu") -> None: ...  # noqa: ANN001
+    def model(width: int, depth, *, seed: int, activation: str = "relu") -> None: ...
 
     with pytest.raises(SpecError, match=r"^model: model needs width: int, depth: a value, seed: int$"):
         check(use(model), "model", "model")
@@ -184,7 +207,9 @@ def test_what_cannot_be_found(reference: str, message: str) -> None:
 
 
 def test_a_name_without_a_kind() -> None:
-    with pytest.raises(SpecError, match="x: 'adamw' does not say its kind here: write 'kind/adamw', a kind being one of source, order"):
+    with pytest.raises(
+        SpecError, match="x: 'adamw' does not say its kind here: write 'kind/adamw', a kind being one of source, order"
+    ):
         resolve(use("adamw"), None, "x")
 
 
@@ -200,7 +225,9 @@ def test_a_plugin_that_fails_says_the_path_too(install: Install) -> None:
     broken = "1 / 0"
     lacking = "from mapsto.core.errors import require\nrequire('not_there_at_all', 'arrow', 'it')"
     install("plug-a", {"model/broken": "pluga:x", "model/lacking": "plugb:x"}, pluga=broken, plugb=lacking)
-    with pytest.raises(RegistryError, match="^model: model/broken of plug-a 1.0 cannot be imported from pluga:x: ZeroDivisionError"):
+    with pytest.raises(
+        RegistryError, match="^model: model/broken of plug-a 1.0 cannot be imported from pluga:x: ZeroDivisionError"
+    ):
         check(use("broken"), "model", "model")
     with pytest.raises(MissingExtra, match="^model: it needs 'not_there_at_all'"):
         check(use("lacking"), "model", "model")
@@ -210,7 +237,9 @@ def test_a_target_that_is_not_of_its_kind() -> None:
     def short(prediction: float) -> float:
         return prediction
 
-    with pytest.raises(SpecError, match=r"x: short takes 1 positional .* given prediction, target; a loss maps \(prediction, target\)"):
+    with pytest.raises(
+        SpecError, match=r"x: short takes 1 positional .* given prediction, target; a loss maps \(prediction, target\)"
+    ):
         check(use(short), "loss", "x")
     with pytest.raises(SpecError, match="x: '3' is a int, which cannot be called|x: 'int' is a int, which cannot be called"):
         check(use(3), None, "x")  # type: ignore[arg-type]
@@ -307,7 +336,9 @@ def power(prediction: float, target: float, exponent: float = 2.0) -> tuple[floa
 
 
 class Task:
-    def __init__(self, loss: Any, losses: Any = (), name: str = "", models: list[str] | None = None, layers: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, loss: Any, losses: Any = (), name: str = "", models: list[str] | None = None, layers: tuple[int, ...] = ()
+    ) -> None:
         self.loss, self.losses, self.name, self.models, self.layers = loss, losses, name, models, layers
 
     def __call__(self, model: Any, batch: Any) -> Any:
@@ -366,9 +397,7 @@ def test_strings_that_are_their_parameters_own_are_not_names() -> None:
 
 
 def test_a_hint_may_say_the_kind() -> None:
-    def pick(
-        one: Annotated[Any, KINDS["loss"]], several: list[Annotated[Any, KINDS["loss"]]] | None = None
-    ) -> tuple[Any, Any]:
+    def pick(one: Annotated[Any, KINDS["loss"]], several: list[Annotated[Any, KINDS["loss"]]] | None = None) -> tuple[Any, Any]:
         return one, several
 
     assert build(use(pick, one="core_tests_power", several=["core_tests_power"]), "model", path="model") == (power, [power])

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 
-import mapsto
 import pytest
+
+import mapsto
 from mapsto.core.errors import MissingExtra, RegistryError, UnknownName
 from mapsto.core.kinds import KINDS, Kind
 from mapsto.core.registry import Registry, decorator, place_of, reference_of, registry, snake
-
 
 Install = Callable[..., object]
 
@@ -64,7 +64,9 @@ def test_what_cannot_be_of_the_kind_is_refused_with_file_line_and_signature() ->
         mapsto.loss(short)
     text = str(caught.value)
     assert text.startswith(f"{__file__}:")
-    assert "short(prediction: 'float') -> 'float' takes 1 positional argument(s) where a loss is given prediction, target" in text
+    assert (
+        "short(prediction: 'float') -> 'float' takes 1 positional argument(s) where a loss is given prediction, target" in text
+    )
     assert text.endswith("a loss maps (prediction, target) -> (total, weight)")
 
 
@@ -241,7 +243,11 @@ def test_an_unknown_kind() -> None:
 
 
 # -- kinds of plugins --------------------------------------------------------------------------------------------------
-KIND = "import mapsto\nTOKENIZER = mapsto.Kind(name='tokenizer', signature='text -> ids', summary='cuts text', applied=('text',))\n"
+KIND = """
+import mapsto
+
+TOKENIZER = mapsto.Kind(name="tokenizer", signature="text -> ids", summary="cuts text", applied=("text",))
+"""
 
 
 def test_a_plugin_brings_its_own_kind(install: Install) -> None:
@@ -272,7 +278,9 @@ def test_the_kind_of_a_parameter() -> None:
 )
 def test_an_entry_of_the_group_kind_must_name_such_a_kind(install: Install, value: str, what: str) -> None:
     install("plug-kind", {"kind/tokenizer": "plugkind:it"}, plugkind=f"import mapsto\nit = {value}")
-    with pytest.raises(RegistryError, match=rf"kind/tokenizer of plug-kind 1.0: plugkind:it {what}, and Kind\(name='tokenizer', "):
+    with pytest.raises(
+        RegistryError, match=rf"kind/tokenizer of plug-kind 1.0: plugkind:it {what}, and Kind\(name='tokenizer', "
+    ):
         registry.kind("tokenizer")
 
 

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from mapsto.core.parts import Part, as_part, freeze, use
 from mapsto.core.values import Frozen, Reference, contains, thaw
 
@@ -13,6 +14,10 @@ from mapsto.core.values import Frozen, Reference, contains, thaw
 class Thing:
     def __init__(self, size: int = 1) -> None:
         self.size = size
+
+
+def test_a_frozen_mapping_may_hold_frozen_mappings_as_keys_of_a_set() -> None:
+    assert {freeze({"a": [1]}), freeze({"a": (1,)})} == {Frozen(a=(1,))}
 
 
 def test_freezing_and_thawing() -> None:
@@ -34,7 +39,9 @@ def test_a_reference_is_a_mapping_of_one_key() -> None:
     assert freeze({"reference": "the handbook"}) == Frozen(reference="the handbook")
 
 
-@pytest.mark.parametrize("change", ["d['a'] = 2", "del d['a']", "d.update(a=2)", "d.pop('a')", "d.clear()", "d |= {}", "d.setdefault('b', 1)"])
+@pytest.mark.parametrize(
+    "change", ["d['a'] = 2", "del d['a']", "d.update(a=2)", "d.pop('a')", "d.clear()", "d |= {}", "d.setdefault('b', 1)"]
+)
 def test_a_frozen_mapping_says_how_to_change_a_copy(change: str) -> None:
     d = Frozen(a=1)
     with pytest.raises(TypeError, match=r"a spec is frozen: make a changed copy with spec.override\('path=value'\)"):

@@ -6,13 +6,44 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mapsto.core.errors import SpecError
 from mapsto.core.yaml_text import read_yaml, write_yaml
 
-TRAPS = ["1e-3", "010", "no", "yes", "on", "12:30", "2024-01-01", "~", "null", "1_000", "0x1f", ".5", "1.", "true", "<<", "=", "- a", "a: b", "#", ""]
+TRAPS = [
+    "1e-3",
+    "010",
+    "no",
+    "yes",
+    "on",
+    "12:30",
+    "2024-01-01",
+    "~",
+    "null",
+    "1_000",
+    "0x1f",
+    ".5",
+    "1.",
+    "true",
+    "<<",
+    "=",
+    "- a",
+    "a: b",
+    "#",
+    "",
+    "\x85",
+    "a\u2028b",
+    "\ufeff",
+    "\t",
+    " a",
+    "a\n",
+]
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.sampled_from(TRAPS)
 trees = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers() | st.sampled_from(TRAPS), inner, max_size=4)
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers() | st.sampled_from(TRAPS), inner, max_size=4)
+    ),
 )
 
 

@@ -8,6 +8,7 @@ import inspect
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
@@ -80,7 +81,7 @@ def validated(value: Any, hint: Any, path: str) -> Any:
         converted = adapter.validate_python(value)
     except ValidationError as error:
         raise SpecError(f"{path}: {_explain(value, hint, error)}") from None
-    except TypeError:  # a protocol that cannot be checked at run time
+    except PydanticUserError:  # a model with a field of a type that is not defined
         return value
     if isinstance(value, bool) and type(converted) in (int, float):
         raise SpecError(f"{path}: {value!r} is a bool, and {say(hint)} is wanted")
@@ -88,23 +89,23 @@ def validated(value: Any, hint: Any, path: str) -> Any:
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    """What validates a hint; None where pydantic cannot describe it."""
     try:
         return _cached_adapter(hint)
-    except TypeError:  # an unhashable hint
+    except TypeError:  # an unhashable hint, such as Annotated[int, [1]]
         return _cached_adapter.__wrapped__(hint)
 
 
 @functools.lru_cache(maxsize=1024)
 def _cached_adapter(hint: Any) -> TypeAdapter[Any] | None:
-    try:
-        return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a model or dataclass has its own configuration
-        try:
-            return TypeAdapter(hint)
-        except Exception:  # noqa: BLE001  # whatever pydantic makes of a type it cannot describe
-            return None
-    except Exception:  # noqa: BLE001
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic's remark that it lets any value of an odd type pass, which is meant
+        for config in (ConfigDict(arbitrary_types_allowed=True), None):  # a model has its own configuration
+            try:
+                return TypeAdapter(hint, config=config)
+            except Exception:  # noqa: BLE001, S112  # whatever it makes of a type that it cannot describe
+                continue
+    return None
 
 
 def _explain(value: Any, hint: Any, error: ValidationError) -> str:

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mapsto.core import errors
+from mapsto.core.errors import MapstoError, MissingExtra, nearest, require
+
+
+def test_every_error_is_the_users_to_mend() -> None:
+    own = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert len(own) >= 9
+    assert all(issubclass(e, MapstoError) for e in own)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "sentence"),
+    [
+        ("adamm", ["sgd", "adamw"], "allowed: adamw, sgd; did you mean 'adamw'?"),
+        ("ADAMW", ["sgd", "adamw"], "allowed: adamw, sgd; did you mean 'adamw'?"),
+        ("zzz", ["sgd", "adamw"], "allowed: adamw, sgd"),
+        ("x", [], "nothing is allowed here"),
+    ],
+)
+def test_nearest(name: str, allowed: list[str], sentence: str) -> None:
+    assert nearest(name, allowed) == sentence
+
+
+def test_require() -> None:
+    assert require("json", "x", "y").__name__ == "json"
+    with pytest.raises(
+        MissingExtra, match=r"^a Parquet source needs 'not_there', which is not installed: pip install 'mapsto\[arrow\]'$"
+    ):
+        require("not_there.parquet", "arrow", "a Parquet source")
+
+
+def test_require_does_not_hide_what_else_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugneeds.py").write_text("import not_there")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="not_there") as caught:
+        require("plugneeds", "x", "y")
+    assert not isinstance(caught.value, MissingExtra)
