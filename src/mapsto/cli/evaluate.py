@@ -1,0 +1,37 @@
+"""Measure a run on one of its data sets: the loss and the task's metrics, each record counted once.
+
+The weights are those of a checkpoint, with what middleware lends for evaluation (such as averaged ones)."""
+
+from __future__ import annotations
+
+import argparse
+
+from .console import note, table, write_json
+
+EPILOG = """\
+examples:
+  mapsto evaluate runs/first                               the last checkpoint on data.test
+  mapsto evaluate runs/first --data valid --checkpoint best
+  mapsto evaluate runs/first --json | jq .metrics.accuracy"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--data", metavar="NAME", default="test", help="which of the spec's data sets (default: test)")
+    parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    from ..engine.run import Run
+
+    made = Run.resume(options.run, checkpoint=options.checkpoint)
+    made.reader(options.data)  # a wrong name is told before the model is built
+    found = made.evaluate(options.data)
+    step = made.program.position
+    if options.json:
+        write_json({"run": str(made.folder.path), "data": options.data, "step": step, "metrics": found})
+    else:
+        note(f"{made.folder.path}, step {step}, data.{options.data} ({made.reader(options.data).records} records)")
+        table(("metric", "value"), [(name, f"{value:.6g}") for name, value in found.items()])
+    return 0

@@ -1,0 +1,193 @@
+"""Write an installable plugin package with a working mapping of a kind, its test and an example that uses it.
+
+Change the mapping into your own, keep the test honest, and install the package: its name then works in every spec, with
+no edit in mapsto and no import of yours."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import builtins
+import keyword
+import re
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from ..core.errors import SpecError, UnknownName, nearest
+from ..core.kinds import BUILT_IN
+from ..core.registry import registry
+from .console import note, write
+from .templates import EXAMPLES, LINES, SPEC
+
+EPILOG = """\
+examples:
+  mapsto new middleware spike_guard             writes ./mapsto-spike-guard
+  mapsto new loss hinge --into ~/plugins        writes ~/plugins/mapsto-hinge
+then:
+  pip install -e mapsto-spike-guard && pytest mapsto-spike-guard
+  mapsto show middleware/spike_guard
+
+NAME is snake_case: it is the name in specs and of the function, and CamelCase makes it that of a class."""
+
+PROJECT = """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{distribution}"
+version = "0.1.0"
+description = "The {kind} {name} for mapsto."
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["mapsto[torch]"]
+
+[project.optional-dependencies]
+test = ["pytest"]
+
+# What makes it known to mapsto: "kind/name" = "module:attribute". One package may register many.
+[project.entry-points.mapsto]
+"{kind}/{name}" = "{package}:{target}"
+
+[tool.setuptools.packages.find]
+where = ["src"]
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+"""
+
+README = """\
+# {distribution}
+
+The {kind} `{name}` for mapsto: {signature}.
+
+    pip install -e .         # `mapsto list {kind}` names it from now on, and every spec may use it
+    pytest                   # its test
+    {command}
+
+| file | what |
+|---|---|
+| `src/{package}/__init__.py` | the mapping |
+| `tests/test_{name}.py` | what it owes |
+| `{example}` | a run that uses it by name |
+| `pyproject.toml` | the entry point `{kind}/{name}` |
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(kinds())}")
+    parser.add_argument("name", metavar="NAME", help="snake_case")
+    parser.add_argument("--into", metavar="DIR", default=".", help="where to make the package's folder (default: here)")
+
+
+def run(options: argparse.Namespace) -> int:
+    folder = write_package(options.kind, options.name, Path(options.into))
+    files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    write(str(folder))
+    note("\n".join(f"  {file}" for file in files))
+    note(f"\nnext:\n  pip install -e {folder} && pytest {folder}\n  mapsto show {options.kind}/{options.name}")
+    return 0
+
+
+def write_package(kind: str, name: str, into: Path) -> Path:
+    """Write the package and return its folder; it appears whole or not at all.
+
+    Raises UnknownName for a kind without a template, SpecError for a name that cannot be used, is taken, or whose folder
+    exists.
+    """
+    if kind not in kinds():
+        raise UnknownName(f"there is no template for a kind {kind!r}; {nearest(kind, kinds())}")
+    _check_name(kind, name)
+    distribution = f"mapsto-{name.replace('_', '-')}"
+    folder = into.expanduser() / distribution
+    if folder.exists():
+        raise SpecError(f"{folder} exists already: nothing was written; choose another name, or --into another folder")
+    temporary = folder.with_name(f".{distribution}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        for path, text in files_of(kind, name, distribution).items():
+            file = temporary / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def kinds() -> list[str]:
+    """The kinds that there is a template for."""
+    there = {file.name for file in resources.files(f"{__package__}.templates").iterdir()}
+    return [kind for kind in sorted(BUILT_IN) if f"{kind}.py" in there]
+
+
+def files_of(kind: str, name: str, distribution: str) -> dict[str, str]:
+    """Path -> text of every file of the package."""
+    package = distribution.replace("-", "_")
+    code = _filled(_template(kind), name)
+    in_yaml = kind in EXAMPLES
+    example = "example.yaml" if in_yaml else "example.py"
+    facts = {
+        "kind": kind,
+        "name": name,
+        "distribution": distribution,
+        "package": package,
+        "target": camel(name) if re.search(rf"^class {camel(name)}\b", code, re.MULTILINE) else name,
+        "signature": registry.kind(kind).signature,
+        "example": example,
+        "command": _command(kind, example),
+    }
+    return {
+        "pyproject.toml": PROJECT.format(**facts),
+        "README.md": README.format(**facts),
+        f"src/{package}/__init__.py": code,
+        f"src/{package}/py.typed": "",
+        f"tests/test_{name}.py": _filled(_template(f"test_{kind}"), name),
+        example: _filled(_spec(kind) if in_yaml else _template(f"example_{kind}"), name),
+    }
+
+
+def camel(name: str) -> str:
+    """`clip_norm` -> `ClipNorm`."""
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
+        words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+        hint = f"; write {'_'.join(words)}" if words and words[0][0].isalpha() else ""
+        raise SpecError(f"{name!r} is no name for a {kind}: snake_case is wanted, such as clip_norm{hint}")
+    taken = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_imported(kind)}
+    if hidden := [written for written in (name, camel(name)) if written in taken]:
+        raise SpecError(f"{name!r} is no name for a {kind}: its code would hide another {hidden[0]!r}; choose another name")
+    for entry in registry.entries(kind):
+        if entry.name == name:
+            raise SpecError(f"{entry.key} exists already, from {entry.origin}: choose another name")
+
+
+def _imported(kind: str) -> set[str]:
+    """The names that the template imports."""
+    trees = (ast.parse(_template(name)) for name in (kind, f"test_{kind}"))
+    imports = (node for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
+    return {alias.asname or alias.name for node in imports for alias in node.names}
+
+
+def _template(name: str) -> str:
+    return resources.files(f"{__package__}.templates").joinpath(f"{name}.py").read_text(encoding="utf-8")
+
+
+def _filled(text: str, name: str) -> str:
+    return text.replace("my_name", name).replace("MyName", camel(name))
+
+
+def _spec(kind: str) -> str:
+    """The example in YAML, without the lines that stay empty."""
+    text = SPEC.format(**{**LINES, **EXAMPLES[kind]})
+    return "".join(line + "\n" for line in text.splitlines() if line)
+
+
+def _command(kind: str, example: str) -> str:
+    trained = kind in EXAMPLES or kind in ("layer", "surgery")
+    return f"mapsto train {example}" if trained else f"python {example}"

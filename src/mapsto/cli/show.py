@@ -1,0 +1,209 @@
+"""Show what a spec would do, or what one mapping is and takes.
+
+For a spec: the plan (what wraps what, in which order, and why), its parts, and what each of them is set to. For the name
+of a mapping: its signature, its options with their defaults, what it says of itself, and where it is defined. No model is
+built."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import UnknownName, nearest
+from ..core.parts import stated
+from ..core.plan import plan, render
+from ..core.recipes import load_file
+from ..core.registry import Entry, place_of, reference_of, registry
+from ..core.spec import Spec, load_spec
+from ..core.typed import hints_of, kind_of_hint, say, shortened
+from ..core.values import Part
+from .console import heading, table, write
+
+EPILOG = """\
+examples:
+  mapsto show recipes/digits.py                    the plan and the parts of a recipe
+  mapsto show recipes/digits.py optimizer.lr=1e-3  with a setting changed
+  mapsto show runs/NAME --yaml                     what a run was made of, as YAML that `mapsto train` takes
+  mapsto show optimizer/adamw                      one mapping: options, defaults, where it is defined
+  mapsto show layer/blur_pool --import recipes/digits.py"""
+
+
+LINES = 30
+"""The longest docstring that is shown whole."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", metavar="SPEC|KIND/NAME", help="a recipe, package.module:function, YAML, run folder, or name")
+    parser.add_argument("overrides", nargs="*", metavar="path=value", help="changes to the spec")
+    parser.add_argument("--yaml", action="store_true", help="print the resolved spec as YAML")
+    parser.add_argument("--import", dest="files", metavar="FILE", action="append", default=[], help="load a recipe file first")
+
+
+def run(options: argparse.Namespace) -> int:
+    for file in options.files:
+        load_file(file)
+    entry = None if Path(options.what).exists() else find_entry(options.what)
+    if entry is not None:
+        if options.yaml or options.overrides:
+            options.parser.error(f"{entry.key} is one mapping; --yaml and overrides go with a spec")
+        show_entry(entry)
+        return 0
+    spec = load_spec(options.what).override(*options.overrides)
+    if options.yaml:
+        write(spec.to_yaml().rstrip())
+    else:
+        show_spec(spec.check())
+    return 0
+
+
+def find_entry(text: str) -> Entry | None:
+    """The registered mapping that a text names, `kind/name` or a name that only one kind has; None where it may be a spec.
+
+    Raises UnknownName where it can only be a name and is none.
+    """
+    kind, slash, name = text.partition("/")
+    if slash and kind in registry.kinds():
+        registry.get(kind, name)  # explains itself where there is none, or two claim it
+        return next(entry for entry in registry.entries(kind) if entry.name == name)
+    found = [entry for entry in registry.entries() if entry.name == text]
+    if len({entry.kind for entry in found}) > 1:
+        raise UnknownName(f"{text!r} is the name of several mappings: say one of {', '.join(entry.key for entry in found)}")
+    if found:
+        return find_entry(found[0].key)
+    if text.isidentifier():  # a spec has a dot, a colon or a slash in it
+        names = {entry.name for entry in registry.entries()}
+        raise UnknownName(f"there is no mapping {text!r}, nor a run folder or spec file of that name; {_close(text, names)}")
+    return None
+
+
+def _close(name: str, names: set[str]) -> str:
+    """The nearest name alone: all names of all kinds would be too many to read."""
+    hint = nearest(name, names).partition("; ")[2]
+    return hint or "see them with: mapsto list"
+
+
+# -- a mapping -----------------------------------------------------------------------------------------------------------
+def show_entry(entry: Entry) -> None:
+    """Print one mapping: what it maps, its options, its text, its place."""
+    target, kind = registry.get(entry.kind, entry.name), registry.kind(entry.kind)
+    heading(f"{entry.key}  ({kind.signature})")
+    write(f"  {entry.reference}, from {entry.origin}")
+    write(f"  {place_of(target)}")
+    if text := _text(target):
+        write()
+        write(text)
+    write()
+    rows = list(_options(entry, target))
+    if rows:
+        heading("options")
+        table(("name", "type", "default"), rows, indent="  ")
+    else:
+        write("no options")
+    write()
+    write(f"in a spec: {_usage(entry, target)}")
+
+
+def _text(target: Any) -> str:
+    """The docstring: of a class whose own says nothing, of its `__init__`."""
+    if inspect.isclass(target):
+        own = vars(target).get("__doc__") or vars(target).get("__init__", target.__init__).__doc__
+    else:
+        own = getattr(target, "__doc__", None)
+    lines = inspect.cleandoc(own or "").rstrip().splitlines()
+    if len(lines) <= LINES:
+        return "\n".join(lines)
+    first = lines[: lines.index("")] if "" in lines[:LINES] else lines[:LINES]
+    return "\n".join([*first, f"(the rest: python -m pydoc {reference_of(target).replace(':', '.')})"])
+
+
+def _options(entry: Entry, target: Any) -> Iterator[tuple[str, str, str]]:
+    """(name, type, default) of what a spec may state."""
+    known, hints = stated(target, registry.kind(entry.kind)), hints_of(target)
+    for name, parameter in known.named.items():
+        default = "required" if parameter.default is parameter.empty else shortened(parameter.default)
+        yield name, "" if name not in hints else _type(hints[name]), default
+    if known.open_ended:
+        yield "...", "", "any other name is taken too"
+
+
+def _type(hint: Any) -> str:
+    """A hint in words; one that wants a mapping of a kind says which kind."""
+    kind = kind_of_hint(hint)
+    return f"a {kind.name}" if kind is not None else say(hint).replace("collections.abc.", "")
+
+
+def _usage(entry: Entry, target: Any) -> str:
+    named = stated(target, registry.kind(entry.kind)).named
+    needed = [f"{name}: ..." for name, parameter in named.items() if parameter.default is parameter.empty]
+    return "{" + ", ".join([f"use: {entry.name}", *needed]) + "}"
+
+
+# -- a spec --------------------------------------------------------------------------------------------------------------
+def show_spec(spec: Spec) -> None:
+    """Print the plan, the parts and the settings of a checked spec."""
+    heading("plan, outermost first")
+    write(textwrap.indent(render(plan(spec.middleware)).rstrip(), "  "))
+    write()
+    heading("parts")
+    table(("path", "is", "with"), list(_parts(spec)), indent="  ")
+    write()
+    heading("settings")
+    table(("name", "value"), list(_settings(spec)), indent="  ")
+
+
+def _parts(spec: Spec) -> Iterator[tuple[str, str, str]]:
+    for path, kind, value in spec.parts():
+        yield from _part(path, kind, value)
+
+
+def _part(path: str, kind: str | None, value: Any) -> Iterator[tuple[str, str, str]]:
+    """A row for the part, then one for each part within it."""
+    if not isinstance(value, Part):
+        yield path, _live(value), ""
+        return
+    plain = {k: v for k, v in value.args.items() if not any(True for _ in _nested(v, k))}
+    label = f"{kind}/{value.name}" if kind and isinstance(value.use, str) and "/" not in value.use + value.name else value.name
+    if isinstance(value.use, str) and ":" in value.use:
+        label = value.use
+    yield path, label, ", ".join(f"{k}={_short(v)}" for k, v in plain.items())
+    for name, inner in value.args.items():
+        for where, part in _nested(inner, f"{path}.{name}"):
+            found = registry.kind_of_parameter(name)
+            yield from _part(where, found.name if found else None, part)
+
+
+def _nested(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """(path, part) of every part directly within an argument."""
+    if isinstance(value, Part):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _nested(inner, f"{path}.{key}")
+    elif isinstance(value, (tuple, list)):
+        for i, inner in enumerate(value):
+            yield from _nested(inner, f"{path}.{inner.name if isinstance(inner, Part) else i}")
+
+
+def _settings(spec: Spec) -> Iterator[tuple[str, str]]:
+    plan_of = spec.checkpoint
+    for name in ("name", "wing", "device", "seed", "steps", "epochs", "log_every", "evaluate_every"):
+        value = getattr(spec, name)
+        yield name, "not set" if value is None else str(value)
+    yield "checkpoint", ", ".join(f"{k}={_short(v)}" for k, v in vars(plan_of).items())
+    if spec.imports:
+        yield "imports", ", ".join(spec.imports)
+
+
+def _live(value: Any) -> str:
+    return f"a live {type(value).__module__}.{type(value).__qualname__}"
+
+
+def _short(value: Any) -> str:
+    """A value in few characters; an array by its shape."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{type(value).__name__}{tuple(value.shape)} of {value.dtype}"
+    return shortened(value, 60)
