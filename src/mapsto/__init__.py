@@ -20,6 +20,7 @@ from .core.errors import (
     UnknownName,
 )
 from .core.kinds import Kind, add_kind
+from .core.laws import example
 from .core.parts import Part, use
 from .core.random import derive, generator
 from .core.registry import decorator, registry
@@ -64,6 +65,7 @@ __all__ = [
     "add_kind",
     "build_program",
     "derive",
+    "example",
     "generator",
     "layer",
     "load_spec",

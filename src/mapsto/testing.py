@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .check.runner import owed
-from .check.targets import of_target, subjects
+from .check.runner import check, owed
+from .check.targets import find, of_target, subjects
 from .core.laws import BAD, Law, Subject, Trial, Verdict, find_law, verdict
 
 __all__ = ["LawBroken", "judge_law", "laws_of"]
@@ -59,9 +59,15 @@ def _demand(subject: Subject, law: Law, seed: int, thorough: bool) -> Callable[[
 
 
 def judge_law(target: Any, law: str, *, kind: str | None = None, seed: int = 0, thorough: bool = False) -> Verdict:
-    """The verdict of one law on one target, in this process."""
-    subject = subjects([target], kind=kind)[0] if isinstance(target, str) else of_target(target, kind)
-    return verdict(Trial(subject, find_law(law), seed=seed, thorough=thorough))
+    """The verdict of one law on one target: in this process, or in as many as the law has ranks."""
+    if isinstance(target, str) and "#" in target:
+        subject = find(target, kind or "program")
+    else:
+        subject = subjects([target], kind=kind)[0] if isinstance(target, str) else of_target(target, kind)
+    judged = find_law(law)
+    if judged.ranks > 1:
+        return check([subject], only=[judged.name], thorough=thorough, seed=seed)[0]
+    return verdict(Trial(subject, judged, seed=seed, thorough=thorough))
 
 
 def in_words(made: Verdict, law: Law) -> str:

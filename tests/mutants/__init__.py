@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mapsto.core.laws import Example, Subject, Trial, Verdict, find_law, verdict
+from mapsto.core.laws import Example, Law, Subject, Trial, Verdict, find_law, verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,8 @@ def judged(mutant: Mutant, target: Any, seed: int) -> Verdict:
     from mapsto.core.laws import example_of
 
     law = find_law(mutant.law)
+    if law.ranks > 1:
+        return _judged_by_ranks(mutant, law, target, seed)
     instance = not callable(target) or (hasattr(target, "state_dict") and not isinstance(target, type))
     subject = Subject(
         kind=mutant.kind or law.kinds[0],
@@ -51,6 +53,15 @@ def judged(mutant: Mutant, target: Any, seed: int) -> Verdict:
         make=_copier(target) if instance else None,
     )
     return verdict(Trial(complete(subject), law, seed=seed))
+
+
+def _judged_by_ranks(mutant: Mutant, law: Law, target: Any, seed: int) -> Verdict:
+    """The same by a group of rank workers, which find the target (and its `mapsto.example`) by its import path."""
+    from mapsto.check.runner import check
+
+    reference = f"{target.__module__}:{target.__qualname__}"
+    subject = Subject(kind=mutant.kind or law.kinds[0], label=target.__name__, reference=reference, target=target)
+    return check([subject], only=[law.name], seed=seed)[0]
 
 
 def _copier(target: Any) -> Callable[[], Any]:

@@ -252,6 +252,8 @@ def _crash(error: BaseException) -> str:
 def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
     """Judge a trial and settle it against what the example expects."""
     status, reason, witness = judge(trial)
+    if witness is not None and witness.script is None and trial.subject.reference:
+        witness = replace(witness, script=reproduction(trial))
     made = Verdict(
         subject=trial.subject.label,
         kind=trial.subject.kind,
@@ -259,7 +261,7 @@ def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
         id=trial.law.id,
         priority=trial.law.priority,
         status=status,
-        reason=reason,
+        reason=reason or str(trial.example.more.get("found", "")),
         witness=witness,
         counts=dict(trial.counts),
         controls=dict(trial.controls),
@@ -268,6 +270,21 @@ def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
         output=output,
     )
     return settle(made, trial.example)
+
+
+def reproduction(trial: Trial) -> str:
+    """A program that judges the law on the subject again: the script of a witness that has none of its own."""
+    subject, law = trial.subject, trial.law
+    options = "".join(
+        [f", kind={subject.kind!r}", f", seed={trial.seed}" if trial.seed else "", ", thorough=True" if trial.thorough else ""]
+    )
+    return (
+        "from mapsto.core.laws import find_law\n"
+        "from mapsto.testing import in_words, judge_law\n\n"
+        "if __name__ == '__main__':\n"
+        f"    verdict = judge_law({subject.reference!r}, {law.name!r}{options})\n"
+        f"    print(in_words(verdict, find_law({law.name!r})))\n"
+    )
 
 
 def settle(made: Verdict, example: Example) -> Verdict:
