@@ -26,7 +26,7 @@ class Quadratic(nn.Module):
         return (a * self.w.square()).sum() / 2 + self.v.square().sum()
 
 
-A = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64)
+A = torch.tensor([1.0, 3.0, 7.0], dtype=torch.float64)
 
 
 def quadratic(*middleware, lr=0.1, optimizer=None, **options):

@@ -97,6 +97,8 @@ class Watch:
 
     def _blame(self, call: Call | None) -> None:
         """Note the first call that turned something finite into something that is not; None: nobody within the model."""
+        if any(c.dirty is not None for c in self.calls):
+            return  # a gradient of an earlier pass was not finite: what follows follows from it
         self.first, self.fed = call, call is None
         if call is not None:
             broken = [(n, p) for n, p in call.module.named_parameters(recurse=False) if not finite([p])]
