@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ...core.registry import decorator
@@ -13,7 +13,7 @@ from ..figures import share, short_time
 observer = decorator("observer")
 
 PARTS = ("data", "loss", "grad", "update", "other")
-"""Waiting for data; the loss (forward); the rest of the gradient (backward); the optimizer's update; all the rest."""
+"""Waiting for data; the loss (forward); the gradient without it (backward); the optimizer's update; all the rest."""
 
 
 def time_split(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -28,10 +28,19 @@ def time_split(metrics: Mapping[str, float]) -> dict[str, float]:
     found = {name: _measured(metrics, name) for name in ("data", "loss", "grad", "update")}
     data = min(found["data"] or 0.0, step)
     loss, grad, update = (found[name] or 0.0 for name in ("loss", "grad", "update"))
-    parts = {"loss": loss, "grad": max(grad - loss, 0.0), "update": update}
+    parts = {"loss": loss, "grad": grad, "update": update}
     scale = min(1.0, (step - data) / total) if (total := sum(parts.values())) else 1.0
     parts = {name: value * scale for name, value in parts.items()}
     return {"data": data, **parts, "other": max(step - data - sum(parts.values()), 0.0)}
+
+
+def time_splits(logs: Iterable[tuple[int, Mapping[str, float]]]) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, split) of each log (step, metrics) that has one; a log in which no step was sampled keeps the sample before."""
+    sampled: dict[str, float] = {}
+    for step, metrics in logs:
+        sampled |= {name: value for name, value in metrics.items() if name.startswith("train/time/")}
+        if split := time_split({**sampled, **metrics}):
+            yield step, split
 
 
 def _measured(metrics: Mapping[str, float], name: str) -> float | None:
@@ -53,6 +62,7 @@ class Profile:
         self.seconds: dict[str, float] = {}
         self.between: dict[str, float] = {}
         self.detailed = False
+        self._sampled: dict[str, float] = {}
         self._seen = 0
 
     def __call__(self, event: Event) -> None:
@@ -71,7 +81,8 @@ class Profile:
     def _log(self, event: Event) -> None:
         taken, self._seen = event.step - self._seen, event.step
         self.detailed = self.detailed or _measured(event.metrics, "grad") is not None
-        split = time_split(event.metrics)
+        self._sampled |= {name: value for name, value in event.metrics.items() if name.startswith("train/time/")}
+        split = time_split({**self._sampled, **event.metrics})
         if taken > 0 and split:
             self.steps += taken
             for name, value in split.items():

@@ -20,6 +20,8 @@ from ..events import Event
 from ..figures import count, duration, number, share, short_time
 
 observer = decorator("observer")
+REDRAW = 0.1
+"""Seconds between two drawings of the bar, at least: a log may come every millisecond."""
 Line = tuple[str, str]
 """(style, text)."""
 
@@ -40,12 +42,18 @@ class Progress:
         self._display: Live | None = None
         self._last: Mapping[str, float] = {}
         self._valid = ""
+        self._drawn = -REDRAW
 
     def __call__(self, event: Event) -> None:
         for style, text in self._lines(event):
             self.console.print(Text(text, style=style))
-        if self._display is not None:
+        if event.name == "start" and self.live and event.step < event.run.total_steps:
+            # Redrawn at events alone: without a thread, reader processes may be forked at any time.
+            self._display = Live(console=self.console, auto_refresh=False, transient=True)
+            self._display.start()
+        if self._display is not None and (event.name != "log" or self.clock() - self._drawn >= REDRAW):
             self._display.update(self._bar(event), refresh=True)
+            self._drawn = self.clock()
 
     def close(self) -> None:
         """Take the bar away."""
@@ -56,7 +64,7 @@ class Progress:
     # -- lines -------------------------------------------------------------------------------------------------------
     def _lines(self, event: Event) -> list[Line]:
         if event.name == "start":
-            self._begin(event)
+            self._began, self._first = self.clock(), event.step
             return started(event)
         if event.name == "log":
             self._last = event.metrics
@@ -69,13 +77,6 @@ class Progress:
             self.close()
             return self._ended(event)
         return []
-
-    def _begin(self, event: Event) -> None:
-        self._began, self._first = self.clock(), event.step
-        if self.live and event.step < event.run.total_steps:
-            # Redrawn at events alone: without a thread, reader processes may be forked at any time.
-            self._display = Live(console=self.console, auto_refresh=False, transient=True)
-            self._display.start()
 
     def _place(self, event: Event) -> str:
         return f"{_at(event)} {share(event.step / max(event.run.total_steps, 1)):>5}  epoch {event.epoch:.2f}"
@@ -92,7 +93,7 @@ class Progress:
     def _evaluated(self, event: Event) -> str:
         sets = list(dict.fromkeys(name.partition("/")[0] for name in event.metrics if not name.startswith("time/")))
         told = [f"{name}: {'  '.join(_told(event.metrics, f'{name}/'))}" for name in sets]
-        took = f"  ({duration(event.metrics['time/evaluate'])})" if "time/evaluate" in event.metrics else ""
+        took = f"  ({short_time(event.metrics['time/evaluate'])})" if "time/evaluate" in event.metrics else ""
         self._valid = "  ".join(told)
         return f"{_at(event)}  {self._valid}{took}"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..figures import number
 from .record import Points
 
 INK, FAINT = "#010101", "#020202"
@@ -35,7 +36,7 @@ def colour(index: int) -> str:
 
 def lines(series: Sequence[Series], label: str, *, mark: tuple[int, float] | None = None, zero: bool = False) -> str:
     """Values over steps. mark: a point to ring; zero: begin the axis at zero; the axis is logarithmic where values span 50x."""
-    finite = [v for s in series for _, v in s.points if math.isfinite(v)]
+    finite = [v for s in series for v in thinned(s.points)[1] if math.isfinite(v)]
     log = not zero and bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 50
 
     def draw(axes: Any) -> None:
@@ -51,14 +52,14 @@ def lines(series: Sequence[Series], label: str, *, mark: tuple[int, float] | Non
     return _svg(draw, label, steps=True, log=log)
 
 
-def stacked(steps: Sequence[int], parts: Sequence[tuple[int, Sequence[float]]], label: str) -> str:
+def stacked(steps: Sequence[float], parts: Sequence[tuple[int, Sequence[float]]], label: str) -> str:
     """Parts of a whole over steps, each `(colour, values)`."""
 
     def draw(axes: Any) -> None:
         if len(steps) == 1:
             bottom = 0.0
             for index, values in parts:
-                axes.bar([str(steps[0])], values, bottom=bottom, color=colour(index), width=0.4)
+                axes.bar([f"{steps[0]:.0f}"], values, bottom=bottom, color=colour(index), width=0.4)
                 bottom += values[0]
             axes.set_xlim(-1.5, 1.5)
             return
@@ -130,7 +131,7 @@ def _svg(
         axes = figure.add_subplot()
         axes.grid(axis="y", color=FAINT, lw=0.5)
         axes.set_axisbelow(True)
-        axes.tick_params(length=0, pad=5)
+        axes.tick_params(which="both", length=0, pad=5)
         draw(axes)
         _ticks(axes, steps, log)
         buffer = io.StringIO()
@@ -139,20 +140,23 @@ def _svg(
 
 
 def _ticks(axes: Any, steps: bool, log: bool) -> None:
-    from matplotlib.ticker import EngFormatter, LogFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    nice = [1, 2, 2.5, 5, 10]
     if steps:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=nice))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0.02)
+    low, high = axes.get_ylim()
     if log:
-        low, high = axes.get_ylim()
-        narrow = math.log10(high / low) < 3
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,)))
-        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(9, 9)))
+        subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 3 else (1.0,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    elif axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        return
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=nice))
+    if 1e4 <= max(abs(low), abs(high)) < 1e15:
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _themed(svg: str, label: str) -> str:

@@ -12,6 +12,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from . import charts
@@ -111,14 +112,25 @@ def picture(rows: Sequence[Sequence[int]]) -> str:
 
 # -- samples and points ------------------------------------------------------------------------------------------------
 def samples(panel: Mapping[str, Any]) -> dict[str, Any]:
-    """Records as rows of text."""
-    rows = [[_text(value) for value in row] for row in panel["rows"]]
-    return {
-        "kind": "samples",
-        "columns": [str(c) for c in panel["columns"]],
-        "rows": rows[:MOST_ROWS],
-        "left_out": len(rows[MOST_ROWS:]),
-    }
+    """Records as rows of runs of text; in a column `predicted` what differs from the column `true` is marked."""
+    columns = [str(c) for c in panel["columns"]]
+    true, predicted = (columns.index(n) if n in columns else -1 for n in ("true", "predicted"))
+    rows = []
+    for row in panel["rows"]:
+        texts = [_text(value) for value in row]
+        runs = [[(text, False)] for text in texts]
+        if 0 <= true < len(texts) and 0 <= predicted < len(texts):
+            runs[predicted] = marked(texts[predicted], texts[true])
+        rows.append(runs)
+    return {"kind": "samples", "columns": columns, "rows": rows[:MOST_ROWS], "left_out": len(rows[MOST_ROWS:])}
+
+
+def marked(text: str, true: str) -> list[tuple[str, bool]]:
+    """Runs of text and whether they differ from `true`: character by character where both are equally long."""
+    if text == true or len(text) != len(true):
+        return [(text, text != true)]
+    pairs = groupby(zip(text, true, strict=True), key=lambda pair: pair[0] != pair[1])
+    return [("".join(a for a, _ in run), differs) for differs, run in pairs]
 
 
 def scatter(panel: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def _or_empty(read: Any, empty: Any) -> Any:
 def _checkpoint(path: Path) -> dict[str, Any]:
     size = sum(p.stat().st_size for p in path.iterdir() if p.is_file())
     try:
-        manifest: dict[str, Any] = read_manifest(path)
+        manifest = read_manifest(path)
     except CheckpointError as error:
         return {"name": path.name, "step": step_of(path), "size": size, "error": str(error)}
     return {
@@ -152,7 +152,6 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "step": step_of(path),
         "size": size,
         "created": str(manifest.get("created", "")),
-        "metrics": manifest.get("metrics", {}),
-        "best": manifest.get("best", []),
+        "best": [entry["step"] for entry in manifest["best"]["entries"]],
         "error": None,
     }

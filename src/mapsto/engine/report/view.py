@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..figures import count, duration, number, share, short_time, size
-from ..observers.profile import PARTS, time_split
+from ..observers.profile import PARTS, time_splits
 from . import charts
 from .panels import laid_out
 from .record import RunRecord
@@ -100,7 +100,7 @@ def final_names(record: RunRecord) -> list[str]:
 def warned(record: RunRecord) -> list[str]:
     """What a reader must not overlook."""
     found = [
-        f"{name} was not finite {len(bad)} times, first at step {bad[0]:,}"
+        f"{name} was not finite at {len(bad)} of {len(points)} steps, first at step {bad[0]:,}"
         for name, points in record.series.items()
         if (bad := [s for s, v in points if not math.isfinite(v)])
     ]
@@ -121,12 +121,13 @@ def chart(title: str, svg: str, legend: Sequence[tuple[int, str]] = (), note: st
 
 
 def metric_charts(record: RunRecord) -> list[dict[str, Any]]:
-    """One chart a metric, its sets (train, valid, test) together; the loss first."""
+    """One chart a metric, its sets (train, valid, test) together; the loss first, what is only of training last."""
     groups: dict[str, list[str]] = {}
     for name, points in record.series.items():
         if not name.startswith(APART) and any(math.isfinite(v) for _, v in points):
             groups.setdefault(name.partition("/")[2] or name, []).append(name)
-    order = sorted(groups, key=lambda g: g != "loss")
+    evaluated = {group for group, names in groups.items() if any(not n.startswith("train/") for n in names)}
+    order = sorted(groups, key=lambda g: (g != "loss", g not in evaluated))
     return [metric_chart(record, group, groups[group]) for group in order]
 
 
@@ -158,12 +159,13 @@ def speed_charts(record: RunRecord) -> dict[str, Any]:
     if points := record.series.get("throughput/records"):
         line = charts.lines([charts.Series("records/s", points, 2)], "throughput", zero=True)
         found["charts"].append(chart("throughput", line, note="records a second, evaluations and checkpoints apart"))
-    splits = [(e["step"], s) for e in record.events if e.get("name") == "log" and (s := time_split(e.get("metrics", {})))]
+    splits = list(time_splits((e["step"], e.get("metrics", {})) for e in record.events if e.get("name") == "log"))
     if splits:
         shown = [p for p in PARTS if any(s[p] for _, s in splits)]
-        parts = [(TIME_COLORS[p], [s[p] * 1e3 for _, s in splits]) for p in shown]
+        drawn = {p: charts.thinned([(step, s[p] * 1e3) for step, s in splits]) for p in shown}
+        parts = [(TIME_COLORS[p], drawn[p][1]) for p in shown]
         legend = [(TIME_COLORS[p], TIME_LABELS[p]) for p in shown]
-        svg = charts.stacked([step for step, _ in splits], parts, "time of a step")
+        svg = charts.stacked(drawn[shown[0]][0], parts, "time of a step")
         found["charts"].append(chart("time of a step", svg, legend, "milliseconds a step"))
         means = {p: statistics.fmean(s[p] for _, s in splits) for p in shown}
         whole = sum(means.values()) or 1.0
@@ -179,19 +181,19 @@ def speed_charts(record: RunRecord) -> dict[str, Any]:
 
 # -- the rest ----------------------------------------------------------------------------------------------------------
 def checkpoints(record: RunRecord) -> list[dict[str, Any]]:
-    """Those that are kept, newest first; the best by the tracked metric is marked."""
-    metric, _ = record.tracked
+    """Those that are kept, newest first, with the tracked metric where it was measured at their step; the best is marked."""
+    measured = dict(record.series.get(record.tracked[0], []))
     readable = [c for c in record.checkpoints if not c["error"]]
-    ranked = [entry["step"] for entry in readable[-1]["best"]] if readable else []
     kept = {c["step"] for c in record.checkpoints}
-    best = next((step for step in ranked if step in kept), None)
-    rows = []
-    for found in reversed(record.checkpoints):
-        value = found.get("metrics", {}).get(metric)
-        at = {entry["step"]: entry.get("value") for entry in found.get("best", [])}
-        value = at.get(found["step"], value)
-        rows.append({**found, "metric": number(float(value)) if value is not None else "", "is_best": found["step"] == best})
-    return rows
+    best = next((step for step in readable[-1]["best"] if step in kept), None) if readable else None
+    return [
+        {
+            **found,
+            "metric": number(measured[found["step"]]) if found["step"] in measured else "",
+            "is_best": found["step"] == best,
+        }
+        for found in reversed(record.checkpoints)
+    ]
 
 
 def middleware(record: RunRecord) -> list[dict[str, str]]:
