@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import types
+from pathlib import Path
+from typing import Any
 
 import pytest
 from happenings import Happenings
@@ -524,3 +528,23 @@ def test_with_all_observers_the_weights_are_bitwise_those_without(tmp_path):
     assert programs[0] == programs[1]
     fit(numpy_spec(seed=4), tmp_path / "other")
     assert bits(saved(tmp_path / "other", 13)["program"]) != programs[1]
+
+
+def test_what_is_missing_is_told_before_the_run_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [Blocks("wandb"), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(MissingExtra, match=r"pip install 'mapsto\[wandb\]'"):
+        fit(numpy_spec(observers=["wandb"]), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_examples_of_the_page_on_observers_work(tmp_path, capsys):
+    page = Path(__file__).parents[2] / "docs" / "kinds" / "observer.md"
+    made: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        exec(block.replace("@mapsto.observer\n", ""), made)
+    watching = [functools.partial(made["shout"], above=0.1), made["StopWhenGood"](accuracy=0.1)]
+    _, result = fit(numpy_spec(), tmp_path / "run", observers=watching)
+    assert result.detached == {}
+    assert result.why == "accuracy 0.1 was reached 2 times"
+    assert "step 4: the loss is" in capsys.readouterr().out
