@@ -16,7 +16,9 @@ class Net(nn.Module):
         super().__init__()
         self.embed = nn.Linear(8, width)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout))
+            nn.Sequential(
+                nn.Linear(width, width), nn.BatchNorm1d(width) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout)
+            )
             for _ in range(2)
         )
         self.head = nn.Linear(width, classes)
@@ -43,7 +45,13 @@ def batch(step: int = 0, records: int = 16, dtype=torch.float32, classes: int = 
 
 def program(*middleware, model=Net, optimizer=None, schedule=None, seed=3, **options):
     return build_program(
-        model, optimizer=optimizer or use("adamw", lr=1e-2), schedule=schedule, middleware=middleware, seed=seed, device="cpu", **options
+        model,
+        optimizer=optimizer or use("adamw", lr=1e-2),
+        schedule=schedule,
+        middleware=middleware,
+        seed=seed,
+        device="cpu",
+        **options,
     )
 
 
@@ -78,7 +86,7 @@ def differing(one, two, path=""):
         return [f"{path}.{k}" for k in keys] + [d for k in one if k in two for d in differing(one[k], two[k], f"{path}.{k}")]
     if isinstance(one, (list, tuple)) and type(one) is type(two) and len(one) == len(two):
         return [d for i, (a, b) in enumerate(zip(one, two, strict=True)) for d in differing(a, b, f"{path}.{i}")]
-    return [] if type(one) is type(two) and (one == two or one != one and two != two) else [path]
+    return [] if type(one) is type(two) and (one == two or (one != one and two != two)) else [path]
 
 
 def _bits(tensor):

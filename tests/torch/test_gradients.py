@@ -38,7 +38,9 @@ def gradients(model, task, data, *middleware):
     class Look:
         def update(self, inner):
             def update(state, metrics):
-                seen.update({n: p.grad.clone() for n, p in zip(state.names, state.parameters, strict=True) if p.grad is not None})
+                seen.update(
+                    {n: p.grad.clone() for n, p in zip(state.names, state.parameters, strict=True) if p.grad is not None}
+                )
                 return inner(state, metrics)
 
             return update

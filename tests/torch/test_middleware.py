@@ -1,4 +1,4 @@
-"""What every middleware owes: nothing when neutral (M1), a bitwise resume (M4), an undisturbed state after an exception (M5)."""
+"""What every middleware owes: no change when neutral, a bitwise resume, and an undisturbed state after an exception."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 import random
 
 import pytest
-import torch
 from programs import Net, batch, differing, program, run, same_weights, snapshot
 from torch import nn
 
@@ -33,7 +32,11 @@ NEUTRAL = {
 }
 """Settings under which weights are bitwise those of the bare step."""
 
-WATCHING = {"nonfinite": [{"every": 3}, {"action": "skip"}], "timing": [{"every": 1}, {"every": 2}], "ema": [{"buffers": "average"}]}
+WATCHING = {
+    "nonfinite": [{"every": 3}, {"action": "skip"}],
+    "timing": [{"every": 1}, {"every": 2}],
+    "ema": [{"buffers": "average"}],
+}
 """Settings that are not idle and still change no weight."""
 
 ACTIVE = {

@@ -63,7 +63,10 @@ def scaled(*middleware, optimizer=None, model=Gain, **options):
         model,
         lambda m, b: (m(b["input"]).sum(), len(b["input"]), None),
         optimizer or use("sgd", lr=0.5),
-        middleware=[use("mixed_precision", **{"dtype": "fp16", "init_scale": 1024.0, "growth_interval": 3} | options), *middleware],
+        middleware=[
+            use("mixed_precision", **{"dtype": "fp16", "init_scale": 1024.0, "growth_interval": 3} | options),
+            *middleware,
+        ],
         device="cpu",
     )
 
@@ -118,7 +121,11 @@ FUSED = {
     "adam": use("adam", lr=0.1),
     "adagrad": use(torch.optim.Adagrad, lr=0.1, fused=True),
 }
-READ = {"sgd read": use(torch.optim.SGD, lr=0.5, momentum=0.9), "rmsprop": use("rmsprop", lr=0.1), "nadam": use("nadam", lr=0.1)}
+READ = {
+    "sgd read": use(torch.optim.SGD, lr=0.5, momentum=0.9),
+    "rmsprop": use("rmsprop", lr=0.1),
+    "nadam": use("nadam", lr=0.1),
+}
 
 
 @pytest.mark.parametrize("first_is_bad", [True, False])
@@ -187,7 +194,9 @@ def test_with_sam_an_overflow_restores_and_skips():
 def test_training_in_half_precision_stays_near_full_precision():
     found = {}
     for dtype in ("fp32", "bf16", "fp16"):
-        made = program(use("mixed_precision", dtype=dtype), model=lambda: Net(dropout=0.0, norm=False), optimizer=use("sgd", lr=0.05))
+        made = program(
+            use("mixed_precision", dtype=dtype), model=lambda: Net(dropout=0.0, norm=False), optimizer=use("sgd", lr=0.05)
+        )
         run(made, 20)
         found[dtype] = torch.cat([p.detach().flatten() for p in made.model.parameters()])
     start = torch.cat([p.detach().flatten() for p in program(model=lambda: Net(dropout=0.0, norm=False)).model.parameters()])
@@ -215,4 +224,7 @@ def test_an_embedding_with_sparse_gradients_is_unscaled():
     )
     before = made.model.weight.detach().clone()
     made.step({"input": torch.tensor([1, 1, 3])})
-    assert torch.equal((before - made.model.weight.detach()).round(decimals=4), torch.tensor([[0.0] * 2, [2.0] * 2, [0.0] * 2, [1.0] * 2, [0.0] * 2]))
+    assert torch.equal(
+        (before - made.model.weight.detach()).round(decimals=4),
+        torch.tensor([[0.0] * 2, [2.0] * 2, [0.0] * 2, [1.0] * 2, [0.0] * 2]),
+    )

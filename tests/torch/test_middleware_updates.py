@@ -100,7 +100,11 @@ def test_gradients_of_several_dtypes_clip_together():
             return (self.a + self.b.float()).sum() * x
 
     made = build_program(
-        Two, lambda m, b: (m(b["input"]), 1, None), use("sgd", lr=1.0), middleware=[use("clip_norm", max_norm=1.0)], device="cpu"
+        Two,
+        lambda m, b: (m(b["input"]), 1, None),
+        use("sgd", lr=1.0),
+        middleware=[use("clip_norm", max_norm=1.0)],
+        device="cpu",
     )
     norm = made.fetch([made.step({"input": torch.tensor(3.0)})])["grad_norm"]
     assert norm == pytest.approx(3 * math.sqrt(8), rel=1e-3)
