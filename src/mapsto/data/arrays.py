@@ -31,13 +31,21 @@ class Arrays(Source):
         if count == 0:
             raise DataError(f"arrays: field {first!r} is empty: a source needs at least one record")
         self._count = count
+        self._gathers = [(name, *_gather(value)) for name, value in self.fields.items()]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"fields": self.fields, "_count": self._count}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._gathers = [(name, *_gather(value)) for name, value in self.fields.items()]
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, indices: Indices) -> Batch:
         try:
-            return {name: _take(value, indices) for name, value in self.fields.items()}
+            return {name: take(values, indices) for name, values, take in self._gathers}
         except IndexError:
             check_indices(np.asarray(indices), self._count, "arrays")
             raise
@@ -62,11 +70,34 @@ def _array(name: str, value: Any) -> Any:
     return value
 
 
-def _take(values: Any, indices: Indices) -> Any:
-    if isinstance(values, np.ndarray):
-        # take() copies whole rows, where indexing walks them: 1.3 to 2 times as fast on rows of some hundred bytes
-        return values.take(indices, axis=0)
+def _gather(values: Any) -> tuple[Any, Any]:
+    """(what to index, the function that gathers from it).
+
+    `take` copies whole rows and is the quickest gather there is, for a tensor's memory too: 1.3 times as fast as indexing
+    NumPy arrays by an array, and 1.5 to 6 times as fast as indexing tensors.
+    """
     if isinstance(values, list):
-        return [values[i] for i in indices.tolist()]
+        return values, _pick
+    if isinstance(values, np.ndarray):
+        return values, _rows
+    try:
+        return values.numpy(), _tensor_rows
+    except (TypeError, RuntimeError):  # bfloat16, sparse and the like have no NumPy twin
+        return values, _select
+
+
+def _rows(values: Any, indices: Indices) -> Any:
+    return values.take(indices, 0)
+
+
+def _tensor_rows(values: Any, indices: Indices) -> Any:
+    return sys.modules["torch"].from_numpy(values.take(indices, 0))
+
+
+def _pick(values: list[Any], indices: Indices) -> list[Any]:
+    return [values[i] for i in indices.tolist()]
+
+
+def _select(values: Any, indices: Indices) -> Any:
     torch = sys.modules["torch"]
     return torch.index_select(values, 0, torch.from_numpy(np.ascontiguousarray(indices, np.int64)))

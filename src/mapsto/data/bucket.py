@@ -10,11 +10,9 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.random import generator
-from ..core.registry import decorator
 from .source import Indices, record_lengths
 
 
-@decorator("order")("bucketed")
 class Bucketed:
     """Maps positions to record indices so that the records of one batch have similar lengths.
 

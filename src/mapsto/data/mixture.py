@@ -20,7 +20,6 @@ from .source import Indices
 LARGEST_BLOCK = 1 << 16
 
 
-@decorator("order")("interleaved")
 class Interleaved:
     """Maps positions to indices into sources laid one after another, in exact proportions within each block.
 

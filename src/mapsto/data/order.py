@@ -14,7 +14,7 @@ from ..core.registry import decorator
 from .source import Indices
 
 ROUNDS, ROUNDS_SMALL = 8, 24
-"""Half-rounds, and those of networks of at most 12 bits: 8 leave a measurable bias among the permutations of 5 to 7 records,
+"""Half-rounds, and those of networks of at most 8 bits: 8 leave a measurable bias among the permutations of 5 to 7 records,
 16 do not; a small network costs nothing anyway."""
 _Words = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -52,7 +52,7 @@ class Shuffled:
         if records is not None and not 0 < records <= 1 << 62:
             raise DataError(f"shuffled: {records} records cannot be shuffled; 1 to 2^62 can")
         self.bits = (records - 1).bit_length() if records is not None else 0
-        self.rounds = ROUNDS_SMALL if self.bits <= 12 else ROUNDS
+        self.rounds = ROUNDS_SMALL if self.bits <= 8 else ROUNDS
         self._keys = functools.lru_cache(maxsize=8)(self._round_keys)
 
     def over(self, records: int, seed: int) -> Shuffled:
