@@ -18,8 +18,14 @@ import mapsto
 def tiny_net(width: int = 1):
     return width
 
+def tiny_task(model, batch):
+    return 0, 1, None
+
+def tiny_optimizer(params, lr=0.1):
+    return lr
+
 def spec():
-    return mapsto.Spec(model=mapsto.use("tiny_net", width=2), data={})
+    return mapsto.Spec(model=mapsto.use("tiny_net", width=2), data={}, task=tiny_task, optimizer=tiny_optimizer)
 
 def wide(width=8):
     return mapsto.Spec(model=mapsto.use(tiny_net, width=width), data={})
@@ -113,8 +119,14 @@ def test_a_yaml_file_and_a_run_folder(recipe: Path, tmp_path: Path) -> None:
     spec = load_spec(str(recipe))
     (tmp_path / "spec.yaml").write_text(spec.to_yaml())
     (tmp_path / "near.yml").write_text("{model: tiny_net, data: {}, imports: ['my recipe.py']}")
-    assert load_spec(str(tmp_path / "spec.yaml")) == load_spec(str(tmp_path)) == spec
-    assert load_spec(str(tmp_path / "near.yml")).check().imports == (str(recipe),)
+    again = load_spec(str(tmp_path / "spec.yaml")).check()
+    assert again == load_spec(str(tmp_path))
+    assert again.to_data() == spec.to_data()
+    assert again.task == mapsto.use("recipe_my_recipe:tiny_task")
+    near = load_spec(str(tmp_path / "near.yml"))
+    near.load_imports()
+    assert near.imports == (str(recipe),)
+    assert registry.get("model", "tiny_net").__module__ == "recipe_my_recipe"
 
 
 def test_a_function_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +143,7 @@ def test_a_function_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     [
         (
             "{dir}/my recipe.py:wyde",
-            r".*my recipe.py has no function 'wyde' that returns a spec; allowed: nothing, spec, tiny_net, wide; did",
+            r".*my recipe.py has no function 'wyde' that returns a spec; allowed: nothing, spec, .*, wide; did",
         ),
         ("{dir}/my recipe.py:SETTINGS", ".*my recipe.py has no function 'SETTINGS' that returns a spec; "),
         ("{dir}/my recipe.py:nothing", ".*my recipe.py:nothing returned a int, and a mapsto.Spec is wanted"),
