@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.errors import LossError
+from ..core.errors import DataError, LossError
 from ..core.kinds import KINDS
 from ..core.registry import decorator
 
@@ -36,8 +36,9 @@ def stated(function: Callable[[Any, Any], Any]) -> Loss:
         result = function(prediction, target)
         if type(result) is tuple and len(result) == 2:
             total, weight = result
-            return total, weight
-        if isinstance(result, Tensor) and result.dim() > 0:
+            if isinstance(total, Tensor) and total.dim() == 0:
+                return total, weight
+        elif isinstance(result, Tensor) and result.dim() > 0:
             return result.sum(), _count(function, result, target)
         raise LossError(_teach(function, result))
 
@@ -56,11 +57,28 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+def say(value: Any) -> str:
+    """What stands where a scalar tensor was wanted."""
+    return f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _alike(name: str, prediction: Tensor, target: Tensor) -> Tensor:
+    """The target in the prediction's dtype. Raises DataError where shapes differ and would broadcast."""
+    if prediction.shape != target.shape:
+        raise DataError(
+            f"{name}: the prediction is {list(prediction.shape)} and the target {list(target.shape)}, and they must be alike "
+            "(broadcast, every prediction would be compared with every target)"
+        )
+    return target.to(prediction.dtype)
+
+
 def _teach(function: Any, result: Any) -> str:
     name = _name(function)
     if not isinstance(result, Tensor):
-        got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
-        return f"loss {name} returned {got}; a loss returns (total, weight): the summed loss and how much it weighs"
+        got = f"a {type(result).__name__}"
+        if isinstance(result, tuple):
+            got = f"{len(result)} values" if len(result) != 2 else f"a total that is {say(result[0])}"
+        return f"loss {name} returned {got}; a loss returns (total, weight): the summed loss, a scalar, and how much it weighs"
     return (
         f"loss {name} returned a scalar, which does not say its weight: averaged over micro-batches, ranks or batches of "
         "unequal size it would give wrong gradients. Say one of\n"
@@ -146,7 +164,7 @@ def cross_entropy(
 def binary_cross_entropy(prediction: Tensor, target: Tensor, *, pos_weight: float | None = None) -> tuple[Tensor, Weight]:
     """Binary cross entropy of logits against targets in [0, 1] of the same shape, summed; weight: elements."""
     positive = None if pos_weight is None else torch.tensor(pos_weight, dtype=prediction.dtype, device=prediction.device)
-    wanted = target.to(prediction.dtype)
+    wanted = _alike("binary_cross_entropy", prediction, target)
     total = F.binary_cross_entropy_with_logits(prediction, wanted, pos_weight=positive, reduction="sum")
     return total, prediction.numel()
 
@@ -154,19 +172,19 @@ def binary_cross_entropy(prediction: Tensor, target: Tensor, *, pos_weight: floa
 @loss
 def mse(prediction: Tensor, target: Tensor) -> tuple[Tensor, Weight]:
     """Squared error, summed; weight: elements."""
-    return F.mse_loss(prediction, target.to(prediction.dtype), reduction="sum"), prediction.numel()
+    return F.mse_loss(prediction, _alike("mse", prediction, target), reduction="sum"), prediction.numel()
 
 
 @loss
 def mae(prediction: Tensor, target: Tensor) -> tuple[Tensor, Weight]:
     """Absolute error, summed; weight: elements."""
-    return F.l1_loss(prediction, target.to(prediction.dtype), reduction="sum"), prediction.numel()
+    return F.l1_loss(prediction, _alike("mae", prediction, target), reduction="sum"), prediction.numel()
 
 
 @loss
 def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0) -> tuple[Tensor, Weight]:
     """Huber loss (Huber 1964), summed; weight: elements."""
-    return F.huber_loss(prediction, target.to(prediction.dtype), reduction="sum", delta=delta), prediction.numel()
+    return F.huber_loss(prediction, _alike("huber", prediction, target), reduction="sum", delta=delta), prediction.numel()
 
 
 @loss

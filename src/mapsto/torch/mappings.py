@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.compose import Declared
 from ..core.errors import ComposeError, LossError
-from .losses import Weight
+from .losses import Weight, say
 from .state import State
 
 Batch = Mapping[str, Any]
@@ -52,7 +52,12 @@ def base_loss(task: Any) -> Loss:
     def loss(state: State, batch: Batch) -> tuple[Tensor, Weight, Any]:
         result = task(state.model, batch)
         if type(result) is not tuple or len(result) != 3:
-            raise LossError(f"task {label(task)} returned a {type(result).__name__}, and (total, weight, outputs) is wanted")
+            got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+            raise LossError(f"task {label(task)} returned {got}, and (total, weight, outputs) is wanted")
+        if not isinstance(result[0], Tensor) or result[0].dim():
+            raise LossError(
+                f"task {label(task)} returned a total that is {say(result[0])}, and the summed loss, a scalar, is wanted"
+            )
         return result
 
     return loss

@@ -150,7 +150,10 @@ class Regression(Task):
         return {"value": outputs}
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
-        error = (outputs - self.field(batch, self.target)).double()
+        target = self.field(batch, self.target)
+        if target.shape != outputs.shape and target.numel() == outputs.numel():
+            target = target.reshape(outputs.shape)  # for a loss that takes [B, 1] and [B]: subtracted they would be [B, B]
+        error = (outputs - target).double()
         return {
             "mae": (error.abs().sum(), error.numel()),
             "mse": (error.square().sum(), error.numel()),
