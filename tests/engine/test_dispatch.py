@@ -195,6 +195,11 @@ def test_a_stop_asked_for_at_the_start_takes_no_step(tmp_path):
     assert (result.reason, result.steps, result.last.name) == ("stopped", 0, "step-00000000")
 
 
+def test_a_stop_asked_for_at_the_last_step_is_no_stop(tmp_path):
+    stop = lambda event: event.run.ask_to_stop("late") if event.step == 13 else None  # noqa: E731
+    assert fit(numpy_spec(), tmp_path / "run", observers=[stop])[1].reason == "finished"
+
+
 def test_an_event_gives_no_way_to_change_the_run(tmp_path):
     def meddle(event):
         for act in (

@@ -154,8 +154,10 @@ def test_steps_may_grow_and_it_is_told(tmp_path, caplog):
     result = Run.resume(tmp_path / "run", "steps=20", "log_every=2", observers=[told.append]).fit()
     assert result.steps == 20
     assert told[0].detail["resumed"]["notes"] == ["the run was 13 steps long and is 20 now"]
-    assert "13 steps long and is 20 now" in caplog.text
-    assert RunFolder(tmp_path / "run").spec().steps == 20
+    assert caplog.text == ""
+    Run.resume(tmp_path / "run", "steps=21").fit()
+    assert "20 steps long and is 21 now" in caplog.text  # where nobody watches
+    assert RunFolder(tmp_path / "run").spec().steps == 21
     names = [(n, s) for n, s, _ in lines(tmp_path / "run", "log", "evaluate", "epoch", "checkpoint")]
     assert len(names) == len(set(names))
 
@@ -163,7 +165,8 @@ def test_steps_may_grow_and_it_is_told(tmp_path, caplog):
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     _, first = fit(numpy_spec(), tmp_path / "run")
     again = Run.resume(tmp_path / "run").fit()
-    assert (again.steps, again.metrics["valid/loss"], again.last, again.best) == (13, first.metrics["valid/loss"], first.last, first.best)
+    assert again.metrics["valid/loss"] == first.metrics["valid/loss"]
+    assert (again.steps, again.last, again.best) == (13, first.last, first.best)
 
 
 def test_what_decides_the_trajectory_is_refused_with_its_paths(tmp_path):
@@ -229,7 +232,7 @@ def test_a_corrupt_newest_is_fatal_and_names_what_to_do_and_that_works(tmp_path,
     assert trajectory(tmp_path / "run", 13) == trajectory(whole, 13)
 
 
-def test_changed_versions_and_recipes_are_told(tmp_path, monkeypatch, caplog):
+def test_changed_versions_and_recipes_are_told(tmp_path, monkeypatch):
     recipe = tmp_path / "noted.py"
     recipe.write_text("import mapsto\n")
     monkeypatch.chdir(tmp_path)
@@ -241,9 +244,10 @@ def test_changed_versions_and_recipes_are_told(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(Path(__file__).parent)
     Run.resume(tmp_path / "run", observers=[told.append]).fit()
     notes = told[0].detail["resumed"]["notes"]
-    assert f"{recipe} was changed since the run began" in notes
+    (copy,) = [p for p in (tmp_path / "run/recipes").iterdir() if p.read_text() == "import mapsto\n"]
+    assert f"{recipe} was changed since; as it was: {copy}" in notes
+    assert len(list((tmp_path / "run/recipes").iterdir())) == 2
     assert "numpy_wing was 1 and is 2 now" in notes
-    assert "was changed since" in caplog.text
 
 
 def test_a_spec_with_a_live_object_goes_on_from_python_and_says_so(tmp_path, whole):
@@ -263,7 +267,8 @@ def test_a_spec_with_a_live_object_goes_on_from_python_and_says_so(tmp_path, who
 def test_going_on_at_position_a_billion_reads_only_what_comes(tmp_path):
     """The state of the data is one integer: nothing before it is read or skipped through."""
     source = runs.Blobs(10**12)
-    spec = numpy_spec(data={"train": {"source": source, "batch_size": 9, "shuffle": True}}, steps=10**9 + 3, checkpoint={"every": 10**9})
+    data = {"train": {"source": source, "batch_size": 9, "shuffle": True}}
+    spec = numpy_spec(data=data, steps=10**9 + 3, checkpoint={"every": 10**9})
     fit(spec, tmp_path / "run", observers=[lambda e: e.run.ask_to_stop("enough") if e.name == "log" else None])
     run = Run(spec, tmp_path / "run")
     folder = run.checkpoints
@@ -301,8 +306,9 @@ def test_cutting_back_is_one_rename_and_leaves_torn_lines_out(tmp_path):
 def test_a_checkpoint_that_was_not_told_is_told_when_going_on(tmp_path, whole):
     shutil.copytree(whole, tmp_path / "run")
     file = tmp_path / "run/metrics.jsonl"
-    kept = [line for line in file.read_text().splitlines() if (r := json.loads(line))["step"] < 13 or r["name"] in ("log", "evaluate")]
-    file.write_text("\n".join(kept) + "\n")
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    kept = [r for r in told if r["step"] < 13 or r["name"] in ("log", "evaluate")]
+    file.write_text("".join(json.dumps(r) + "\n" for r in kept))
     Run.resume(tmp_path / "run").fit()
     assert [r["step"] for r in RunFolder(tmp_path / "run").records("checkpoint")] == list(range(1, 14))
 

@@ -84,7 +84,8 @@ def test_the_comparison_sees_each_part_that_is_not_restored(tmp_path, whole, mon
         elif part == "statistics":
             tree["model"]["1.running_mean"] = fresh["model"]["1.running_mean"]
         elif part == "optimizer":
-            tree["optimizer"]["state"] = {n: {k: torch.zeros_like(v) for k, v in s.items()} for n, s in tree["optimizer"]["state"].items()}
+            states = tree["optimizer"]["state"].items()
+            tree["optimizer"]["state"] = {n: {k: torch.zeros_like(v) for k, v in s.items()} for n, s in states}
         elif part == "schedule":
             tree["schedule"]["last_epoch"] -= 1
         else:

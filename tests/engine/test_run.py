@@ -51,7 +51,8 @@ def test_a_run_does_what_is_due_in_its_order(tmp_path):
     assert result.best is not None
     assert run.program.position == 13
     assert run.program.plateau["seen"] == {5: 1, 10: 1}  # the evaluation at the end is on no schedule
-    assert {"train/loss", "train/norm", "train/lr", "valid/loss", "valid/accuracy", "time/step", "time/data"} <= set(result.metrics)
+    named = {"train/loss", "train/norm", "train/lr", "valid/loss", "valid/accuracy", "time/step", "time/data"}
+    assert named <= set(result.metrics)
 
 
 def test_the_folder_tells_the_run(tmp_path):
@@ -100,6 +101,29 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds a run already: go on with it \(mapsto train --resume"):
         Run(numpy_spec(), tmp_path / "run").fit()
     assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed/spec.yaml").touch()
+    with pytest.raises(CheckpointError, match=r"it ended before its first checkpoint, so remove the folder, or name another"):
+        Run(numpy_spec(), tmp_path / "failed").fit()
+
+
+def test_a_bad_spec_is_told_before_anything_is_read_or_made(tmp_path):
+    with pytest.raises(SpecError, match=r"optimizer\.rate: adam has no argument 'rate'"):
+        Run(numpy_spec(optimizer={"use": "numpy_wing:adam", "rate": 1}), tmp_path / "run").fit()
+    with pytest.raises(SpecError, match=r"wing: there is no wing 'nunpy'.*did you mean 'numpy'"):
+        Run(numpy_spec(wing="nunpy"), tmp_path / "run").fit()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
+    from mapsto.engine import durable
+
+    durable.replace(tmp_path / "a", b"old")
+    monkeypatch.setattr(durable.os, "fsync", lambda handle: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        durable.replace(tmp_path / "a", b"new")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"old")]
 
 
 def test_epochs_steps_and_the_default(tmp_path):
@@ -172,11 +196,12 @@ def test_evaluating_best_and_last_of_a_finished_run_from_its_folder(tmp_path):
     kept = sorted(p.name for p in run.folder.checkpoints.iterdir())
     assert kept == [result.best.name, result.last.name]
     last, best = run.evaluate("valid"), run.evaluate("valid", checkpoint="best")
-    assert best["loss"] == [r["metrics"]["valid/loss"] for r in run.folder.records("evaluate") if r["step"] == 5][0]
+    assert best["loss"] == next(run.folder.records("evaluate"))["metrics"]["valid/loss"]
     assert last["loss"] != best["loss"]
     assert run.program.position == 13  # lent, not taken
     assert run.evaluate("valid") == last
-    for options, expected in (({}, last), ({"checkpoint": "last"}, last), ({"checkpoint": "best"}, best), ({"checkpoint": 5}, best)):
+    for which, expected in ((None, last), ("last", last), ("best", best), (5, best)):
+        options = {} if which is None else {"checkpoint": which}
         assert Run.resume(tmp_path / "run", **options).evaluate("valid") == expected
         assert Run(spec, tmp_path / "run").evaluate("valid", **options) == expected
     assert Run.resume(result.best).evaluate("valid") == best
@@ -197,7 +222,10 @@ def test_an_unknown_reader_and_what_is_no_reader(tmp_path):
 
 
 # -- the best ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("mode", "best", "keep"), [("min", 1, 1), ("max", 1, 1), ("min", 2, 2), ("max", 3, None), ("min", 0, 1)])
+KEPT = [("min", 1, 1), ("max", 1, 1), ("min", 2, 2), ("max", 3, None), ("min", 0, 1)]
+
+
+@pytest.mark.parametrize(("mode", "best", "keep"), KEPT)
 def test_the_best_checkpoints_stand_and_the_rest_is_pruned(tmp_path, mode, best, keep):
     plan = {"every": 2, "keep": keep, "best": best, "metric": "valid/accuracy", "mode": mode}
     run, result = fit(numpy_spec(steps=30, evaluate_every=3, checkpoint=plan), tmp_path / "run")
@@ -258,7 +286,7 @@ def test_a_reader_that_ends_early_is_an_error(tmp_path):
         def stream(self, start, stop):
             import contextlib
 
-            return contextlib.nullcontext(((i, runs.Blobs()[np.arange(9)]) for i in range(5)))
+            return contextlib.nullcontext((i, runs.Blobs()[np.arange(9)]) for i in range(5))
 
     data = {"train": Short()}
     with pytest.raises(DataError, match=r"data\.train: the reader ended at step 5 of 13"):
@@ -278,7 +306,7 @@ def test_a_full_device_ends_the_run_and_names_the_newest_good_checkpoint(tmp_pat
         inner(tensors, path)
 
     monkeypatch.setattr(numpy_wing, "save_tensors", save)
-    with pytest.raises(CheckpointError, match=r"step 6 could not be written: no space left .* newest good one is .*step-00000005"):
+    with pytest.raises(CheckpointError, match=r"step 6 could not be written: no space left .* one is .*step-00000005"):
         fit(numpy_spec(), tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["step-00000003", "step-00000005"]
     assert events(tmp_path / "run")[-1] == ("end", 6)

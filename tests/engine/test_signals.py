@@ -35,7 +35,8 @@ SCRIPT = """
     if len(sys.argv) > 3:  # a save that takes its time
         save = numpy_wing.save_tensors
         numpy_wing.save_tensors = lambda tensors, path: (print("saving", flush=True), time.sleep(60), save(tensors, path))
-    result = Run(runs.numpy_spec(steps=2000, log_every=1, checkpoint={"every": 1000}, evaluate_every=1000), sys.argv[1], observers=[slowly]).fit()
+    spec = runs.numpy_spec(steps=2000, log_every=1, checkpoint={"every": 1000}, evaluate_every=1000)
+    result = Run(spec, sys.argv[1], observers=[slowly]).fit()
     print("result", result.reason, result.why, result.steps, result.go_on)
 """
 

@@ -104,11 +104,11 @@ class Colour(enum.IntEnum):
     RED = 1
 
 
-@pytest.mark.parametrize(
-    "value",
-    [object(), lambda: 0, Colour.RED, defaultdict(int, a=1), namedtuple("P", "x")(1), np.array([object()]), np.ma.zeros(2), torch.float32],
-    ids=lambda v: type(v).__name__,
-)
+POINT = namedtuple("POINT", "x")(1)
+OTHERS = [object(), len, Colour.RED, defaultdict(int, a=1), POINT, np.array([object()]), np.ma.zeros(2), torch.float32]
+
+
+@pytest.mark.parametrize("value", OTHERS, ids=lambda v: type(v).__name__)
 def test_anything_else_is_an_error_that_names_its_path(value):
     with pytest.raises(CheckpointError, match=r"middleware\.ema\.1\.deep: .*cannot be kept in a checkpoint"):
         flatten({"middleware": {"ema": [0, {"deep": value}]}}, torch.is_tensor)

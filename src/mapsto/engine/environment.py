@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..core.recipes import loaded_files
 from ..core.spec import Spec, digest
+from .folder import RunFolder, file_hash
 from .wing import Wing
 
 
@@ -45,13 +45,14 @@ def describe(spec: Spec, wing: Wing, summary: Mapping[str, Any]) -> dict[str, An
 
 def recipe_hashes() -> dict[str, str]:
     """SHA-256 of every recipe file that was imported."""
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(loaded_files().values())}
+    return {path: file_hash(Path(path)) for path in sorted(loaded_files().values())}
 
 
-def changed_recipes(before: Mapping[str, str]) -> list[str]:
+def changed_recipes(before: Mapping[str, str], folder: RunFolder) -> list[str]:
     """Sentences on recipe files that are not what they were: their mappings may compute something else now."""
     now = recipe_hashes()
-    return [f"{path} was changed since the run began" for path, told in before.items() if now.get(path, told) != told]
+    changed = [(path, told) for path, told in before.items() if now.get(path, told) != told]
+    return [f"{path} was changed since; as it was: {folder.recipe(Path(path), told)}" for path, told in changed]
 
 
 def _commit() -> str | None:

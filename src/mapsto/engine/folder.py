@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,14 @@ from ..core.spec import Spec
 from .checkpoint import why
 from .durable import replace
 
-SPEC, ENVIRONMENT, METRICS, PANELS, LOCK = "spec.yaml", "environment.json", "metrics.jsonl", "panels.json", ".lock"
+SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK = (
+    "spec.yaml",
+    "environment.json",
+    "metrics.jsonl",
+    "panels.json",
+    "recipes",
+    ".lock",
+)
 
 
 class RunFolder:
@@ -58,6 +66,18 @@ class RunFolder:
         except SpecError as error:
             hint = f"\nGo on from Python: Run(spec, {str(self.path)!r}).fit(resume=True)" if "live object" in str(error) else ""
             raise SpecError(f"{file}: {error}{hint}") from None
+
+    def write_recipes(self, files: Iterable[str]) -> None:
+        """Keep a copy of each recipe file, named by its content: the originals may change."""
+        for file in map(Path, files):
+            kept = self.recipe(file, file_hash(file))
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                replace(kept, file.read_bytes())
+
+    def recipe(self, file: Path, sha256: str) -> Path:
+        """Where the copy of a recipe file of that hash is kept."""
+        return self.path / RECIPES / f"{file.stem}-{sha256[:8]}.py"
 
     def write_environment(self, found: Mapping[str, Any]) -> None:
         """Keep an environment; those of the sessions before stay under `earlier`, oldest first."""
@@ -142,6 +162,11 @@ class RunFolder:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def default_folder(name: str, root: Path | None = None) -> Path:

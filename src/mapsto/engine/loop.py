@@ -144,16 +144,13 @@ class Loop:
 
     # -- what is due -------------------------------------------------------------------------------------------------
     def _log(self) -> None:
-        if not self._window:
-            return
         began = clock()
         found = {f"train/{k}": v for k, v in {**self.program.fetch(self._window), **self.program.rates()}.items()}
         self._window.clear()
         self._wall += clock() - began  # the device may still have been at work
-        if self._timed:
-            found["time/step"] = self._wall / self._timed
-            found["time/data"] = self._waited / self._timed
-            found["throughput/records"] = self._timed * self.train.records / self.per_epoch / max(self._wall, 1e-12)
+        found["time/step"] = self._wall / self._timed
+        found["time/data"] = self._waited / self._timed
+        found["throughput/records"] = self._timed * self.train.records / self.per_epoch / max(self._wall, 1e-12)
         self._wall = self._waited = 0.0
         self._timed = 0
         self.emit("log", found)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, nearest
 from ..core.parts import build
+from ..core.recipes import loaded_files
 from ..core.spec import Spec
 from .checkpoint import MANIFEST, Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
@@ -147,13 +148,15 @@ class Run:
         start = checkpoint if checkpoint is not None else self._from or ("last" if resume else None)
         if start is None and not self.folder.is_empty():
             path = self.folder.path
-            raise CheckpointError(
-                f"{path} holds a run already: go on with it (mapsto train --resume {path}, or fit(resume=True)), "
-                "or name another folder"
-            )
+            how = f"go on with it (mapsto train --resume {path}, or fit(resume=True))"
+            if not self.checkpoints.paths():
+                how = "it ended before its first checkpoint, so remove the folder"
+            raise CheckpointError(f"{path} holds a run already: {how}, or name another folder")
         if start is not None and self.folder.is_empty():
             raise CheckpointError(f"there is no run in {self.folder.path} to go on with")
-        with self.folder.lock(), seeded(self.spec.seed, "run", self.wing):
+        wing = self.wing
+        self.spec.check()
+        with self.folder.lock(), seeded(self.spec.seed, "run", wing):
             return self._fit(start)
 
     def _fit(self, start: str | int | Path | None) -> Result:
@@ -168,7 +171,8 @@ class Run:
             try:
                 loop.emit("start", detail=self._begin(loop, found))
                 loop.run()
-                reason, why = loop.stop or ("finished", f"{loop.total} steps are done")
+                done = ("finished", f"{loop.total} steps are done")
+                reason, why = done if loop.step >= loop.total else loop.stop or done
                 result = self._result(loop, reason, why)
                 loop.emit("end", loop.latest, self._ending(result))
             except BaseException as error:
@@ -199,16 +203,18 @@ class Run:
         before = self.folder.environment()
         if found is not None:
             resumed = loop.restore(found)
-            resumed["notes"] += changed_recipes(before.get("recipes", {}))
+            resumed["notes"] += changed_recipes(before.get("recipes", {}), self.folder)
             resumed["notes"] += _changed_versions(found.manifest["versions"], loop.versions)
             resumed["set_aside"] = self.checkpoints.set_aside(loop.step)
             resumed["cut"] = self.folder.cut(loop.step)
             detail["resumed"] = resumed
-            for note in resumed["notes"]:
-                log.warning("resumed from %s: %s", found.path, note)
+            if not loop.dispatch.active:  # else the event tells
+                for note in resumed["notes"]:
+                    log.warning("resumed from %s: %s", found.path, note)
             if not any(r["step"] == loop.step for r in self.folder.records("checkpoint")):  # killed before it was told
                 loop.write("checkpoint", {}, {"path": str(found.path), "best": loop.best.is_new(loop.step)})
         named = self.folder.write_spec(self.spec)
+        self.folder.write_recipes(loaded_files().values())
         found_here = describe(self.spec, self.wing, loop.view.summary)
         self.folder.write_environment({**found_here, "resumable_from_folder": named})
         return detail
@@ -290,6 +296,12 @@ class Run:
     def _predictions(self, reader: Any, path: str, checkpoint: str | int | Path | None) -> Iterator[dict[str, Any]]:
         with self._weights_of(checkpoint), counted(whole(reader), path) as batches:
             yield from self.program.predict(batches)
+
+    @contextlib.contextmanager
+    def trained(self, checkpoint: str | int | Path | None = None) -> Iterator[Program]:
+        """Within it the program holds trained weights, for code of one's own; arguments as of `evaluate`."""
+        with self._weights_of(checkpoint), untouched(self.wing):
+            yield self.program
 
     @contextlib.contextmanager
     def _weights_of(self, checkpoint: str | int | Path | None) -> Iterator[None]:
