@@ -245,11 +245,12 @@ def test_render_without_middleware() -> None:
 
 
 def test_render_says_what_wraps_what_and_why() -> None:
+    mapsto.middleware("elsewhere", wraps="step")(lambda inner: inner)
     placed = arrange(
         [
             ("timing", Declared(wraps=("step",))),
             ("nonfinite", Declared(wraps=("step", "grad"), before=("timing",))),
-            ("ema", Declared(wraps=("update",), after=("clip_norm", "freeze"))),
+            ("ema", Declared(wraps=("update",), after=("clip_norm", "elsewhere", "elsewere"))),
             ("clip_norm", Declared(wraps=("update",), provides=("clipped",))),
             ("compile", Declared()),
         ]
@@ -264,7 +265,7 @@ def test_render_says_what_wraps_what_and_why() -> None:
         "1  nonfinite   grad, step  nonfinite says before='timing'\n"
         "2  timing      step        nonfinite says before='timing'\n"
         "3  clip_norm   update      ema says after='clip_norm'\n"
-        "4  ema         update      ema says after='clip_norm'; after='freeze' is not in this plan\n"
+        "4  ema         update      ema says after='clip_norm'; after='elsewere' names nothing here\n"
         "5  compile     -           its place in the list\n"
     )
 

@@ -60,8 +60,9 @@ def _wraps(placed: Placed) -> str:
 
 
 def _unmet(placed: Placed, others: Sequence[Placed]) -> list[str]:
-    """Declarations that move nothing, since the plan holds no such middleware."""
-    there = {name for p in others if p is not placed for name in (p.name, p.name.partition(".")[0], *p.declared.provides)}
+    """Declarations that move nothing and may be misspelt: they name neither a part of the plan nor a registered middleware."""
+    known = {name for p in others for name in (p.name, p.name.partition(".")[0], *p.declared.provides)}
+    known |= {entry.name for entry in registry.entries("middleware")}
     own = placed.declared
     pairs = [*(("before", name) for name in own.before), *(("after", name) for name in own.after)]
-    return [f"{word}={name!r} is not in this plan" for word, name in pairs if name not in there]
+    return [f"{word}={name!r} names nothing here" for word, name in pairs if name not in known]
