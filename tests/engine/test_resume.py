@@ -179,6 +179,23 @@ def test_what_decides_the_trajectory_is_refused_with_its_paths(tmp_path):
         Run(numpy_spec().override("model.hidden=9"), tmp_path / "run").evaluate("test")
 
 
+def test_the_number_of_reading_processes_may_change_and_the_bits_do_not(tmp_path, whole):
+    spec = numpy_spec(checkpoint=EVERY).override("data.train.workers=2", "data.train.prefetch=3")
+    fit(spec, tmp_path / "run", observers=[stop_at(4)])
+    Run.resume(tmp_path / "run", "data.train.workers=1", observers=[stop_at(8)]).fit()
+    Run.resume(tmp_path / "run", "data.train.workers=0", "data.test.batch_size=5").fit()
+    for step in range(1, 14):
+        assert trajectory(tmp_path / "run", step) == trajectory(whole, step)
+
+
+def test_a_live_reader_has_an_identity_too(tmp_path):
+    reader = Run(numpy_spec()).reader("train")
+    fit(numpy_spec(data={"train": reader}, steps=2), tmp_path / "run")
+    assert Run(numpy_spec(data={"train": reader}, steps=2), tmp_path / "run").fit(resume=True).steps == 2
+    with pytest.raises(CheckpointError, match=r"data\.train\.live: .* there, nothing here"):
+        Run(numpy_spec(steps=2), tmp_path / "run").fit(resume=True)
+
+
 def test_a_checkpoint_whose_state_does_not_fit_is_an_error_and_no_fresh_start(tmp_path, monkeypatch):
     fit(numpy_spec(steps=4), tmp_path / "run")
     before = (tmp_path / "run/metrics.jsonl").read_bytes()

@@ -15,6 +15,7 @@ from typing import Any
 from ..core.recipes import loaded_files
 from ..core.spec import Spec, digest
 from .folder import RunFolder, file_hash
+from .identity import identity_of
 from .wing import Wing
 
 
@@ -37,7 +38,7 @@ def describe(spec: Spec, wing: Wing, summary: Mapping[str, Any]) -> dict[str, An
         "commit": _commit(),
         "seeds": {"run": spec.seed},
         "spec": digest(spec.to_data(live=True)),
-        "identity": digest(spec.identity()),
+        "identity": digest(identity_of(spec)),
         "recipes": recipe_hashes(),
         "summary": dict(summary),
     }

@@ -27,11 +27,14 @@ class RunView:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at `step` (steps taken so far).
+    """Something that happened at `step` (steps taken so far); at one step the order is log, evaluate, epoch, checkpoint.
 
-    metrics: floats named `train/loss`, `train/lr`, `valid/accuracy`, `time/step` (seconds a step), `time/data`,
-    `throughput/records` (records a second), ...; detail: what else belongs to this event, such as the path of a checkpoint
-    (`path`), the reason of the end (`reason`: finished, stopped, interrupted, failed) or of a resume (`resumed`).
+    metrics: floats named `train/loss`, `train/lr`, `valid/accuracy`, `time/step` and `time/data` (seconds a step, and how
+    much of it was waiting for data), `time/epoch`, `throughput/records` (records a second), ...; of `end` the latest of all.
+    detail: of a `start` that goes on `resumed` (`path`, `step`, `epoch`, what was `restored`, `notes` on what differs,
+    checkpoints `set_aside`, lines of metrics `cut`); of a `checkpoint` its `path` and whether it is among the `best`; of the
+    `end` the `reason` (finished; stopped: an observer asked; interrupted: a signal, saved; failed; aborted: a second
+    signal) and `why`, `last` and `best` checkpoint, `go_on` (how to), `detached` observers, the task's `panels`.
     """
 
     name: EventName

@@ -6,17 +6,25 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ..core.spec import Spec
+
+READERS = ("train", "valid")
+FREE = ("workers", "prefetch")
 _ABSENT = object()
 
 
-def plain(identity: Any) -> Any:
-    """An identity as a manifest holds it."""
-    return json.loads(json.dumps(identity, default=str))
+def identity_of(spec: Spec) -> dict[str, Any]:
+    """What decides the trajectory of a run, as JSON data: of the readers those it trains and evaluates with, and of them
+    not how many processes read."""
+    found: dict[str, Any] = json.loads(json.dumps(spec.identity(), default=str))
+    readers = {name: found["data"][name] for name in READERS if name in found["data"]}
+    found["data"] = {name: {k: v for k, v in reader.items() if k not in FREE} for name, reader in readers.items()}
+    return found
 
 
 def differences(there: Any, here: Any) -> list[str]:
     """One line a path that differs between two identities: `optimizer.lr: 0.001 there, 0.01 here`."""
-    return list(_walk(plain(there), plain(here), ""))
+    return list(_walk(there, here, ""))
 
 
 def _walk(there: Any, here: Any, path: str) -> Iterator[str]:

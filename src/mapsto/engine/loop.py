@@ -21,7 +21,7 @@ from .checkpoint import Checkpoint, Checkpoints, step_of
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
-from .identity import plain
+from .identity import identity_of
 from .streams import capture, put_back, untouched
 from .wing import Program, Wing
 
@@ -186,7 +186,7 @@ class Loop:
         }
 
     def _about(self) -> dict[str, Any]:
-        identity = plain(self.spec.identity())
+        identity = identity_of(self.spec)
         return {
             "versions": dict(self.versions),
             "epoch": self.step / self.per_epoch,

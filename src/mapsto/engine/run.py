@@ -20,7 +20,7 @@ from .checkpoint import MANIFEST, Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
 from .environment import changed_recipes, describe, versions
 from .folder import RunFolder, default_folder
-from .identity import differences
+from .identity import differences, identity_of
 from .loop import Loop, counted, evaluate, whole
 from .signals import interruptible
 from .streams import seeded, untouched
@@ -89,10 +89,11 @@ class Run:
             path, checkpoint = path.parent.parent, checkpoint if checkpoint is not None else path.name
         kept = RunFolder(path).spec()
         spec = kept.override(*overrides)
-        if found := differences(kept.identity(), spec.identity()):
+        if found := differences(identity_of(kept), identity_of(spec)):
             raise SpecError(
                 f"a resumed run keeps its trajectory, and this would change it: {'; '.join(found)}. "
-                "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint and observers may change)"
+                "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint, observers, device, data.test "
+                "and the workers of readers may change)"
             )
         run = cls(spec, path, observers=observers)
         run._from = checkpoint if checkpoint is not None else "last"
@@ -334,7 +335,7 @@ class Run:
     def _load(self, which: str | int | Path) -> Checkpoint:
         """A checkpoint of this very spec. Raises CheckpointError naming the paths that differ."""
         found = self.checkpoints.load(self.checkpoints.find(which))
-        if other := differences(found.manifest["identity"], self.spec.identity()):
+        if other := differences(found.manifest["identity"], identity_of(self.spec)):
             listed = "\n  ".join(other)
             raise CheckpointError(f"{found.path} is a checkpoint of another spec:\n  {listed}")
         return found

@@ -33,7 +33,10 @@ class Program(Protocol):
         ...
 
     def fetch(self, window: Sequence[Metrics]) -> dict[str, float]:
-        """The metrics of several steps as floats: pairs (sum, weight) averaged exactly, scalars averaged over steps."""
+        """The metrics of several steps as floats: pairs (sum, weight) averaged exactly, scalars averaged over steps.
+
+        Those of a window that a checkpoint cut in two may come from its file, and so lie on the CPU.
+        """
         ...
 
     def rates(self) -> dict[str, float]:

@@ -37,7 +37,9 @@ def fetch(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _total(values: list[Any]) -> float:
     tensors = [v for v in values if isinstance(v, Tensor)]
     total = float(sum(v for v in values if not isinstance(v, Tensor)))
-    return total + float(torch.stack(tensors).double().sum()) if tensors else total
+    for device in {t.device for t in tensors}:  # a window that a checkpoint cut in two lies on the CPU in part
+        total += float(torch.stack([t for t in tensors if t.device == device]).double().sum())
+    return total
 
 
 def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
