@@ -111,6 +111,54 @@ def test_gradients_of_several_dtypes_clip_together():
     assert torch.allclose(made.model.a, torch.full((4,), 1 - 1 / math.sqrt(8)), rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "middleware",
+    [
+        [use("clip_norm", max_norm=0.1)],
+        [use("clip_value", value=0.01)],
+        [use("accumulate", steps=3)],
+        [use("sam", rho=0.1)],
+        [use("sam", rho=0.1, adaptive=True)],
+        [use("nonfinite"), use("accumulate", steps=2), use("clip_norm", max_norm=0.1), use("ema", decay=0.5)],
+    ],
+    ids=lambda parts: "-".join(p.use for p in parts),
+)
+def test_sparse_gradients_are_the_dense_ones(middleware):
+    """Rows that stand several times in a batch are one row of the gradient."""
+    data = {"input": torch.tensor([1, 4, 1, 1, 2, 4]), "target": torch.tensor([0, 1, 2, 0, 1, 2])}
+    made = [
+        build_program(
+            lambda sparse=sparse: nn.Embedding(6, 3, sparse=sparse).double(),
+            optimizer=use(torch.optim.SGD, lr=0.5),
+            middleware=middleware,
+            device="cpu",
+        )
+        for sparse in (False, True)
+    ]
+    for program_ in made:
+        for _ in range(3):
+            program_.step(data)
+    assert made[1].model.weight.grad.is_sparse
+    torch.testing.assert_close(made[0].model.weight, made[1].model.weight, rtol=1e-12, atol=1e-14)
+
+
+def test_complex_weights_are_guarded_clipped_and_scaled():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.full((8, 3), 1 + 2j))
+
+        def forward(self, x):
+            return (x.to(self.w.dtype) @ self.w).abs()
+
+    made = program(
+        use("nonfinite"), use("mixed_precision", dtype="fp16"), use("clip_norm", max_norm=0.1), model=Complex, optimizer="sgd"
+    )
+    found = made.fetch(run(made, 2))
+    assert found["skipped"] == 0.0
+    assert found["grad_norm"] > 0.1
+
+
 # -- noise -------------------------------------------------------------------------------------------------------------
 def noise_of(step, eta=0.3, gamma=0.55, size=200_000, seed=0):
     """The gradients of a model whose own gradient is zero."""

@@ -12,6 +12,7 @@ from ...core.compose import middleware
 from ...core.errors import DataError, SpecError, nearest
 from ..mappings import Batch, Grad, Metrics
 from ..state import State
+from .gradients import dense, scale
 
 
 @middleware("accumulate", provides="accumulation")
@@ -52,7 +53,7 @@ class Accumulate:
                 state.shard = outer
             metrics = _merged(window)
             if not state.summing:
-                _divide(state.gradients(), metrics["loss"][1])
+                _divide(dense(state.parameters), metrics["loss"][1])
             return metrics
 
         return accumulated
@@ -94,9 +95,7 @@ def _divide(gradients: list[Tensor], weight: Tensor | float) -> None:
     if not gradients:
         return
     if isinstance(weight, Tensor):
-        exact = weight.to(torch.promote_types(gradients[0].dtype, torch.float32))
-        factor = torch.where(exact == 0, 0.0, 1.0 / exact)
-        for dtype in {g.dtype for g in gradients}:
-            torch._foreach_mul_([g for g in gradients if g.dtype == dtype], factor.to(dtype))
+        exact = weight.to(torch.float32 if weight.device.type == "mps" else torch.float64)
+        scale(gradients, torch.where(exact == 0, 0.0, 1.0 / exact))
     else:
         torch._foreach_mul_(gradients, 1.0 / weight if weight else 0.0)

@@ -10,6 +10,7 @@ from ...core.compose import middleware
 from ...core.errors import SpecError
 from ..mappings import Metrics, Update
 from ..state import State
+from .gradients import dense, scale
 
 
 @middleware("clip_norm")
@@ -37,13 +38,12 @@ class ClipNorm:
             return inner
 
         def clipped(state: State, metrics: Metrics) -> Metrics:
-            gradients = state.gradients()
+            gradients = dense(state.parameters)
             if not gradients:
                 return inner(state, metrics)
             norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
             factor = torch.where(norm.isfinite(), limit / norm.clamp(min=limit), 1.0)
-            for dtype in {g.dtype for g in gradients}:
-                torch._foreach_mul_([g for g in gradients if g.dtype == dtype], factor.to(dtype))
+            scale(gradients, factor)
             return inner(state, {**metrics, "grad_norm": norm})
 
         return clipped
@@ -69,7 +69,7 @@ class ClipValue:
             return inner
 
         def clamped(state: State, metrics: Metrics) -> Metrics:
-            if gradients := state.gradients():
+            if gradients := dense(state.parameters):
                 torch._foreach_clamp_min_(gradients, -limit)
                 torch._foreach_clamp_max_(gradients, limit)
             return inner(state, metrics)

@@ -16,7 +16,7 @@ from ..mappings import Batch, Grad, Metrics, Step, needs_closure
 from ..state import State
 from .copies import kept
 from .diagnosis import NonfiniteError, diagnose
-from .finite import check_and_scale, either
+from .gradients import check_and_scale, either
 
 
 @dataclass

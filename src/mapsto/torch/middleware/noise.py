@@ -10,13 +10,15 @@ from ...core.compose import middleware
 from ...core.errors import SpecError
 from ..mappings import Metrics, Update
 from ..state import State
+from .gradients import dense
 
 
 @middleware("gradient_noise")
 class GradientNoise:
     """update -> update on gradients with Gaussian noise of variance eta / (1 + t)^gamma at step t (Neelakantan et al. 2015).
 
-    Drawn from the stream `gradient_noise` of (seed, step). `eta` 0 adds nothing. Raises SpecError.
+    Drawn from the stream `gradient_noise` of (seed, step); a sparse gradient gets it in the rows it has. `eta` 0 adds
+    nothing. Raises SpecError.
     """
 
     edits_gradients = True
@@ -33,7 +35,7 @@ class GradientNoise:
         def noisy(state: State, metrics: Metrics) -> Metrics:
             deviation = math.sqrt(self.eta / (1 + state.step) ** self.gamma)
             generator = state.generator("gradient_noise")
-            for gradient in state.gradients():
+            for gradient in dense(state.parameters):
                 drawn = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype, device=gradient.device)
                 gradient.add_(drawn, alpha=deviation)
             return inner(state, metrics)

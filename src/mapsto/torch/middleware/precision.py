@@ -13,7 +13,7 @@ from ...core.compose import middleware
 from ...core.errors import CheckpointError, SpecError
 from ..mappings import Batch, Grad, Loss, Metrics, Update
 from ..state import State
-from .finite import check_and_scale, either
+from .gradients import check_and_scale, either
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
@@ -86,7 +86,7 @@ class MixedPrecision:
         def unscaled(state: State, batch: Batch) -> Metrics:
             with state.apart():
                 metrics = inner(state, batch)
-                self.found = check_and_scale(state.parameters, self.scale.double().reciprocal().float())
+                self.found = check_and_scale(state.parameters, self.scale.reciprocal())
             state.skip = either(state.skip, self.found)
             return {**metrics, "loss_scale": self.scale.clone()}
 

@@ -44,7 +44,7 @@ class SAM:
     @torch.no_grad()
     def _ascend(self, state: State) -> None:
         moved = [p for p in state.parameters if p.grad is not None]
-        directions = [p.grad for p in moved if p.grad is not None]
+        directions = [p.grad.to_dense() for p in moved if p.grad is not None]
         if not moved:
             return
         if self.adaptive:
