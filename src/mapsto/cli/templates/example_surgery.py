@@ -13,7 +13,7 @@ from mapsto import Spec, use
 # A parameter named after a kind, such as `surgery`, takes a mapping of that kind. Since the model is built before the
 # optimizer, the optimizer sees the model as the surgery left it.
 @mapsto.model
-def gate(surgery: Any, features: int = 8) -> nn.Module:
+def small_gate(surgery: Any, features: int = 8) -> nn.Module:
     """[B, 2] -> logits [B, 2]."""
     model = nn.Sequential(nn.Linear(2, features), nn.ReLU(), nn.Linear(features, 2))
     changed: nn.Module = surgery(model)
@@ -25,7 +25,7 @@ def spec() -> Spec:
     table = use("arrays", input=[[0, 0], [0, 1], [1, 0], [1, 1]], target=[0, 1, 1, 0])
     return Spec(
         name="my_name",
-        model=use("gate", surgery=use("my_name", slope=0.2)),
+        model=use("small_gate", surgery=use("my_name", slope=0.2)),
         optimizer=use("adamw", lr=0.02),
         data={"train": {"source": table, "transforms": [use("scale", factor=1.0)], "batch_size": 4}},
         epochs=100,

@@ -36,10 +36,11 @@ class MyName:
             gradients = state.gradients()
             norm = torch.nn.utils.get_total_norm(gradients)
             # Tensors throughout: `.item()` or `if norm > ...` would make every step wait for the device.
-            mean = norm if self.mean is None else self.mean
+            mean = norm if self.mean is None else torch.where(self.mean.isfinite(), self.mean, norm)
             shrink = (self.factor * mean / norm.clamp(min=1e-30)).clamp(max=1.0)
             torch._foreach_mul_(gradients, shrink)
-            self.mean = self.decay * mean + (1 - self.decay) * norm * shrink
+            moved = self.decay * mean + (1 - self.decay) * norm * shrink
+            self.mean = torch.where(norm.isfinite(), moved, mean)  # an overflow is skipped further in, and leaves no trace
             return inner(state, {**metrics, "gradient_norm": norm})
 
         return update

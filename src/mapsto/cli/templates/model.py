@@ -18,9 +18,7 @@ class MyName(nn.Module):
     def __init__(self, inputs: int, outputs: int, *, hidden: int = 64, layers: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
         sizes = [inputs, *[hidden] * layers]
-        blocks = [
-            nn.Sequential(nn.Linear(before, after), nn.GELU(), nn.Dropout(dropout)) for before, after in pairwise(sizes)
-        ]
+        blocks = [nn.Sequential(nn.Linear(before, after), nn.GELU(), nn.Dropout(dropout)) for before, after in pairwise(sizes)]
         self.body = nn.Sequential(*blocks)
         self.head = nn.Linear(sizes[-1], outputs)
 

@@ -42,6 +42,26 @@ def test_a_spike_is_shrunk_to_the_stated_size() -> None:
     assert moved(plain, spike) / first > 1000  # without it the spike goes through
 
 
+def test_an_overflow_leaves_no_trace() -> None:
+    made, plain = (program("my_name").middleware["my_name"] for _ in range(2))
+    shrink, same = (middleware.update(lambda _, metrics: metrics) for middleware in (made, plain))
+    for norm in (1.0, 3.0, float("inf"), 2.0):
+        shrink(_Gradients(norm), {})
+        if norm < float("inf"):
+            same(_Gradients(norm), {})
+    assert made.mean == plain.mean
+
+
+class _Gradients:
+    """A state with one gradient of this norm."""
+
+    def __init__(self, norm: float) -> None:
+        self.norm = norm
+
+    def gradients(self) -> list[torch.Tensor]:
+        return [torch.tensor([self.norm])]
+
+
 def test_nothing_changes_while_gradients_are_usual() -> None:
     made, plain = program(mapsto.use("my_name", factor=1e9)), program()
     for batch in batches(1.0, 2.0, -1.0):

@@ -1,0 +1,117 @@
+"""The command line: one small file a verb; `main` parses, runs one of them and maps its outcome to an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..core.errors import MapstoError, nearest
+from .console import fail, forget_stdout, note
+
+VERBS = {
+    "train": "train a spec, or go on with a run",
+    "evaluate": "measure a run on one of its data sets",
+    "predict": "write a run's predictions to a file",
+    "report": "write a run's report page, and open it",
+    "list": "what is registered: built in, by plugins, by recipe files",
+    "show": "the plan and the parts of a spec, or one mapping's options",
+    "new": "write an installable plugin package for a mapping of one's own",
+}
+"""Verb -> summary; each is the module of this name beside this file."""
+
+ERROR, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141
+
+_EPILOG = """\
+begin with:
+  mapsto list middleware                  what there is to build with
+  mapsto show recipes/digits.py           what a recipe would do, before it does it
+  mapsto train recipes/digits.py epochs=3 train it, with one setting changed
+  mapsto train --resume runs/NAME         go on with a run that was stopped
+  mapsto new middleware my_trick          a plugin package of your own
+
+exit codes: 0 done; 1 an error, which is explained; 2 wrong usage; 130 stopped by Ctrl-C; 143 by SIGTERM; 141 the reader
+of the output went away. MAPSTO_DEBUG=1 (or --debug behind a command) shows where an error was raised.
+`mapsto COMMAND --help` explains a command with examples."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. Wrong usage, --help and --version raise SystemExit, as argparse does."""
+    verb, options = parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code: int = verb.run(options)
+        sys.stdout.flush()  # a reader that went away is found out here, not while the interpreter ends
+    except BrokenPipeError:
+        forget_stdout()
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED
+    except (MapstoError, OSError) as error:
+        return _explain(error, options.debug)
+    return code
+
+
+def parse(argv: Sequence[str]) -> tuple[Any, argparse.Namespace]:
+    """The verb's module and its options."""
+    words = list(argv)
+    if not words or words[0].startswith("-"):
+        top = _top()
+        top.parse_args(words or ["--help"])
+        top.error("say a command first, such as: mapsto train SPEC")
+    if words[0] not in VERBS:
+        _top().error(f"there is no command {words[0]!r}; {nearest(words[0], VERBS)}")
+    verb = importlib.import_module(f".{words[0]}", __package__)
+    parser = Parser(
+        prog=f"mapsto {words[0]}",
+        description=verb.__doc__,
+        epilog=verb.EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show where an error was raised")
+    # intermixed, so that overrides may stand before, between and behind the options
+    options = parser.parse_intermixed_args(words[1:])
+    options.debug = options.debug or os.environ.get("MAPSTO_DEBUG", "0") not in ("", "0")
+    options.parser = parser
+    return verb, options
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that never guesses an abbreviated option and names the one command that explains more."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}\nSee: {self.prog} --help\n")
+
+
+def _top() -> argparse.ArgumentParser:
+    from .. import __version__
+
+    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in VERBS.items())
+    parser = Parser(
+        prog="mapsto",
+        usage="mapsto COMMAND [options]",
+        description=f"mapsto: extend a deep-learning framework without forking it.\n\ncommands:\n{commands}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mapsto {__version__}")
+    return parser
+
+
+def _explain(error: BaseException, debug: bool) -> int:
+    """One clear message; the traceback only where it was asked for, or where the error is none of ours."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, MapstoError):
+        fail(str(error))
+    else:
+        fail(f"{error or type(error).__name__}" + ("" if debug else "  (--debug shows where)"))
+    return ERROR

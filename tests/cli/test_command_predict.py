@@ -1,0 +1,191 @@
+"""`mapsto predict`: every format, in the data's order, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mapsto import DataError, Run
+from mapsto.cli.predictions import writing
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def expected(trained):
+    batches = list(Run.resume(trained).predict("test"))
+    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+
+def test_json_lines(mapsto, trained, tmp_path, expected):
+    said = mapsto("predict", trained, "--output", tmp_path / "p.jsonl")
+    assert said.code == 0, said.err
+    assert said.out == f"{tmp_path / 'p.jsonl'}\n"
+    assert "5 records, step 6" in said.err
+    rows = read(tmp_path / "p.jsonl")
+    assert [row["label"] for row in rows] == expected["label"].tolist()
+    np.testing.assert_array_equal(np.float32([row["probability"] for row in rows]), expected["probability"])
+
+
+def test_csv(mapsto, trained, tmp_path, expected):
+    assert mapsto("predict", trained, "--output", tmp_path / "p.csv").code == 0
+    with open(tmp_path / "p.csv", newline="") as file:
+        heads, *rows = csv.reader(file)
+    assert heads == ["label", "probability.0", "probability.1"]
+    np.testing.assert_array_equal(np.float32([row[1:] for row in rows]), expected["probability"])
+
+
+def test_parquet(mapsto, trained, tmp_path, expected):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert mapsto("predict", trained, "--output", tmp_path / "p.parquet").code == 0
+    table = parquet.read_table(tmp_path / "p.parquet")
+    assert table["label"].to_pylist() == expected["label"].tolist()
+    np.testing.assert_array_equal(np.float32(table["probability"].to_pylist()), expected["probability"])
+
+
+def test_the_order_is_that_of_the_data(mapsto, trained, tmp_path):
+    assert mapsto("predict", trained, "--data", "train", "--output", tmp_path / "train.csv").code == 0  # which is shuffled
+    assert mapsto("predict", trained, "--data", "test", "--output", tmp_path / "test.csv").code == 0
+    assert (tmp_path / "train.csv").read_bytes() == (tmp_path / "test.csv").read_bytes()
+
+
+def test_another_checkpoint(mapsto, trained, tmp_path):
+    for which in ("3", "last"):
+        assert mapsto("predict", trained, "--checkpoint", which, "--output", tmp_path / f"{which}.csv").code == 0
+    assert (tmp_path / "3.csv").read_bytes() != (tmp_path / "last.csv").read_bytes()
+
+
+# -- files in place of the data ---------------------------------------------------------------------------------------------
+def test_a_file_is_read_as_the_data_are(mapsto, trained, tmp_path, expected):
+    rows = [[0, 0], [0, 1], [1, 0], [1, 1], [1, 1]]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps({"input": row}) + "\n" for row in rows))
+    np.savez(tmp_path / "new.npz", input=np.array(rows))
+    for name in ("new.jsonl", "new.npz"):
+        said = mapsto("predict", trained, "--input", tmp_path / name, "--output", tmp_path / "p.csv")
+        assert said.code == 0, said.err
+        with open(tmp_path / "p.csv", newline="") as file:
+            found = [row[1:] for row in list(csv.reader(file))[1:]]
+        np.testing.assert_array_equal(np.float32(found), expected["probability"])
+
+
+def test_a_source_with_a_path_reads_the_other_path(mapsto, tmp_path):
+    for name, sign in (("train", 1.0), ("new", -1.0)):
+        lines = [json.dumps({"x": [sign * i, 1.0], "target": i % 2}) for i in range(1, 4)]
+        (tmp_path / f"{name}.data").write_text("\n".join(lines) + "\n")
+    source = {"use": "json_lines", "path": str(tmp_path / "train.data"), "fields": {"input": "x", "target": "target"}}
+    model = {"use": "torch.nn:Linear", "in_features": 2, "out_features": 2}
+    data = {"train": {"source": source, "batch_size": 2}}
+    (tmp_path / "paths.yaml").write_text(json.dumps({"model": model, "data": data, "device": "cpu", "steps": 1}))
+    run = tmp_path / "run"
+    assert mapsto("train", tmp_path / "paths.yaml", "--run", run, "--quiet").code == 0
+    for name in ("train", "new"):
+        words = ["--data", "train", "--input", tmp_path / f"{name}.data", "--output", tmp_path / f"{name}.csv"]
+        said = mapsto("predict", run, *words)
+        assert said.code == 0, said.err
+    assert mapsto("predict", run, "--data", "train", "--output", tmp_path / "own.csv").code == 0
+    assert (tmp_path / "own.csv").read_bytes() == (tmp_path / "train.csv").read_bytes()
+    assert (tmp_path / "own.csv").read_bytes() != (tmp_path / "new.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--output", "p.xml"], "'.xml' is no format for predictions; allowed: .csv, .jsonl, .parquet"),
+        (["--output", "p"], "a file without an ending is no format"),
+        (["--output", "nowhere/p.csv"], "there is no folder nowhere"),
+        (["--output", "p.csv", "--data", "tst"], "did you mean 'test'?"),
+        (["--output", "p.csv", "--input", "nothing.csv"], "there is no file nothing.csv"),
+        (["--output", "p.csv", "--input", "here.xyz"], "no source reads '.xyz'"),
+        (["--output", "p.csv", "--input", "here.xyz", "--data", "tst"], "did you mean 'test'?"),
+    ],
+)
+def test_wrong_words(mapsto, trained, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    Path("here.xyz").write_text("")
+    before = sorted(tmp_path.iterdir())
+    said = mapsto("predict", trained, *words)
+    assert said.code == 1
+    assert told in said.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# -- the files -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_what_breaks_off_leaves_the_old_file(tmp_path, ending):
+    path = tmp_path / f"p{ending}"
+    path.write_text("before")
+
+    def broken_off() -> None:
+        with writing(path) as write:
+            write({"label": np.arange(3)})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken_off()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_uneven_fields_are_refused(tmp_path, ending):
+    with (
+        pytest.raises(DataError, match="label has 3, score has 2"),
+        writing(tmp_path / f"p{ending}") as write,
+    ):
+        write({"label": np.arange(3), "score": np.arange(2)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    with writing(tmp_path / "p.jsonl") as write:
+        write({"value": np.array([[1.5, np.nan], [np.inf, 2.0]])})
+    text = (tmp_path / "p.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert read(tmp_path / "p.jsonl") == [{"value": [1.5, None]}, {"value": [None, 2.0]}]
+
+
+def test_text_and_higher_axes(tmp_path):
+    batch = {"text": ["a,b", 'say "c"'], "grid": np.arange(12.0).reshape(2, 2, 3)}
+    for ending in (".csv", ".jsonl", ".parquet"):
+        with writing(tmp_path / f"p{ending}") as write:
+            assert write(batch) == 2
+    with open(tmp_path / "p.csv", newline="") as file:
+        heads, *rows = csv.reader(file)
+    assert heads == ["text", *(f"grid.{i}.{j}" for i in range(2) for j in range(3))]
+    assert [row[0] for row in rows] == batch["text"]
+    assert [float(v) for v in rows[1][1:]] == [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
+    lines = read(tmp_path / "p.jsonl")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(tmp_path / "p.parquet").to_pylist() == lines
+    assert lines[1] == {"text": 'say "c"', "grid": [[6.0, 7.0, 8.0], [9.0, 10.0, 11.0]]}
+
+
+def test_batches_of_another_shape(tmp_path):
+    def both(ending: str) -> None:
+        with writing(tmp_path / f"p{ending}") as write:
+            write({"token": np.zeros((2, 3), np.int64)})
+            write({"token": np.ones((1, 5), np.int64)})
+
+    with pytest.raises(DataError, match="write .jsonl or .parquet instead"):
+        both(".csv")
+    both(".jsonl")
+    both(".parquet")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(tmp_path / "p.parquet")["token"].to_pylist() == [[0, 0, 0], [0, 0, 0], [1, 1, 1, 1, 1]]
+    assert read(tmp_path / "p.jsonl")[2]["token"] == [1, 1, 1, 1, 1]
+
+
+def test_a_type_that_changes_in_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    with writing(tmp_path / "p.parquet") as write:
+        write({"label": np.arange(2)})
+        with pytest.raises(DataError, match="change their type"):
+            write({"label": ["x"]})
