@@ -69,6 +69,16 @@ def test_drop_last_leaves_out_only_the_smaller_batch() -> None:
     assert Batches(Counting(48), 8, drop_last=True).batches_per_epoch == 6
 
 
+def test_sequential_reads_each_record_once_in_the_sources_order() -> None:
+    shuffled = Batches(Counting(50), 8, shuffle=True, drop_last=True, bucket_by="input", limit=45)
+    before = ids(shuffled)
+    plain = shuffled.sequential()
+    assert (plain.records, plain.batches_per_epoch) == (45, 6)
+    assert flat(ids(plain)) == list(range(45))
+    assert ids(plain, 3) == ids(plain)
+    assert ids(shuffled) == before
+
+
 def test_limit_takes_the_first_records() -> None:
     reader = Batches(Counting(50), 8, shuffle=True, limit=11)
     assert sorted(flat(ids(reader))) == list(range(11))
@@ -254,6 +264,16 @@ def test_bad_arguments_are_told(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"source": Counting(10), "batch_size": 4, **change}
     with pytest.raises(DataError, match=message):
         Batches(**arguments)
+
+
+def test_a_transform_whose_signature_cannot_be_known_takes_no_generator() -> None:
+    class Opaque:
+        __signature__ = 3
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            return batch
+
+    assert Batches({"input": np.arange(3)}, 3, transforms=[Opaque()]).batch(0)["input"].tolist() == [0, 1, 2]
 
 
 def test_bad_reads_are_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -9,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,24 @@ from records import Big, Counting, Failing, Tensors, Unpicklable, equal, noise
 from mapsto.core.errors import DataError
 from mapsto.core.recipes import load_file
 from mapsto.data import Batches
-from mapsto.data import shared as shared_module
-from mapsto.data.shared import FOLDER, Slots, open_slots, pack, unpack
+from mapsto.data.shared import Slots, open_slots, pack, unpack
 from mapsto.data.workers import _work
 
 
-def left_behind() -> list[str]:
-    return [p for p in os.listdir(FOLDER) if p.startswith("mapsto-")] if FOLDER.is_dir() else []
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """No process, and no open file: the memory that is shared has no name, so it lives as long as a file of it is open."""
+    resource_tracker.ensure_running()
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    assert multiprocessing.active_children() == []
+    left = {os.readlink(f"/proc/self/fd/{f}") for f in set(os.listdir("/proc/self/fd")) - before if exists(f)}
+    assert not {name for name in left if "memfd" in name or "pipe" in name or "socket" in name}
+
+
+def exists(file: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{file}")
 
 
 def gone(group: int) -> bool:
@@ -52,7 +66,6 @@ def test_streams_are_bitwise_equal_for_any_workers_and_from_any_position(workers
         assert [p for p, _ in got] == list(range(start, start + 10))
         assert all(equal(batch, reference.batch(p)) for p, batch in got)
     assert multiprocessing.active_children() == []
-    assert left_behind() == []
 
 
 def test_shards_and_an_early_end() -> None:
@@ -87,7 +100,6 @@ def test_an_error_tells_position_worker_and_the_workers_traceback() -> None:
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert stream.position == 2
     assert multiprocessing.active_children() == []
-    assert left_behind() == []
 
 
 def test_an_error_that_cannot_travel_is_told_by_its_text() -> None:
@@ -115,7 +127,6 @@ def test_a_dead_worker_is_an_error_and_not_a_hang(how: str, message: str) -> Non
         with pytest.raises(DataError, match=message):
             next(stream)
     assert multiprocessing.active_children() == []
-    assert left_behind() == []
 
 
 def test_a_worker_killed_from_outside_between_two_batches() -> None:
@@ -125,7 +136,6 @@ def test_a_worker_killed_from_outside_between_two_batches() -> None:
         os.kill(stream._workers[0].process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         with pytest.raises(DataError, match=r"worker 0 .* was killed by signal SIGKILL"):
             list(stream)
-    assert left_behind() == []
 
 
 def test_what_cannot_be_sent_says_so() -> None:
@@ -133,6 +143,28 @@ def test_what_cannot_be_sent_says_so() -> None:
         Batches(Counting(3), 1, transforms=[lambda batch: batch], workers=1).stream().__enter__()
     with Batches(Unpicklable(), 6, workers=1).stream() as stream, pytest.raises(DataError, match="not in this process"):
         next(stream)
+
+
+def test_a_worker_that_cannot_be_started_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, started = multiprocessing.context.SpawnProcess.start, []
+
+    def second_fails(process: Any) -> None:
+        started.append(process)
+        if len(started) == 2:
+            raise OSError(11, "Resource temporarily unavailable")
+        real(process)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", second_fails)
+    with pytest.raises(OSError, match="Resource temporarily"):
+        make(3).stream().__enter__()
+    assert multiprocessing.active_children() == []
+
+
+def test_a_stream_reads_without_being_entered() -> None:
+    stream = make(1).stream(2, 4)
+    assert [p for p, _ in stream] == [2, 3]
+    stream.close()
+    assert multiprocessing.active_children() == []
 
 
 RECIPE = """
@@ -181,11 +213,10 @@ def test_an_interrupt_ends_the_workers_without_their_tracebacks(tmp_path: Path) 
     assert errors.count("Traceback") == 1, errors
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert gone(process.pid)
-    assert left_behind() == []
 
 
 # -- the worker's side and the shared memory, in this process, so that each branch is seen -----------------------------------
-def work(tasks: list[tuple[int, int, int, int]], payload: bytes, paths: list[str]) -> list[Any]:
+def work(tasks: list[tuple[int, int, int, int]], payload: bytes, slots: Slots | None) -> list[Any]:
     mine, theirs = multiprocessing.Pipe()
     for task in tasks:
         mine.send(task)
@@ -193,7 +224,7 @@ def work(tasks: list[tuple[int, int, int, int]], payload: bytes, paths: list[str
     try:
         if not tasks:
             mine.close()
-            _work(theirs, paths, {}, payload)
+            _work(theirs, slots, {}, payload)
             return []
         answers: list[Any] = []
         closing = iter(tasks)
@@ -213,7 +244,7 @@ def work(tasks: list[tuple[int, int, int, int]], payload: bytes, paths: list[str
             def send_bytes(self, data: bytes) -> None:
                 answers.append(pickle.loads(data))
 
-        _work(Pipe(), paths, {}, payload)  # type: ignore[arg-type]
+        _work(Pipe(), slots, {}, payload)  # type: ignore[arg-type]
         return answers
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -223,20 +254,20 @@ def test_a_workers_life() -> None:
     slots = open_slots(2)
     assert slots is not None
     payload = pickle.dumps(Batches(Failing(13, "error"), 6))
-    answers = work([(0, 0, 1, 0), (2, 0, 1, 1), (1, 0, 1, 2)], payload, slots.paths)
+    answers = work([(0, 0, 1, 0), (2, 0, 1, 1), (1, 0, 1, 2)], payload, slots)
     assert [(a[0], a[1]) for a in answers] == [("batch", 0), ("error", 2), ("batch", 1)]
     assert "rotten" in answers[1][2][1]
     assert equal(unpack(answers[2][2], slots, 2), Batches(Failing(13, "error"), 6).batch(1))
     slots.close()
     slots.close()
-    assert work([], payload, []) == []
-    assert work([(4, 0, 1, 0)], pickle.dumps(Unpicklable()), [])[0][:2] == ("error", 4)
+    assert work([], payload, None) == []
+    assert work([(4, 0, 1, 0)], pickle.dumps(Unpicklable()), None)[0][:2] == ("error", 4)
 
 
 def test_arrays_go_through_shared_memory_and_grow() -> None:
     slots = open_slots(1)
     assert slots is not None
-    theirs = Slots(slots.paths)
+    theirs = Slots([os.dup(f) for f in slots.files])
     for width in (9000, 30000, 9000):
         batch = Big(width=width)[np.arange(5)]
         content = pickle.loads(pickle.dumps(pack(batch, theirs, 7)))
@@ -249,7 +280,7 @@ def test_arrays_go_through_shared_memory_and_grow() -> None:
     slots.close()
 
 
-def test_where_shared_memory_is_full_or_missing_the_pipe_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_where_memory_is_full_or_missing_the_pipe_does(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = Big(width=9000)[np.arange(5)]
     slots = open_slots(1)
     assert slots is not None
@@ -263,7 +294,7 @@ def test_where_shared_memory_is_full_or_missing_the_pipe_does(monkeypatch: pytes
     assert content["placed"] == {}
     assert equal(unpack(content, slots, 0), batch)
     slots.close()
-    monkeypatch.setattr(shared_module, "FOLDER", tmp_path / "missing")
+    monkeypatch.delattr(os, "memfd_create")
     assert open_slots(2) is None
     assert equal(unpack(pack(batch, None, 0), None, 0), batch)
     reference = make(0)
@@ -271,15 +302,15 @@ def test_where_shared_memory_is_full_or_missing_the_pipe_does(monkeypatch: pytes
         assert all(equal(b, reference.batch(p)) for p, b in stream)
 
 
-def test_a_failing_second_file_leaves_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = shared_module.tempfile.mkstemp, []
+def test_a_failing_second_piece_leaves_no_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = os.memfd_create, []
 
-    def second_fails(**options: Any) -> Any:
-        calls.append(options)
+    def second_fails(name: str) -> int:
+        calls.append(name)
         if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-        return real(**options)
+            raise OSError(24, "Too many open files")
+        return real(name)
 
-    monkeypatch.setattr(shared_module.tempfile, "mkstemp", second_fails)
+    monkeypatch.setattr(os, "memfd_create", second_fails)
     assert open_slots(2) is None
-    assert left_behind() == []
+    assert len(calls) == 2

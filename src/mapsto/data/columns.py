@@ -32,42 +32,44 @@ class Numbers:
 
 
 class Pieces:
-    """Text, bytes or lists of numbers: one buffer and the offsets of its pieces."""
+    """Lists of numbers: all numbers one after another, and the offsets of the lists."""
 
-    def __init__(self, offsets: np.ndarray[Any, Any], content: Any, valid: np.ndarray[Any, Any] | None, text: bool) -> None:
-        self.offsets, self.content, self.valid, self.text = offsets, content, valid, text
+    def __init__(
+        self, offsets: np.ndarray[Any, Any], content: np.ndarray[Any, Any], valid: np.ndarray[Any, Any] | None
+    ) -> None:
+        self.offsets, self.content, self.valid = offsets, content, valid
 
     def take(self, indices: Indices) -> list[Any]:
-        starts, stops = self.offsets.take(indices).tolist(), self.offsets.take(indices + 1).tolist()
-        content = self.content
-        found: list[Any]
-        if self.text:
-            found = [str(content[a:b], "utf-8") for a, b in zip(starts, stops, strict=True)]
-        elif isinstance(content, memoryview):
-            found = [bytes(content[a:b]) for a, b in zip(starts, stops, strict=True)]
-        else:
-            found = [content[a:b] for a, b in zip(starts, stops, strict=True)]
+        pairs = zip(self.offsets.take(indices).tolist(), self.offsets.take(indices + 1).tolist(), strict=True)
+        found: list[Any] = [self.content[a:b] for a, b in pairs]
         if self.valid is not None:
             return [v if ok else None for v, ok in zip(found, self.valid[indices].tolist(), strict=True)]
         return found
 
     def lengths(self, indices: Indices, field: str) -> Indices:  # noqa: ARG002
-        lengths: Indices = self.offsets.take(indices + 1) - self.offsets.take(indices)
-        return lengths
+        return _spans(self.offsets, indices)
 
 
 class Objects:
-    """Anything else (structs, lists of text, ...), as Python objects."""
+    """Text, bytes and anything else as Python objects, made by Arrow: twice as quick as slicing and decoding here."""
 
-    def __init__(self, values: Any) -> None:
-        self.values = values
+    def __init__(self, values: Any, offsets: np.ndarray[Any, Any] | None = None) -> None:
+        self.values, self.offsets = values, offsets
+        self._indices = require("pyarrow", "arrow", "a table").array
 
     def take(self, indices: Indices) -> list[Any]:
-        found: list[Any] = self.values.take(indices).to_pylist()
+        found: list[Any] = self.values.take(self._indices(indices)).to_pylist()
         return found
 
     def lengths(self, indices: Indices, field: str) -> Indices:
+        if self.offsets is not None:
+            return _spans(self.offsets, indices)
         return lengths_of(self.take(indices), field)
+
+
+def _spans(offsets: np.ndarray[Any, Any], indices: Indices) -> Indices:
+    found: Indices = offsets.take(indices + 1) - offsets.take(indices)
+    return found
 
 
 def column_of(chunked: Any, what: str) -> Column:
@@ -86,9 +88,9 @@ def column_of(chunked: Any, what: str) -> Column:
         values = values.chunk(0) if values.num_chunks else arrow.array([], values.type)
     kind = values.type
     if kinds.is_large_string(kind) or kinds.is_large_binary(kind):
-        return _texts(values, kinds.is_large_string(kind))
+        return Objects(values, _offsets(values))
     if kinds.is_large_list(kind) and _numeric(kinds, kind.value_type) and values.values.null_count == 0:
-        return Pieces(_offsets(values), _array(values.values, what), _valid(values), text=False)
+        return Pieces(_offsets(values), _array(values.values, what), _valid(values))
     if kinds.is_fixed_size_list(kind) and _numeric(kinds, kind.value_type) and values.null_count == 0:
         return Numbers(_array(values.flatten(), what).reshape(len(values), kind.list_size))
     if _numeric(kinds, kind) or kinds.is_temporal(kind):
@@ -114,8 +116,3 @@ def _offsets(values: Any) -> np.ndarray[Any, Any]:
 
 def _valid(values: Any) -> np.ndarray[Any, Any] | None:
     return values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else None
-
-
-def _texts(values: Any, text: bool) -> Pieces:
-    content = values.buffers()[2]
-    return Pieces(_offsets(values), memoryview(content if content is not None else b""), _valid(values), text)

@@ -1,17 +1,15 @@
-"""Large arrays between processes: files in shared memory that both sides map, one a task in flight.
+"""Large arrays between processes: anonymous memory that both sides map, one piece a task in flight.
 
-The files are unlinked with the worker's first answer, so that nothing is left behind however a process ends. Space is
-reserved before it is written to: where shared memory is full, the batch goes through the pipe instead.
+The memory has no name, so nothing is left behind however a process ends. It is reserved before it is written to: where it
+cannot be had, or the system has none of this kind, the batch goes through the pipe instead.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
@@ -19,61 +17,56 @@ import numpy as np
 from ..core.errors import require
 from .source import Batch, is_tensor
 
-FOLDER = Path("/dev/shm")  # noqa: S108  # the kernel's shared memory, not a folder for files
 LEAST = 1 << 16
 """Arrays below this many bytes are quicker through the pipe."""
 ALIGN = 64
 
 
 class Slots:
-    """Files by number, each mapped and grown as needed; slot `turn mod n` belongs to one task until its answer is taken."""
+    """Pieces of memory by number, mapped and grown as needed; piece `turn mod n` is one task's until its answer is taken.
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.paths = list(paths)
-        self._files = [os.open(path, os.O_RDWR) for path in paths]
-        self._maps: list[mmap.mmap | None] = [None] * len(paths)
+    Pickled while a process is started, it arrives there as the same memory.
+    """
+
+    def __init__(self, files: Sequence[Any]) -> None:
+        self.files: list[int] = [f if isinstance(f, int) else f.detach() for f in files]
+        self._maps: list[mmap.mmap | None] = [None] * len(files)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Slots, ([DupFd(f) for f in self.files],)
 
     def view(self, turn: int, size: int) -> memoryview | None:
         """The first `size` bytes of a slot, or None where the memory cannot be had."""
-        slot = turn % len(self._files)
+        slot = turn % len(self.files)
         held = self._maps[slot]
         if held is None or len(held) < size:
             try:
-                os.posix_fallocate(self._files[slot], 0, size)
+                os.posix_fallocate(self.files[slot], 0, size)
             except OSError:
                 return None
-            held = mmap.mmap(self._files[slot], os.fstat(self._files[slot]).st_size)
+            held = mmap.mmap(self.files[slot], os.fstat(self.files[slot]).st_size)
             self._maps[slot] = held  # the old mapping goes with the last view of it
         return memoryview(held)[:size]
 
-    def unlink(self) -> None:
-        """Take the names away; the memory lives on while it is open."""
-        for path in self.paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
     def close(self) -> None:
         """Give the memory back; safe to call twice."""
-        self.unlink()
-        self._maps = []
-        for file in self._files:
+        files, self.files, self._maps = self.files, [], []
+        for file in files:
             os.close(file)
-        self._files = []
 
 
 def open_slots(count: int) -> Slots | None:
-    """Fresh slots, or None where the system has no shared memory folder."""
-    paths: list[str] = []
-    try:
-        for _ in range(count):
-            file, path = tempfile.mkstemp(prefix="mapsto-", dir=FOLDER)
-            paths.append(path)
-            os.close(file)
-        return Slots(paths)
-    except OSError:
-        for path in paths:
-            os.unlink(path)
+    """Fresh slots, or None where the system has no anonymous files in memory (it is Linux that has)."""
+    create = getattr(os, "memfd_create", None)
+    if create is None:
         return None
+    files: list[int] = []
+    try:
+        files += (create("mapsto-data") for _ in range(count))
+    except OSError:
+        Slots(files).close()
+        return None
+    return Slots(files)
 
 
 def pack(batch: Batch, slots: Slots | None, turn: int) -> Mapping[str, Any]:

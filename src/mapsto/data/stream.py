@@ -35,8 +35,8 @@ class Stream:
         return self
 
     def __next__(self) -> tuple[int, Batch]:
-        position = self.position
-        if self.stop is not None and position >= self.stop:
+        position, stop = self.position, self.stop
+        if stop is not None and position >= stop:
             raise StopIteration
         batch = self._read(position)
         self.position = position + 1

@@ -99,12 +99,16 @@ class _Worker:
         self._sent = self._taken = 0
         self.process = context.Process(
             target=_work,
-            args=(theirs, self.slots.paths if self.slots else [], loaded_files(), payload),
+            args=(theirs, self.slots, loaded_files(), payload),
             name=f"mapsto-data-{number}",
             daemon=True,
         )
         try:
             self.process.start()
+        except BaseException:
+            self.pipe.close()
+            self._close()
+            raise
         finally:
             theirs.close()  # so that the pipe ends when the worker does
 
@@ -123,8 +127,6 @@ class _Worker:
             error, text = content
             raise DataError(f"worker {self.number} failed at position {found}: {text}") from error
         assert found == position, (found, position)
-        if self._taken == 0 and self.slots:
-            self.slots.unlink()
         batch = unpack(content, self.slots, self._taken)
         self._taken += 1
         return batch
@@ -151,8 +153,11 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        self._close()
+
+    def _close(self) -> None:
         self.process.close()
-        if self.slots:
+        if self.slots is not None:
             self.slots.close()
 
 
@@ -176,11 +181,9 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _work(pipe: Connection, paths: list[str], recipes: Mapping[str, str], payload: bytes) -> None:
+def _work(pipe: Connection, slots: Slots | None, recipes: Mapping[str, str], payload: bytes) -> None:
     """A worker's whole life: read tasks until the pipe closes, answer each with a batch or an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    position = -1
-    slots = Slots(paths) if paths else None
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             for name, path in recipes.items():
