@@ -8,7 +8,7 @@ from programs import batch, plain
 from torch import nn
 
 import mapsto
-from mapsto import use
+from mapsto import DataError, use
 from mapsto.torch import build_program
 
 EXACT = 1e-12
@@ -205,3 +205,37 @@ def test_weights_on_the_device_divide_in_the_gradient_s_own_precision(dtype):
     made.optimizer.register_step_pre_hook(lambda *_: seen.update(g=made.state.parameters[0].grad.clone()))
     made.step({"input": torch.ones(1, 1, dtype=dtype)})
     assert seen["g"].item() == torch.tensor(1, dtype=dtype).div(3).item()
+
+
+def test_which_field_counts_the_records_is_said_or_seen():
+    def task(model, data):
+        prediction = model(data["x"])
+        return nn.functional.cross_entropy(prediction, data["y"], reduction="sum"), len(data["y"]), prediction
+
+    x, y = batch(records=9, dtype=torch.float64).values()
+    for data, options in [
+        ({"scale": torch.tensor(1.0), "x": x, "y": y}, {}),
+        ({"odd": torch.zeros(4), "x": x, "y": y}, {"count": "x"}),
+    ]:
+        assert error(plain, task, data, use("accumulate", steps=2, **options))[0] < EXACT
+    made = build_program(plain, task, middleware=[use("accumulate", steps=2, count="z")], device="cpu")
+    with pytest.raises(DataError, match="accumulate.count: the batch has no field 'z'; allowed: x, y"):
+        made.step({"x": x, "y": y})
+    made = build_program(plain, task, middleware=[use("accumulate", steps=2)], device="cpu")
+    with pytest.raises(DataError, match=r"no field of the batch \(x, name\) has a first axis to cut it by"):
+        made.step({"x": torch.tensor(1.0), "name": "one"})
+
+
+def test_an_empty_batch_is_passed_on():
+    gradient, loss = gradients(plain, "classification", batch(records=0, dtype=torch.float64), use("accumulate", steps=3))
+    assert loss != loss
+    assert all(not g.any() for g in gradient.values())
+
+
+def test_scalars_that_a_mapping_within_reports_are_averaged():
+    class Report:
+        def grad(self, inner):
+            return lambda state, data: {**inner(state, data), "shard": torch.tensor(float(state.shard))}
+
+    made = build_program(plain, middleware=[use("accumulate", steps=3), Report()], device="cpu")
+    assert made.fetch([made.step(batch(records=9, dtype=torch.float64))])["shard"] == 1.0

@@ -254,3 +254,37 @@ def test_what_does_not_come_back_is_said():
 
     made = program(use("nonfinite"), model=lambda: Deep(Once()))
     assert "run again, the step was finite" in str(failing(made, batch(0)))
+
+
+def test_a_gradient_that_breaks_in_the_loss_is_told_from_the_model():
+    def task(model, data):
+        prediction = model(data["input"])
+        return torch.sqrt((prediction * 0.0).square().sum()), len(prediction), prediction
+
+    said = str(failing(program(use("nonfinite"), task=task), batch(0)))
+    assert "a gradient is not finite" in said
+    assert "it arose in the task or the loss" in said
+
+
+def test_what_breaks_between_the_batch_and_the_model_is_said():
+    class Scale:
+        def loss(self, inner):
+            return lambda state, data: inner(state, {**data, "input": data["input"] / 0.0})
+
+    error = failing(program(use("nonfinite"), Scale()), batch(0))
+    assert error.module is None
+    assert "it arose between the batch and the model" in str(error)
+
+
+def test_a_diagnosis_that_fails_still_says_what_it_knows():
+    class Moody(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            Moody.calls += 1
+            if Moody.calls > 1:
+                raise RuntimeError("not twice")
+            return x * float("nan")
+
+    said = str(failing(program(use("nonfinite"), model=lambda: Deep(Moody())), batch(0)))
+    assert "running the step again ended in RuntimeError: not twice" in said

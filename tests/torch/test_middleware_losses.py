@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from programs import Net, batch, plain, program, run, same_weights
 from torch import nn
 
-from mapsto import DataError, LossError, generator, use
+from mapsto import DataError, LossError, SpecError, generator, use
 from mapsto.torch import build_program
 
 DATA = batch(records=10, dtype=torch.float64)
@@ -167,6 +167,30 @@ def test_ignored_tokens_are_not_distilled():
 def test_teacher_and_student_agree_on_shapes():
     with pytest.raises(LossError, match=r"the teacher's logits are \[16, 5\], the student's \[16, 3\]"):
         program(use("distillation", teacher=Net(classes=5))).step(batch(0))
+
+
+def test_a_teacher_of_other_fields_and_a_task_of_other_outputs_are_refused():
+    with pytest.raises(DataError, match="distillation: the batch has no field 'image'; allowed: input, target"):
+        program(use("distillation", teacher=Net(), input="image")).step(batch(0))
+
+    def task(model, data):
+        return model(data["input"]).sum(), 1, {"logits": 1}
+
+    with pytest.raises(LossError, match=r"the teacher's logits are \[16, 3\], the student's dict"):
+        program(use("distillation", teacher=Net()), task=task).step(batch(0))
+    with pytest.raises(SpecError, match="distillation.teacher: an nn.Module is wanted, not a int"):
+        program(use("distillation", teacher=3))
+
+
+def test_a_task_may_look_into_the_model_while_it_is_mixed():
+    def task(model, data):
+        prediction = model.head(model.embed(data["input"]))
+        return F.cross_entropy(prediction, data["target"], reduction="sum"), len(prediction), prediction
+
+    made = program(use("mixup", alpha=1.0), model=lambda: Net(dropout=0.0), task=task)
+    bare = program(model=lambda: Net(dropout=0.0), task=task)
+    run(made, 1), run(bare, 1)
+    assert not same_weights(made, bare)
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
