@@ -48,8 +48,9 @@ def whole(tmp_path_factory):
     from mapsto.engine import wing
 
     folder = tmp_path_factory.mktemp("whole") / "run"
-    wing.WINGS["numpy"] = "numpy_wing"
-    fit(numpy_spec(checkpoint=EVERY), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(wing.WINGS, "numpy", "numpy_wing")
+        fit(numpy_spec(checkpoint=EVERY), folder)
     return folder
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from runs import fit, numpy_spec, trajectory
 
 import mapsto
 from mapsto.core.errors import CheckpointError, DataError, MapstoError, SpecError
+from mapsto.engine.best import Best
 from mapsto.engine.folder import RunFolder
 from mapsto.engine.run import Run
 
@@ -240,6 +242,14 @@ def test_the_best_checkpoints_stand_and_the_rest_is_pruned(tmp_path, mode, best,
     assert (result.best and int(result.best.name[5:])) == (expected[0] if best else None)
 
 
+def test_not_a_number_is_never_the_best():
+    best = Best(2, "valid/loss", "max")
+    for step, value in enumerate([1.0, math.nan, 3.0, 3.0, math.inf, 2.0]):
+        best.rank(step, {"valid/loss": value})
+        best.rank(step, {"valid/loss": value})
+    assert best.steps() == [4, 2]
+
+
 def test_a_metric_that_no_evaluation_gives(tmp_path):
     with pytest.raises(SpecError, match=r"checkpoint\.metric: .*no 'valid/acuracy'; allowed: .*did you mean 'valid/accuracy'"):
         fit(numpy_spec(checkpoint={"metric": "valid/acuracy"}), tmp_path / "run")
@@ -343,6 +353,7 @@ def test_only_one_process_trains_in_a_folder(tmp_path):
 
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
+from mapsto.engine.best import Best
 from mapsto.engine.folder import RunFolder
 with RunFolder({str(tmp_path / "run")!r}).lock():
     print("held", flush=True)

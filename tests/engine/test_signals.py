@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,10 +12,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import numpy_wing
 import pytest
 import runs
 from runs import fit, numpy_spec, trajectory
 
+from mapsto.core.errors import DataError
 from mapsto.engine.folder import RunFolder
 from mapsto.engine.run import Run
 from mapsto.engine.signals import interruptible
@@ -103,6 +107,46 @@ def test_a_signal_at_any_moment_of_the_loop_is_obeyed_at_its_step(tmp_path):
 
         _, result = fit(numpy_spec(), tmp_path / event, observers=[interrupt])
         assert (result.reason, result.why, result.steps) == ("interrupted", "SIGINT", step)
+
+
+class Dying:
+    """A reader whose processes get the signal that the run gets."""
+
+    records, batches_per_epoch = 50, 6
+
+    def __init__(self, asks: bool) -> None:
+        self.asks = asks
+
+    def stream(self, start, stop):
+        return contextlib.nullcontext(self.pairs())
+
+    def pairs(self):
+        for position in range(7):
+            yield position, runs.Blobs()[np.arange(9)]
+        if self.asks:
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise DataError("worker 0 was killed by signal SIGTERM")
+
+
+def test_a_signal_that_reaches_the_reading_processes_too_is_no_failure(tmp_path, caplog):
+    data = {"train": Dying(asks=True)}
+    _, result = fit(numpy_spec(data=data, checkpoint={"every": 100}), tmp_path / "run")
+    assert (result.reason, result.why, result.steps) == ("interrupted", "SIGTERM", 7)
+    assert runs.saved(tmp_path / "run", 7)["position"] == 7
+    assert "the reader ended as the run did" in caplog.text
+    with pytest.raises(DataError, match="killed by signal"):
+        fit(numpy_spec(data={"train": Dying(asks=False)}), tmp_path / "other")
+
+
+def test_what_the_program_raises_is_a_failure_also_after_a_signal(tmp_path, monkeypatch):
+    def broken(self, batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise DataError("the batch does not fit")
+
+    monkeypatch.setattr(numpy_wing.Program, "step", broken)
+    with pytest.raises(DataError, match="does not fit"):
+        fit(numpy_spec(), tmp_path / "run")
+    assert list((tmp_path / "run").glob("checkpoints/*")) == []
 
 
 def test_handlers_are_put_back_and_ignored_signals_stay_ignored():

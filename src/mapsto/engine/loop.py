@@ -7,6 +7,7 @@ checkpoint holds all that its step brought about, so that going on from it repea
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from .streams import capture, put_back, untouched
 from .wing import Program, Wing
 
 clock = time.perf_counter
+log = logging.getLogger("mapsto")
 KEYS = ("best", "latest", "observers", "position", "program", "random", "window")
 """What the tree of a checkpoint holds; `window` are the metrics since the last log, still to be averaged."""
 
@@ -92,24 +94,30 @@ class Loop:
 
     def _steps(self) -> None:
         take, keep = self.program.step, self._window.append
-        step, waited = self.step, 0.0
-        with self.train.stream(step, self.total) as stream:
-            began = mark = clock()
-            for _, batch in stream:
-                got = clock()
-                waited += got - mark
-                keep(take(batch))
-                step += 1
-                if step >= self.due:
-                    self._wall += clock() - began
-                    self._waited += waited
-                    self._timed += step - self.step
-                    self.step = step
-                    if not self._between():
-                        return
-                    waited = 0.0
-                    began = clock()
-                mark = clock()
+        step, waited, got = self.step, 0.0, 0.0
+        began = mark = clock()
+        try:
+            with self.train.stream(step, self.total) as stream:
+                began = mark = clock()
+                for _, batch in stream:
+                    got = clock()
+                    waited += got - mark
+                    keep(take(batch))
+                    step += 1
+                    if step >= self.due:
+                        self._wall += clock() - began
+                        self._waited += waited
+                        self._timed += step - self.step
+                        self.step = step
+                        if not self._between():
+                            return
+                        waited = 0.0
+                        began = clock()
+                    mark = clock()
+        except DataError as error:
+            if self.stop is None or got > mark:  # not while reading
+                raise
+            log.warning("the reader ended as the run did: %s", error)  # a signal to all processes of a job
         self.step = step
 
     def _between(self) -> bool:
