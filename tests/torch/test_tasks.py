@@ -169,3 +169,15 @@ def test_a_function_is_a_task():
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(DataError, match="nothing to evaluate"):
         build_program(plain, device="cpu").evaluate([])
+
+
+def test_an_evaluation_that_fails_leaves_training_alone():
+    made, twin = build_program(Net, device="cpu"), build_program(Net, device="cpu")
+    wrong = {"input": torch.zeros(2, 9), "target": torch.zeros(2, dtype=torch.int64)}
+    with pytest.raises(DataError, match=r"'embed' \(Linear\) does not accept argument 0 float32\[2, 9\]"):
+        made.evaluate([batch(8), batch(9), wrong])
+    with pytest.raises(DataError, match="the batch holds input"):
+        list(made.predict([batch(8), wrong]))
+    made.step(batch(0)), twin.step(batch(0))
+    weights = (p.model.state_dict().values() for p in (made, twin))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

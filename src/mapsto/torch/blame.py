@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..core.errors import DataError
+from ..core.errors import DataError, MapstoError
 from .placement import describe
 from .state import State
+
+
+@contextmanager
+def blaming(state: State, batch: Any) -> Iterator[None]:
+    """Within it errors of layers and shapes come with the module that raised them and the batch."""
+    try:
+        yield
+    except (MapstoError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise explain(error, state, batch) from error
 
 
 def explain(error: Exception, state: State, batch: Any) -> Exception:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError, SpecError
+from .blame import blaming
 from .placement import place
 
 if TYPE_CHECKING:
@@ -52,27 +53,31 @@ def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str
     for metric in stateful.values():
         metric.reset()
     sums: dict[str, list[Any]] = {}
-    with program.evaluating() as state:
-        for index, batch in enumerate(batches):
-            state.shard = index
-            state.reseed()
-            placed = place(batch, state.device)
-            total, weight, outputs = program.loss(state, placed)
-            pairs = {"loss": (total, weight)}
-            if hasattr(task, "measure"):
-                pairs |= task.measure(outputs, placed)
-            for metric in stateful.values():
-                metric.update(outputs, placed[task.target])
-            for name, (value, count) in pairs.items():
-                kept = sums.setdefault(name, [0.0, 0.0])
-                kept[0] = kept[0] + (value.double() if isinstance(value, Tensor) else value)
-                kept[1] = kept[1] + (count.double() if isinstance(count, Tensor) else count)
-        state.shard = 0
+    try:
+        with program.evaluating() as state:
+            for state.shard, batch in enumerate(batches):
+                state.reseed()
+                placed = place(batch, state.device)
+                with blaming(state, placed):
+                    total, weight, outputs = program.loss(state, placed)
+                    _add(sums, {"loss": (total, weight), **(task.measure(outputs, placed) if hasattr(task, "measure") else {})})
+                    for metric in stateful.values():
+                        metric.update(outputs, placed[task.target])
+    finally:
+        program.state.shard = 0
     if not sums:
         raise DataError("there is nothing to evaluate: the reader gave no batch")
     means = {name: float(total) / float(weight) if float(weight) else float("nan") for name, (total, weight) in sums.items()}
     means |= {name: float(metric.compute()) for name, metric in stateful.items()}
     return {**means, **(task.derive(means) if hasattr(task, "derive") else {})}
+
+
+def _add(sums: dict[str, list[Any]], pairs: Mapping[str, tuple[Any, Any]]) -> None:
+    """Add (sum, weight) pairs to the sums so far, in float64 on the device."""
+    for name, pair in pairs.items():
+        kept = sums.setdefault(name, [0.0, 0.0])
+        for i, value in enumerate(pair):
+            kept[i] = kept[i] + (value.double() if isinstance(value, Tensor) else value)
 
 
 def predict(program: Program, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -103,7 +108,8 @@ def _predictions(program: Program, batches: Iterable[Mapping[str, Any]]) -> Iter
         with program.evaluating() as state:  # a batch at a time: whoever consumes this may train in between
             state.reseed()
             placed = place(batch, state.device)
-            found = task.predict(task.forward(state.model, placed))
+            with blaming(state, placed):
+                found = task.predict(task.forward(state.model, placed))
         yield found, placed
 
 
