@@ -118,6 +118,25 @@ def test_a_bad_spec_is_told_before_anything_is_read_or_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"a run cannot be kept in .*file/run: Not a directory"):
+        Run(numpy_spec(), tmp_path / "file/run").fit()
+    with pytest.raises(CheckpointError, match=r"panels\.json cannot be written: FileExistsError"):
+        RunFolder(tmp_path / "file").write_panels([])
+
+
+def test_a_live_object_that_tells_another_thing_after_training_is_still_the_same(tmp_path):
+    class Chatty(runs.Blobs):
+        def __repr__(self):
+            return f"Chatty({len(self.read)} reads)"
+
+    spec = lambda: numpy_spec(data={**numpy_spec().data, "train": {"source": Chatty(), "batch_size": 9}})  # noqa: E731
+    run, _ = fit(spec(), tmp_path / "run")
+    assert run.evaluate("valid", checkpoint="best")["loss"] > 0
+    assert Run(spec(), tmp_path / "run").fit(resume=True).steps == 13
+
+
 def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
     from mapsto.engine import durable
 

@@ -15,7 +15,6 @@ from typing import Any
 from ..core.recipes import loaded_files
 from ..core.spec import Spec, digest
 from .folder import RunFolder, file_hash
-from .identity import identity_of
 from .wing import Wing
 
 
@@ -25,7 +24,7 @@ def versions(wing: Wing) -> dict[str, str]:
     return {**own, **wing.versions()}
 
 
-def describe(spec: Spec, wing: Wing, summary: Mapping[str, Any]) -> dict[str, Any]:
+def describe(spec: Spec, identity: Mapping[str, Any], wing: Wing, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What is written into environment.json: JSON data."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -38,7 +37,7 @@ def describe(spec: Spec, wing: Wing, summary: Mapping[str, Any]) -> dict[str, An
         "commit": _commit(),
         "seeds": {"run": spec.seed},
         "spec": digest(spec.to_data(live=True)),
-        "identity": digest(identity_of(spec)),
+        "identity": digest(identity),
         "recipes": recipe_hashes(),
         "summary": dict(summary),
     }

@@ -44,16 +44,23 @@ class RunFolder:
         """Whether nothing of a run is here."""
         return not self.path.is_dir() or all(p.name == LOCK for p in self.path.iterdir())
 
+    def _put(self, file: Path, data: bytes) -> None:
+        """Write a file whole or leave it as it is. Raises CheckpointError saying why it cannot be written."""
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace(file, data)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be written: {why(error, self.path)}") from error
+
     # -- spec and environment ----------------------------------------------------------------------------------------
     def write_spec(self, spec: Spec) -> bool:
         """Write spec.yaml; False where it holds live objects, which are then only described."""
-        self.path.mkdir(parents=True, exist_ok=True)
         spec = dataclasses.replace(spec, imports=tuple(str(Path(p).resolve()) for p in spec.imports))
         try:
             text, whole = spec.to_yaml(), True
         except SpecError:
             text, whole = spec.to_yaml(live=True), False
-        replace(self.path / SPEC, text.encode())
+        self._put(self.path / SPEC, text.encode())
         return whole
 
     def spec(self) -> Spec:
@@ -72,8 +79,7 @@ class RunFolder:
         for file in map(Path, files):
             kept = self.recipe(file, file_hash(file))
             if not kept.exists():
-                kept.parent.mkdir(exist_ok=True)
-                replace(kept, file.read_bytes())
+                self._put(kept, file.read_bytes())
 
     def recipe(self, file: Path, sha256: str) -> Path:
         """Where the copy of a recipe file of that hash is kept."""
@@ -84,7 +90,7 @@ class RunFolder:
         before = self.environment()
         earlier = [*before.pop("earlier", []), before] if before else []
         data = {**found, "earlier": earlier}
-        replace(self.path / ENVIRONMENT, json.dumps(data, indent=1, default=str).encode())
+        self._put(self.path / ENVIRONMENT, json.dumps(data, indent=1, default=str).encode())
 
     def environment(self) -> dict[str, Any]:
         """The environment of the latest session, or nothing."""
@@ -138,13 +144,13 @@ class RunFolder:
         lines = file.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if (record := _parsed(line)) is not None and record["step"] <= step]
         if len(kept) < len(lines):
-            replace(file, "".join(line + "\n" for line in kept).encode())
+            self._put(file, "".join(line + "\n" for line in kept).encode())
         return len(lines) - len(kept)
 
     # -- panels ------------------------------------------------------------------------------------------------------
     def write_panels(self, panels: list[dict[str, Any]]) -> None:
         """Keep what the task shows in a report."""
-        replace(self.path / PANELS, json.dumps(panels, default=_listed).encode())
+        self._put(self.path / PANELS, json.dumps(panels, default=_listed).encode())
 
     def panels(self) -> list[dict[str, Any]]:
         """What the task shows in a report, or nothing."""
@@ -155,8 +161,12 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Be the only process that trains here; the lock dies with its process. Raises CheckpointError where one is."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / LOCK, "a+") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held = open(self.path / LOCK, "a+")  # noqa: SIM115  # closed just below
+        except OSError as error:
+            raise CheckpointError(f"a run cannot be kept in {self.path}: {error.strerror}") from error
+        with held as file:
             _take(file, self.path)
             file.truncate(0)
             file.write(str(os.getpid()))

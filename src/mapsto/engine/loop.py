@@ -22,7 +22,6 @@ from .checkpoint import Checkpoint, Checkpoints, step_of
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
-from .identity import identity_of
 from .streams import capture, put_back, untouched
 from .wing import Program, Wing
 
@@ -44,6 +43,7 @@ class Loop:
     checkpoints: Checkpoints
     dispatch: Dispatch
     versions: Mapping[str, str]
+    identity: Mapping[str, Any]
     total: int
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
@@ -194,15 +194,14 @@ class Loop:
         }
 
     def _about(self) -> dict[str, Any]:
-        identity = identity_of(self.spec)
         return {
             "versions": dict(self.versions),
             "epoch": self.step / self.per_epoch,
             "total_steps": self.total,
             "metrics": {k: v for k, v in self.latest.items() if v == v and abs(v) != float("inf")},
             "best": self.best.state(),
-            "identity": identity,
-            "identity_digest": digest(identity),
+            "identity": self.identity,
+            "identity_digest": digest(self.identity),
         }
 
     def restore(self, found: Checkpoint) -> dict[str, Any]:

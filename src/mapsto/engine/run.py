@@ -64,6 +64,7 @@ class Run:
         self.spec = spec if spec is not None else Spec(**fields)
         if not isinstance(self.spec, Spec):
             raise SpecError(f"Run is given a {type(self.spec).__name__}, and a mapsto.Spec is wanted")
+        self.identity = identity_of(self.spec)  # now: what a live object tells of itself may change while it trains
         self.folder = RunFolder(folder if folder is not None else default_folder(self.spec.name))
         self.observers = tuple(observers)
         self._from: str | int | Path | None = None
@@ -88,14 +89,13 @@ class Run:
         if (path / MANIFEST).is_file():
             path, checkpoint = path.parent.parent, checkpoint if checkpoint is not None else path.name
         kept = RunFolder(path).spec()
-        spec = kept.override(*overrides)
-        if found := differences(identity_of(kept), identity_of(spec)):
+        run = cls(kept.override(*overrides), path, observers=observers)
+        if found := differences(identity_of(kept), run.identity):
             raise SpecError(
                 f"a resumed run keeps its trajectory, and this would change it: {'; '.join(found)}. "
                 "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint, observers, device, data.test "
                 "and the workers of readers may change)"
             )
-        run = cls(spec, path, observers=observers)
         run._from = checkpoint if checkpoint is not None else "last"
         return run
 
@@ -195,6 +195,7 @@ class Run:
             checkpoints=self.checkpoints,
             dispatch=dispatch,
             versions=versions(self.wing),
+            identity=self.identity,
             total=self.total_steps,
         )
 
@@ -216,7 +217,7 @@ class Run:
                 loop.write("checkpoint", {}, {"path": str(found.path), "best": loop.best.is_new(loop.step)})
         named = self.folder.write_spec(self.spec)
         self.folder.write_recipes(loaded_files().values())
-        found_here = describe(self.spec, self.wing, loop.view.summary)
+        found_here = describe(self.spec, self.identity, self.wing, loop.view.summary)
         self.folder.write_environment({**found_here, "resumable_from_folder": named})
         return detail
 
@@ -253,10 +254,10 @@ class Run:
         try:
             with untouched(self.wing), counted(whole(self.reader(name)), f"data.{name}") as batches:
                 panels = self.program.panels(batches)
+            self.folder.write_panels(panels)
         except Exception as error:
             log.warning("the report will show no panels of data.%s", name, exc_info=error)
             return []
-        self.folder.write_panels(panels)
         return panels
 
     def _fail(self, loop: Loop, error: BaseException) -> None:
@@ -335,7 +336,7 @@ class Run:
     def _load(self, which: str | int | Path) -> Checkpoint:
         """A checkpoint of this very spec. Raises CheckpointError naming the paths that differ."""
         found = self.checkpoints.load(self.checkpoints.find(which))
-        if other := differences(found.manifest["identity"], identity_of(self.spec)):
+        if other := differences(found.manifest["identity"], self.identity):
             listed = "\n  ".join(other)
             raise CheckpointError(f"{found.path} is a checkpoint of another spec:\n  {listed}")
         return found
