@@ -145,6 +145,18 @@ def test_the_teacher_is_not_trained_nor_saved_and_in_evaluation_mode():
     assert list(made.state_tree()["model"]) == list(program().state_tree()["model"])
 
 
+def test_a_teacher_may_be_a_part_and_is_made_from_the_seed():
+    torch.manual_seed(1)
+    one = program(use("distillation", teacher=use(Net, width=4)))
+    torch.manual_seed(2)
+    two = program(use("distillation", teacher=use(Net, width=4)))
+    weights = (p.middleware["distillation"].teacher.state_dict().values() for p in (one, two))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    run(one), run(two)
+    assert same_weights(one, two)
+    assert same_weights(program(), program(use("distillation", teacher=use(Net)))), "the model is drawn by itself"
+
+
 def test_ignored_tokens_are_not_distilled():
     def net():
         torch.manual_seed(4)

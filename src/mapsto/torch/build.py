@@ -74,6 +74,7 @@ def build_program(
         )
     offers = {"seed": seed, **(offers or {})}
     where = find_device(str(device)) if not isinstance(device, torch.device) else device
+    torch.manual_seed(derive(seed, "middleware"))  # one may make a module of its own, such as a teacher
     placed = _arranged(_make_middleware(middleware, offers))
     torch.manual_seed(derive(seed, "model"))
     net = build(as_part(model), "model", path="model", offers=offers)
