@@ -306,11 +306,16 @@ def test_tables_give_what_pyarrow_gives() -> None:
 
 
 def test_tables_know_lengths() -> None:
+    arrow = pytest.importorskip("pyarrow")
     source = ArrowTable(table())
     at = np.array([0, 2, 1])
     assert source.lengths("text", at).tolist() == [3, 1, 0]
     assert source.lengths("ids", at).tolist() == [0, 2, 1]
     assert source.lengths("number", at).tolist() == [2, 2, 3]
+    assert ArrowTable(table().select(["bytes"])).lengths("bytes", at).tolist() == [2, 1, 0]
+    some = ArrowTable(arrow.table({"ids": arrow.array([[1, 2], None, [3]])}))
+    assert some[np.array([1, 2])]["ids"][0] is None
+    assert some[np.array([1, 2])]["ids"][1].tolist() == [3]
     assert ArrowTable(table().select(["holes"]).slice(0, 1)).lengths("holes", np.array([0])).tolist() == [1]
     with pytest.raises(DataError, match=r"there is no field 'txt'; .*did you mean 'text'"):
         source.lengths("txt", at)

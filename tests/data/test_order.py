@@ -15,10 +15,9 @@ from mapsto.core.errors import DataError
 from mapsto.data.order import Sequential, Shuffled
 
 
-@pytest.mark.parametrize("seed", [0, 7])
-def test_a_bijection_with_its_inverse_for_every_length(seed: int) -> None:
+def test_a_bijection_with_its_inverse_for_every_length() -> None:
     for n in range(1, 301):
-        order, everything = Shuffled(n, seed), np.arange(n)
+        order, everything = Shuffled(n, 7), np.arange(n)
         for epoch in (0, 1, 2, 10**6):
             found = order(epoch, everything)
             assert found.dtype == np.int64
@@ -89,9 +88,9 @@ def permutation_counts(make: Any, n: int, epochs: int) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
-def test_all_permutations_of_few_records_are_equally_likely(n: int) -> None:
-    order, epochs = Shuffled(n, 11), 6000
+@pytest.mark.parametrize(("n", "epochs"), [(2, 1000), (3, 1000), (4, 2000), (5, 3000)])
+def test_all_permutations_of_few_records_are_equally_likely(n: int, epochs: int) -> None:
+    order = Shuffled(n, 11)
     counts = permutation_counts(lambda epoch: order(epoch, np.arange(n)), n, epochs)
     assert abs(z_of_chi_square(counts, epochs / len(counts))) < 4.5
 
@@ -99,13 +98,13 @@ def test_all_permutations_of_few_records_are_equally_likely(n: int) -> None:
 def test_the_permutation_test_sees_a_network_with_too_few_rounds() -> None:
     order = Shuffled(5, 11)
     order.rounds = 4
-    counts = permutation_counts(lambda epoch: order(epoch, np.arange(5)), 5, 6000)
-    assert z_of_chi_square(counts, 6000 / 120) > 20
+    counts = permutation_counts(lambda epoch: order(epoch, np.arange(5)), 5, 2000)
+    assert z_of_chi_square(counts, 2000 / 120) > 20
 
 
-@pytest.mark.parametrize("n", [7, 16, 33, 100])
+@pytest.mark.parametrize("n", [7, 16, 33, 300])
 def test_positions_pairs_and_neighbours_are_uniform(n: int) -> None:
-    order, epochs = Shuffled(n, 5), 2000
+    order, epochs = Shuffled(n, 5), 1500
     drawn = np.stack([order(epoch, np.arange(n)) for epoch in range(epochs)])
     tests = pair_tests(drawn)
     assert all(abs(z) < 4.5 for z in tests.values()), tests

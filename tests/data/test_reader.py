@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import threading
 from typing import Any
 
@@ -120,6 +121,17 @@ def test_a_virtual_source_of_a_million_million_records() -> None:
     batch = Batches(source, 256, shuffle=True, seed=9).batch(12345)
     assert len(set(batch["id"].tolist())) == 256
     assert source.gathered == [256]
+
+
+def test_reading_touches_no_global_random_stream() -> None:
+    torch = pytest.importorskip("torch")
+    numpy_before, torch_before, python_before = np.random.get_state()[1].tobytes(), torch.get_rng_state(), random.getstate()  # type: ignore[index,union-attr]
+    reader = Batches(Counting(50), 8, shuffle=True, transforms=[noise], bucket_by="id")
+    with reader.stream(0, 9) as stream:
+        assert len(list(stream)) == 9
+    assert np.random.get_state()[1].tobytes() == numpy_before  # type: ignore[index,union-attr]
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert random.getstate() == python_before
 
 
 def test_order_chunks_do_not_change_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +264,7 @@ def test_closing_a_reader_closes_its_source() -> None:
         ({"prefetch": 0}, "prefetch: 0"),
         ({"batch_size": 20, "drop_last": True}, "10 records are fewer than one batch of 20"),
         ({"shuffle": True, "order": "shuffled"}, "shuffle and order: say one of them"),
+        ({"order": Reversed(), "limit": 3}, "limit: the order has a length of its own, 5, which 3 cannot change"),
         ({"order": 3}, "order: a int is not an order.*allowed: .*shuffled"),
         ({"transforms": [3]}, "transforms: a int cannot be called"),
         ({"source": []}, "list is empty: a source needs at least one record"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from records import Counting
 
 from mapsto.core.errors import DataError
 from mapsto.data import Arrays, Batches, Items, Source, Split, as_source
-from mapsto.data.source import is_vectorised
+from mapsto.data.source import is_vectorised, lengths_of
 
 SOME = np.array([2, 0, 2])
 NONE = np.array([], np.int64)
@@ -39,6 +40,18 @@ def test_arrays_gather_rows_of_every_kind() -> None:
     assert empty["image"].shape == (0, 2, 4)
     assert empty["text"] == []
     assert len(empty["tensor"]) == 0
+
+
+def test_tensors_of_types_that_numpy_lacks_are_gathered_and_sent() -> None:
+    torch = pytest.importorskip("torch")
+    source = Arrays(half=torch.arange(3).to(torch.bfloat16), input=torch.arange(3), text=["a", "b", "c"])
+    for each in (source, pickle.loads(pickle.dumps(source))):
+        batch = each[SOME]
+        assert batch["half"].dtype == torch.bfloat16
+        assert batch["half"].tolist() == [2.0, 0.0, 2.0]
+        assert torch.equal(batch["input"], torch.tensor([2, 0, 2]))
+        assert batch["text"] == ["c", "a", "c"]
+    assert lengths_of(torch.tensor([3, 1]), "n").tolist() == [3, 1]
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,6 @@ def column_of(chunked: Any, what: str) -> Column:
     elif kinds.is_list(kind):
         chunked = chunked.cast(arrow.large_list(kind.value_type))
     values = chunked.combine_chunks()
-    if isinstance(values, arrow.ChunkedArray):
-        values = values.chunk(0) if values.num_chunks else arrow.array([], values.type)
     kind = values.type
     if kinds.is_large_string(kind) or kinds.is_large_binary(kind):
         return Objects(values, _offsets(values))

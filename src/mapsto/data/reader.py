@@ -62,6 +62,8 @@ class Batches:
         count = record_count(self.source)
         self._source_count, self._count, self._chunk = count, count if limit is None else min(limit, count), CHUNK
         self.order = _order(order, shuffle, self._count, seed)
+        if limit is not None and len(self.order) > self._count:
+            raise DataError(f"limit: the order has a length of its own, {len(self.order)}, which {limit} cannot change")
         if bucket_by is not None:
             from .bucket import Bucketed
 
