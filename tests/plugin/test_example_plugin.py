@@ -61,9 +61,9 @@ def test_the_plan_shows_where_it_stands(installed):
 def test_a_spec_that_names_it_trains_and_goes_on_bitwise(installed, tmp_path):
     spec = installed.folder / "example.yaml"
     for words in (
-        ("train", spec, "--run", "whole"),
-        ("train", spec, "epochs=33", "--run", "parts"),
+        ("train", spec, "epochs=33", "--run", "parts"),  # ends between two pulls
         ("train", "--resume", "parts", "epochs=60"),
+        ("train", spec, "--run", "whole"),
     ):
         done = installed.fresh.mapsto(*words, "--quiet", cwd=tmp_path)
         assert done.returncode == 0, done.stderr

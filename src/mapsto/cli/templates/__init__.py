@@ -20,6 +20,7 @@ data:
 {transforms}
 epochs: 40
 log_every: 10
+checkpoint: {{every: 20}}
 """
 """A spec that learns a logic gate from the four rows of its table."""
 

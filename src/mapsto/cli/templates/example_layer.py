@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import mapsto
-from mapsto import Spec, use
+from mapsto import CheckpointPlan, Spec, use
 
 
 @mapsto.model
@@ -34,4 +34,5 @@ def spec() -> Spec:
         data={"train": {"source": table, "transforms": [use("scale", factor=1.0)], "batch_size": 4}},
         epochs=100,
         log_every=20,
+        checkpoint=CheckpointPlan(every=50),
     )

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 import mapsto
-from mapsto import Spec, use
+from mapsto import CheckpointPlan, Spec, use
 
 
 # A parameter named after a kind, such as `surgery`, takes a mapping of that kind. Since the model is built before the
@@ -30,4 +30,5 @@ def spec() -> Spec:
         data={"train": {"source": table, "transforms": [use("scale", factor=1.0)], "batch_size": 4}},
         epochs=100,
         log_every=20,
+        checkpoint=CheckpointPlan(every=50),
     )
