@@ -156,6 +156,16 @@ def test_a_signal_saves_and_says_how_to_go_on(mapsto, spec, tmp_path, number, co
     assert whole[-1] == step + 3
 
 
+def test_a_second_one_ends_it_at_once_and_says_what_is_saved(mapsto, trained, monkeypatch):
+    def interrupted(run, **_):
+        raise KeyboardInterrupt("a second SIGINT")
+
+    monkeypatch.setattr("mapsto.engine.run.Run.fit", interrupted)
+    said = mapsto("train", "--resume", trained, "epochs=4")
+    assert said.code == 130
+    assert f"ended at once; up to the last checkpoint it is saved. Go on with: mapsto train --resume {trained}" in said.err
+
+
 def test_quiet_says_how_to_go_on_too(spec, tmp_path):
     process = start(spec, tmp_path / "run", "--quiet")
     process.send_signal(signal.SIGINT)
