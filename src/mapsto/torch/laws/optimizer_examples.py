@@ -1,0 +1,260 @@
+"""Examples of optimizers: how one is built, a quadratic whose gradients change at each step, and a run over its steps.
+
+What an optimizer needs (a closure, sparse gradients, matrices alone, a learning rate) is found by trying, in a trial.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.laws import Example, Subject, Trial
+from ...core.random import derive
+from .compare import leaves
+
+SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (5,), (2, 3, 2))
+MATRICES: tuple[tuple[int, ...], ...] = ((4, 3), (3, 6))
+MODES = (frozenset[str](), frozenset({"needs_closure"}), frozenset({"sparse_only"}), frozenset({"needs_graph"}))
+OWN: dict[str, frozenset[str]] = {
+    "LBFGS": frozenset({"needs_closure", "across_parameters", "one_group"}),
+    "SparseAdam": frozenset({"sparse_only", "sparse"}),
+    **dict.fromkeys(("SGD", "Adagrad"), frozenset({"complex", "sparse"})),
+    **dict.fromkeys(
+        ("Adam", "AdamW", "Adadelta", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop", "Rprop"), frozenset({"complex"})
+    ),
+}
+"""What the documentation of the framework's own optimizers says of them."""
+LIMITS: dict[str, dict[str, str]] = {
+    "NAdam": dict.fromkeys(
+        ("optimizer.resume", "optimizer.resume_low_precision"),
+        "load_state_dict casts mu_product, kept in float32, to the parameter's dtype (pytorch#43706); restore_optimizer keeps it",
+    ),
+    "ASGD": {
+        **dict.fromkeys(("optimizer.formula", "optimizer.kernels"), "eta is kept in float32 beside float64 parameters"),
+        **dict.fromkeys(
+            ("optimizer.resume", "optimizer.resume_low_precision"),
+            "load_state_dict casts eta and mu, kept in float32, to the parameter's dtype (pytorch#43706); restore_optimizer keeps them",
+        ),
+    },
+    "Adafactor": {
+        "optimizer.missing_gradients": "a parameter of size zero raises ZeroDivisionError",
+        "optimizer.sharded": "its in-place powers of a norm are refused by DTensor",
+    },
+    "Muon": {"optimizer.sharded": "it orthogonalises in bfloat16, where sums over shards round differently"},
+    "LBFGS": {"optimizer.missing_gradients": "a gradient that is None counts as zero in the one vector of all parameters"},
+    "Rprop": {
+        "optimizer.groups": "step sizes are not less than step_sizes[0] (1e-6), whatever lr is, as documented",
+        "optimizer.sharded": "its in-place selection by sign is refused by DTensor",
+    },
+}
+"""Laws that the framework's own optimizers are known to break, with the reason; an unexpected pass fails."""
+_FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
+
+Params = Iterable[Any]
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject with known limits; an instance becomes its class with its defaults, since it is bound to its parameters."""
+    if subject.make is None:
+        if not _own(subject.target):
+            return subject
+        known = {**LIMITS.get(subject.target.__name__, {}), **subject.example.expect}
+        return replace(subject, example=replace(subject.example, expect=known))
+    made, takes = subject.target, inspect.signature(type(subject.target)).parameters
+    args = {k: v for k, v in made.defaults.items() if k in takes} | dict(subject.example.args)
+    return replace(subject, target=type(made), make=None, example=replace(subject.example, args=args))
+
+
+def _own(target: Any) -> bool:
+    """Whether it is one of the framework's own classes."""
+    return inspect.isclass(target) and target.__module__.startswith("torch.optim")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """f_t(p) = sum a_t p^2 / 2 + b_t p with a_t in [0.5, 1.5] and normal b_t, drawn from the seed for each step t."""
+
+    seed: int
+    dtype: torch.dtype = torch.float64
+    shapes: tuple[tuple[int, ...], ...] = SHAPES
+    tags: frozenset[str] = field(default=frozenset())
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Fresh parameters, the same ones each time."""
+        return [nn.Parameter(self._normal("weight", i).to(self.dtype)) for i in range(len(self.shapes))]
+
+    def coefficients(self, t: int, i: int) -> tuple[Tensor, Tensor]:
+        """a_t and b_t of parameter i; for sparse gradients they are zero in all rows but some."""
+        generator = torch.Generator().manual_seed(derive(self.seed, "curvature", t, i))
+        a = torch.rand(self.shapes[i], dtype=torch.float64, generator=generator) + 0.5
+        b = self._normal("slope", t, i)
+        if "sparse_only" in self.tags and a.dim():
+            kept = (torch.arange(a.shape[0]) + t) % 3 != 0
+            a, b = a * kept.view(-1, *[1] * (a.dim() - 1)), b * kept.view(-1, *[1] * (a.dim() - 1))
+        return a.to(self.dtype), b.to(self.dtype)
+
+    def gradient(self, t: int, i: int, parameter: Tensor) -> Tensor:
+        """a_t p + b_t."""
+        a, b = self.coefficients(t, i)
+        return a * parameter.detach() + b
+
+    def loss(self, t: int, parameters: Sequence[Tensor], without: Sequence[int] = ()) -> Tensor:
+        """f_t, differentiable."""
+        total = torch.zeros((), dtype=self.dtype)
+        for i, parameter in enumerate(parameters):
+            if i not in without:
+                a, b = self.coefficients(t, i)
+                total = total + (a * parameter * parameter / 2 + b * parameter).sum()
+        return total
+
+    def _normal(self, *key: Any) -> Tensor:
+        generator = torch.Generator().manual_seed(derive(self.seed, *key))
+        return torch.randn(self.shapes[key[-1]], dtype=torch.float64, generator=generator)
+
+
+def settle(trial: Trial) -> Example:
+    """The example completed with what was found by trying: tags and shapes; `more["unfound"]` where nothing works."""
+    subject = trial.subject
+    if "settled" not in subject.example.more:
+        key = (id(subject.target), repr(sorted(subject.example.args.items(), key=str)) + str(sorted(subject.example.tags)))
+        held = _FOUND.get(key)
+        example = held[1] if held is not None and held[0] is subject.target else _discover(subject)
+        _FOUND[key] = (subject.target, example)
+        trial.subject = replace(subject, example=example)
+    return trial.example
+
+
+def _discover(subject: Subject) -> Example:
+    stated, target = subject.example, subject.target
+    tags = stated.tags | (OWN.get(target.__name__, frozenset()) if _own(target) else frozenset())
+    shapes = [tuple(stated.more["shapes"])] if "shapes" in stated.more else [SHAPES, MATRICES]
+    modes = [tags] if tags & {"needs_closure", "sparse_only", "needs_graph"} else [tags | mode for mode in MODES]
+    rates: list[dict[str, Any]] = [{}] if "lr" in stated.args else [{}, {"lr": 1e-2}]
+    problems: list[str] = []
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for some in shapes:
+            for mode in modes:
+                for rate in rates:
+                    args = {**stated.args, **rate}
+                    failed = _fails(target, args, Problem(0, torch.float64, some, mode))
+                    if failed is None:
+                        said = _said(mode - stated.tags, some, rate)
+                        more = {**stated.more, "settled": True, "shapes": some, **({"found": said} if said else {})}
+                        return replace(stated, args=args, tags=mode, more=more)
+                    problems.append(failed)
+    return replace(stated, tags=tags, more={**stated.more, "settled": True, "unfound": problems[0]})
+
+
+def _fails(target: Any, args: Mapping[str, Any], problem: Problem) -> str | None:
+    parameters = problem.parameters()
+    try:
+        optimizer = target(parameters, **args)
+        for t in range(2):
+            advance(problem, optimizer, parameters, t)
+    except Exception as error:  # noqa: BLE001  # a guess that did not fit
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    if not isinstance(getattr(optimizer, "param_groups", None), list):
+        return f"it made a {type(optimizer).__name__} without param_groups"
+    return None if all(bool(p.isfinite().all()) for p in parameters) else "its parameters are no numbers after two steps"
+
+
+def _said(tags: frozenset[str], shapes: tuple[tuple[int, ...], ...], rate: Mapping[str, Any]) -> str:
+    parts = [f"tags {', '.join(sorted(tags))}"] if tags else []
+    parts += ["matrices alone"] if shapes == MATRICES else []
+    parts += [f"lr={rate['lr']}"] if rate else []
+    return f"example found: {'; '.join(parts)}" if parts else ""
+
+
+def problem_for(trial: Trial, dtype: torch.dtype = torch.float64) -> Problem:
+    """The quadratic of a trial in a dtype."""
+    example = settle(trial)
+    if (unfound := example.more.get("unfound")) is not None:
+        name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
+        trial.undecided(
+            f"it could not be built and stepped ({unfound}); write beside it\n  mapsto.example({name}, args={{'lr': 0.01}}, "
+            "shapes=((4, 3), (5,)), tags={...})  # tags: needs_closure, sparse_only, needs_graph"
+        )
+    return Problem(derive(trial.seed, "problem"), dtype, tuple(tuple(s) for s in example.more["shapes"]), example.tags)
+
+
+def build(trial: Trial, parameters: Params, **override: Any) -> Any:
+    """A fresh optimizer of the parameters (or groups)."""
+    settle(trial)
+    torch.manual_seed(derive(trial.seed, "build") % (1 << 63))
+    with trial.component("building it"):
+        return trial.subject.target(parameters, **{**trial.example.args, **override})
+
+
+def fill(problem: Problem, parameters: Sequence[Tensor], t: int, without: Sequence[int] = ()) -> None:
+    """Put the gradients of step t into .grad; None for those that are left out."""
+    for i, parameter in enumerate(parameters):
+        if i in without:
+            parameter.grad = None
+        else:
+            grad = problem.gradient(t, i, parameter)
+            parameter.grad = _sparse(grad) if "sparse_only" in problem.tags else grad
+
+
+def _sparse(grad: Tensor) -> Tensor:
+    return grad.to_sparse(1) if grad.dim() else grad
+
+
+def advance(problem: Problem, optimizer: Any, parameters: Sequence[Tensor], t: int, without: Sequence[int] = ()) -> Any:
+    """The gradients of step t and one update; random numbers are those of step t."""
+    torch.manual_seed(derive(problem.seed, "step", t) % (1 << 63))
+    if problem.tags & {"needs_closure", "needs_graph"}:
+        def closure() -> Tensor:
+            for parameter in parameters:
+                parameter.grad = None
+            loss = problem.loss(t, parameters, without)
+            loss.backward(create_graph="needs_graph" in problem.tags)
+            return loss
+
+        if "needs_closure" in problem.tags:
+            return optimizer.step(closure)
+        closure()
+        return optimizer.step()
+    fill(problem, parameters, t, without)
+    return optimizer.step()
+
+
+def run(
+    problem: Problem, optimizer: Any, parameters: Sequence[Tensor], start: int, stop: int, after: Callable[[int], None] | None = None
+) -> None:
+    """Steps start, ..., stop - 1."""
+    for t in range(start, stop):
+        advance(problem, optimizer, parameters, t)
+        if after is not None:
+            after(t)
+
+
+def weights(parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Copies of the parameters by number."""
+    return {f"parameter {i}": p.detach().clone() for i, p in enumerate(parameters)}
+
+
+def state(optimizer: Any) -> dict[str, Any]:
+    """Copies of all state by path, without the numbers of parameters in groups."""
+    tree = copy.deepcopy(optimizer.state_dict())
+    for group in tree.get("param_groups", []):
+        group.pop("params", None)
+    return leaves(tree)
+
+
+def has_state(optimizer: Any) -> bool:
+    """Whether anything is kept between steps."""
+    tree = optimizer.state_dict().get("state", {})
+    return any(v is not None for v in leaves(tree).values() if not isinstance(v, Mapping)) if tree else False
+
+
+def options(optimizer: Any) -> dict[str, Any]:
+    """The options of the first group."""
+    return {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
