@@ -17,7 +17,7 @@ import numpy as np
 from ..core.errors import require
 from .source import Batch, is_tensor
 
-LEAST = 1 << 16
+LEAST = 1 << 17
 """Arrays below this many bytes are quicker through the pipe."""
 ALIGN = 64
 
