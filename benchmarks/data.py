@@ -280,7 +280,7 @@ def main() -> None:
     report += table(times, rows, "mapsto stream")
     report += ["", "Opening a reader over a virtual source and reading its first shuffled batch of 256:", ""]
     report += first_batches(options.rounds)
-    report += ["", "Batches that one worker process hands over (wall time; arrays below 128 KiB go through the pipe anyway):", ""]
+    report += ["", "Batches that one worker process hands over (wall time; below 128 KiB both use the pipe):", ""]
     report += transports(options.rounds)
     print("\n".join(report))
     if options.write:
