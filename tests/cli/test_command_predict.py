@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mapsto import DataError, Run
+from mapsto import DataError, Run, use
+from mapsto.cli.predict import reader_of
 from mapsto.cli.predictions import writing
 
 
@@ -189,3 +191,12 @@ def test_a_type_that_changes_in_parquet(tmp_path):
         write({"label": np.arange(2)})
         with pytest.raises(DataError, match="change their type"):
             write({"label": ["x"]})
+
+
+def test_data_without_a_source_have_no_file_in_their_place(trained, tmp_path):
+    (tmp_path / "new.csv").write_text("input\n1\n")
+    run = Run.resume(trained)
+    mixed = use("mixture", sources=[{"input": [[1.0, 2.0]]}], weights=[1.0], batch_size=1)
+    run.spec = dataclasses.replace(run.spec, data={**run.spec.data, "mixed": mixed})
+    with pytest.raises(DataError, match=r"data\.mixed is not made of a source, so no file can take its place"):
+        reader_of(run, "mixed", tmp_path / "new.csv")
