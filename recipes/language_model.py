@@ -117,14 +117,14 @@ def spec(path: str | None = None, block: int = 128) -> Spec:
         model=use("transformer", context=block),
         task="language_model",
         data={
-            "train": {"source": use("text_blocks", split="train", path=path, block=block), "batch_size": 16, "shuffle": True},
-            "valid": {"source": use("text_blocks", split="valid", path=path, block=block), "batch_size": 64, "limit": 512},
+            "train": {"source": use("text_blocks", split="train", path=path, block=block), "batch_size": 8, "shuffle": True},
+            "valid": {"source": use("text_blocks", split="valid", path=path, block=block), "batch_size": 64, "limit": 256},
         },
-        optimizer=use("adamw", lr=2e-3, betas=[0.9, 0.95], weight_decay=0.1),
+        optimizer=use("adamw", lr=3e-3, betas=[0.9, 0.95], weight_decay=0.1),
         schedule=use("warmup", steps=0.1),
         middleware=["no_weight_decay", use("clip_norm", max_norm=1.0)],
-        steps=400,
-        evaluate_every=100,
+        steps=800,
+        evaluate_every=200,
         log_every=20,
     )
 

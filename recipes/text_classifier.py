@@ -1,7 +1,7 @@
 """Classify raw text files: `mapsto train recipes/text_classifier.py`.
 
     TEXTS=reviews mapsto train recipes/text_classifier.py           reviews/positive/*.txt, reviews/negative/*.txt
-    TEXTS=questions.txt mapsto train recipes/text_classifier.py     lines of `label text`
+    TEXTS=questions.txt mapsto train recipes/text_classifier.py     lines of `label text` (ENCODING=latin-1 where not UTF-8)
 
 Without texts of one's own it reads Python's standard library: which package do eight lines of code come from? Texts are
 split into words, put into batches of similar length and padded; a mask keeps padding out of the result. Other settings are
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sysconfig
 import zlib
 from pathlib import Path
@@ -30,15 +31,15 @@ PACKAGES = ("asyncio", "email", "http", "importlib", "multiprocessing", "unittes
 
 # -- data: raw texts, split so that equal texts lie on one side ---------------------------------------------------------------
 @functools.lru_cache(maxsize=4)
-def read(path: str | None) -> tuple[list[str], list[str]]:
+def read(path: str | None, encoding: str) -> tuple[list[str], list[str]]:
     """Texts and their labels, of a folder with one sub-folder a class, of a file of lines, or of the standard library."""
     if path is None:
         return read_packages()
     if Path(path).is_dir():
-        folder = TextFolder(path, unit="file")
+        folder = TextFolder(path, unit="file", encoding=encoding)
         batch = folder[np.arange(len(folder))]
         return batch["input"], [folder.classes[i] for i in batch["target"]]
-    lines = TextLines(path, pattern=r"(?P<target>\S+)\s+(?P<input>.*)", skip_blank=True)
+    lines = TextLines(path, pattern=r"(?P<target>\S+)\s+(?P<input>.*)", encoding=encoding, skip_blank=True)
     batch = lines[np.arange(len(lines))]
     return batch["input"], [str(label) for label in batch["target"]]
 
@@ -58,12 +59,19 @@ def read_packages(lines: int = 8) -> tuple[list[str], list[str]]:
 
 @mapsto.source
 class Texts:
-    """Texts (`input`) and class numbers (`target`) of one split: a tenth by hash for `valid` and `test` each; or `all`."""
+    """Texts (`input`) and class numbers (`target`) of one split: a tenth by hash for `valid` and `test` each; or `all`.
+
+    classes: in the order of their numbers; where nothing is said, all labels at `path`, sorted.
+    """
 
     def __init__(
-        self, split: Literal["train", "valid", "test", "all"], path: str | None = None, classes: list[str] | None = None
+        self,
+        split: Literal["train", "valid", "test", "all"],
+        path: str | None = None,
+        encoding: str = "utf-8",
+        classes: list[str] | None = None,
     ) -> None:
-        texts, labels = read(path)
+        texts, labels = read(path, encoding)
         number = {label: i for i, label in enumerate(classes or sorted(set(labels)))}
         if unknown := set(labels) - set(number):
             raise mapsto.DataError(f"texts: class {min(unknown)!r} of {path} is not one of {', '.join(number)}")
@@ -77,6 +85,11 @@ class Texts:
 
     def __getitem__(self, indices: np.ndarray) -> dict[str, list[str] | np.ndarray]:
         return {"input": [self.texts[i] for i in indices], "target": self.target[indices]}
+
+
+def words(batch: dict[str, list[str]]) -> list[int]:
+    """How many words each text has: what batches are made alike in."""
+    return [len(re.findall(r"\w+|[^\w\s]", text)) for text in batch["input"]]
 
 
 # -- the model -------------------------------------------------------------------------------------------------------------
@@ -112,29 +125,30 @@ class TextNet(nn.Module):
 
 
 # -- the run ---------------------------------------------------------------------------------------------------------------
-def spec(path: str | None = None, vocabulary: int = 8000) -> Spec:
+def spec(path: str | None = None, encoding: str | None = None, vocabulary: int = 8000) -> Spec:
     """The run on the texts at `path` (default: the environment's TEXTS, else the standard library)."""
     path = path or os.environ.get("TEXTS")
-    classes = sorted(set(read(path)[1]))
-    texts = functools.partial(use, "texts", path=None if path is None else str(Path(path).resolve()), classes=classes)
-    transforms = [
-        use("tokenise_words", source=use("source/texts", **texts(split="train").args), size=vocabulary, max_length=256),
-        use("pad", mask="mask"),
-    ]
+    where = {"path": str(Path(path).resolve()), "encoding": encoding or os.environ.get("ENCODING", "utf-8")} if path else {}
+    classes = sorted(set(read(where.get("path"), where.get("encoding", "utf-8"))[1]))
+    tokenise = use("tokenise_words", source=use("source/texts", split="train", **where), size=vocabulary, max_length=256)
+    transforms = [tokenise, use("pad", mask="mask")]
+    valid, test = (
+        {"source": use("texts", split=s, **where), "batch_size": 256, "transforms": transforms} for s in ("valid", "test")
+    )
     return Spec(
         name="text_classifier",
         model=use("text_net", vocabulary=vocabulary, classes=len(classes)),
         task=use("classification", input=["input", "mask"], labels=classes),
         data={
             "train": {
-                "source": texts(split="train"),
+                "source": use("texts", split="train", **where),
                 "batch_size": 64,
                 "shuffle": True,
-                "bucket_by": "input",
+                "bucket_by": words,
                 "transforms": transforms,
             },
-            "valid": {"source": texts(split="valid"), "batch_size": 256, "transforms": transforms},
-            "test": {"source": texts(split="test"), "batch_size": 256, "transforms": transforms},
+            "valid": valid,
+            "test": test,
         },
         optimizer=use("adamw", lr=3e-3, weight_decay=0.05),
         schedule=use("warmup", steps=0.1),
