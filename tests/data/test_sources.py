@@ -13,7 +13,8 @@ from records import Counting
 
 from mapsto.core.errors import DataError
 from mapsto.data import Arrays, Batches, Items, Source, Split, as_source
-from mapsto.data.source import is_vectorised, lengths_of
+from mapsto.data.adapt import is_vectorised
+from mapsto.data.source import lengths_of
 
 SOME = np.array([2, 0, 2])
 NONE = np.array([], np.int64)

@@ -1,5 +1,6 @@
 """Sources, orders, readers and transforms: position -> batch. Imports NumPy and no framework."""
 
+from .adapt import as_source
 from .arrays import Arrays
 from .augment import RandomCrop, RandomFlip, RandomShift
 from .bucket import Bucketed
@@ -11,7 +12,7 @@ from .lines import JsonLines, TextLines
 from .mixture import Interleaved, Mixture
 from .order import Sequential, Shuffled
 from .reader import Batches
-from .source import Source, as_source
+from .source import Source
 from .stream import Stream
 from .tables import Arrow, ArrowTable, Csv, Parquet
 from .text import Pad, TokeniseBytes, TokeniseWith, TokeniseWords

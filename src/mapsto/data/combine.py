@@ -10,8 +10,9 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from .adapt import as_source
 from .order import Shuffled
-from .source import Batch, Indices, Source, as_source, check_indices, is_tensor, record_count, record_lengths
+from .source import Batch, Indices, Source, check_indices, is_tensor, record_count, record_lengths
 
 
 @decorator("source")("concatenated")

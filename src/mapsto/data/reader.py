@@ -12,9 +12,10 @@ import numpy as np
 from ..core.errors import DataError, nearest
 from ..core.random import generator
 from ..core.registry import decorator, registry
+from .adapt import as_source
 from .order import Sequential, Shuffled
-from .source import Batch, Indices, as_source, check_indices, record_count
-from .stream import Stream, open_stream
+from .source import Batch, Indices, check_indices, record_count
+from .stream import Stream
 
 CHUNK = 16384
 """Positions whose order is computed at once: the cost of a NumPy call is spread over some dozens of batches."""
@@ -125,7 +126,11 @@ class Batches:
 
     def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream:
         """A context manager and iterator of (position, batch) from `start` on; nothing before `start` is read."""
-        return open_stream(self, start, stop, workers=self.workers, prefetch=self.prefetch, shard=shard, shards=shards)
+        if self.workers == 0:
+            return Stream(self, start, stop, shard=shard, shards=shards)
+        from .workers import WorkerStream  # only those who ask for processes load multiprocessing
+
+        return WorkerStream(self, start, stop, shard=shard, shards=shards, workers=self.workers, prefetch=self.prefetch)
 
     def sequential(self) -> Batches:
         """A reader of the same records, each once and in the source's order, the remainder included: for evaluation."""

@@ -47,14 +47,3 @@ class Stream:
 
     def close(self) -> None:
         """End what the stream started; safe to call twice."""
-
-
-def open_stream(
-    reader: Reader, start: int, stop: int | None, *, workers: int, prefetch: int, shard: int = 0, shards: int = 1
-) -> Stream:
-    """A stream that reads in this process (`workers=0`) or in worker processes."""
-    if workers == 0:
-        return Stream(reader, start, stop, shard=shard, shards=shards)
-    from .workers import WorkerStream
-
-    return WorkerStream(reader, start, stop, shard=shard, shards=shards, workers=workers, prefetch=prefetch)

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.registry import decorator
+from .adapt import as_source
 from .lines import read_text
 from .paths import existing_file
-from .source import Batch, Indices, Source, as_source, check_indices, field_of
+from .source import Batch, Indices, Source, check_indices, field_of
 
 IGNORE = -100
 """The target that no loss counts (the default `ignore_index` of cross-entropy in PyTorch)."""

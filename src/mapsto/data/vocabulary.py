@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
+from .adapt import as_source
 from .paths import PathLike, existing_file
-from .source import as_source, field_of
+from .source import field_of
 
 WORDS = r"\w+|[^\w\s]"
 PAD, UNKNOWN = 0, 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mapsto.data.order import Shuffled
-from mapsto.data.source import as_source
+from mapsto.data import as_source
 from mapsto.data.stream import Stream
 
 
