@@ -189,7 +189,8 @@ def test_summing_outside_accumulation_leaves_the_sum():
 
             return grad
 
-    for inner in ([use("accumulate", steps=3)], [use("accumulate", steps=3), use("sam", rho=0.0)]):
+    scaler = use("mixed_precision", dtype="fp16", init_scale=8.0)  # float64 stays float64: only the scaling is at work
+    for inner in ([use("accumulate", steps=3)], [scaler], [scaler, use("accumulate", steps=2)]):
         assert error(*CASES["tokens"], Outer(), *inner)[0] < EXACT
 
 

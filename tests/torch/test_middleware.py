@@ -43,7 +43,7 @@ ACTIVE = {
     "accumulate": {"steps": 3},
     "clip_norm": {"max_norm": 0.1},
     "clip_value": {"value": 0.01},
-    "mixed_precision": {"dtype": "fp16", "init_scale": 2.0**20, "growth_interval": 2},
+    "mixed_precision": {"dtype": "fp16", "init_scale": 2.0**12, "growth_interval": 3},
     "ema": {"decay": 0.9, "warmup": 3, "every": 2, "buffers": "average"},
     "sam": {"rho": 0.1},
     "gradient_noise": {"eta": 0.01},

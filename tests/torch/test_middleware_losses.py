@@ -232,14 +232,23 @@ def test_the_parts_are_exclusive(monkeypatch):
     assert sum(spent.values()) == 9.0
 
 
-def test_an_exception_ends_the_sampling():
-    made = program(use("timing", every=1))
+def test_the_clock_is_read_on_sampled_steps_alone_and_an_exception_ends_them(monkeypatch):
+    from mapsto.torch.middleware import timing
+
+    read = []
+    monkeypatch.setattr(timing, "_now", lambda state: read.append(1) or 0.0)
+    made, bare = program(use("timing", every=2)), program()
     with pytest.raises(DataError):
         made.step({"input": torch.zeros(4, 9), "target": torch.zeros(4, dtype=torch.int64)})
+    read.clear()
     made.evaluate([batch(0)])
-    assert made.step(batch(0)).keys() >= PARTS
-    bare = program()
-    bare.step(batch(0))
+    assert not read
+    counts = []
+    for step in range(4):
+        made.step(batch(step)), bare.step(batch(step))
+        counts.append(len(read))
+        read.clear()
+    assert counts == [8, 0, 8, 0]  # step, grad, loss and update: a start and an end each
     assert same_weights(bare, made)
 
 
