@@ -204,8 +204,10 @@ def test_a_plugin_whose_target_is_not_of_its_kind(install: Install) -> None:
 
 @pytest.mark.parametrize("name", ["thing", "loss/", "/thing", "loss/a b", "loss/a/b"])
 def test_an_entry_point_that_is_not_kind_slash_name(name: str) -> None:
-    with pytest.raises(RegistryError, match=r"an unnamed distribution: entry point '.*' of group 'mapsto' must be named"):
-        points((name, "x:y")).entries()
+    registry = points((name, "x:y"), ("loss/good", "json:loads"))
+    assert [entry.name for entry in registry.entries()] == ["good"]
+    with pytest.raises(UnknownName, match=r"left out: an unnamed distribution: entry point '.*' of group 'mapsto' must be named"):
+        registry.get("loss", "thing")
 
 
 def test_the_same_entry_read_twice_is_one() -> None:

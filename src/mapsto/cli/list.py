@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
         table(("name", "maps", "from", "defined in"), [_row(entry) for entry in found])
         for key in sorted({entry["key"] for entry in found if entry["claimed"] > 1}):
             note(f"{key} is claimed more than once and cannot be used before one of its distributions is uninstalled")
+    for said in registry.misnamed():
+        note(f"left out: {said}")
     return 0
 
 

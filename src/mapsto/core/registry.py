@@ -62,6 +62,7 @@ class Registry:
         self._decorated: dict[tuple[str, str], Entry] = {}
         self._loaded: dict[tuple[str, str], Any] = {}
         self._points: dict[tuple[str, str], list[Entry]] | None = None
+        self._misnamed: list[str] = []
 
     # -- feeding -----------------------------------------------------------------------------------------------------
     def register(self, kind: str, name: str, target: T) -> T:
@@ -132,6 +133,11 @@ class Registry:
         chosen = (e for e in found if (kind is None or e.kind == kind) and e.kind != "kind")
         return sorted(chosen, key=lambda e: (rank.get(e.kind, len(rank)), e.kind, e.name, e.origin))
 
+    def misnamed(self) -> list[str]:
+        """What is wrong with entry points whose names say no kind and name; they are left out, and break nothing else."""
+        self._installed_entries()
+        return list(self._misnamed)
+
     def get(self, kind: str, name: str) -> Any:
         """The mapping `kind/name`, imported now if need be.
 
@@ -147,7 +153,8 @@ class Registry:
             names = [e.name for e in self.entries(kind)]
             elsewhere = [e.key for e in self.entries() if e.name == name]
             also = f" ({name!r} exists as {', '.join(elsewhere)})" if elsewhere else ""
-            raise UnknownName(f"there is no {kind} {name!r}{also}; {nearest(name, names)}")
+            left_out = "".join(f"\n(left out: {said})" for said in self.misnamed())
+            raise UnknownName(f"there is no {kind} {name!r}{also}; {nearest(name, names)}{left_out}")
         target = _sole(f"{kind}/{name}", claims)
         if reason := owner.reject(target):
             raise RegistryError(f"{kind}/{name} of {claims[0].origin}: {claims[0].reference}{_signature(target)} {reason}")
@@ -170,14 +177,16 @@ class Registry:
     def _installed_entries(self) -> dict[tuple[str, str], list[Entry]]:
         if self._points is None:
             points: dict[tuple[str, str], list[Entry]] = {}
+            self._misnamed = []
             for point in self._installed():
                 kind, _, name = point.name.partition("/")
                 origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
                 if not NAME.fullmatch(kind) or not NAME.fullmatch(name):
-                    raise RegistryError(
+                    self._misnamed.append(
                         f"{origin}: entry point {point.name!r} of group {GROUP!r} must be named 'kind/name' "
                         "with letters, digits, '_' and '-' only"
                     )
+                    continue
                 entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point)
                 claims = points.setdefault((kind, name), [])
                 if entry not in claims:

@@ -20,7 +20,10 @@ log = logging.getLogger("mapsto")
 
 
 class Dispatch:
-    """The observers of a run by name. One that raises is reported once with its traceback and called no more."""
+    """The observers of a run by name. One that raises is reported once with its traceback and called no more.
+
+    A SpecError is the user's to mend (such as a metric that no evaluation gives) and ends the run.
+    """
 
     def __init__(self, observers: Iterable[tuple[str, Any]], wing: Wing) -> None:
         self.wing = wing
@@ -63,7 +66,7 @@ class Dispatch:
         return notes
 
     def close(self) -> None:
-        """Close all of them, those that were detached included."""
+        """Close all of them; those that were detached are closed already."""
         self._each("close", lambda made: made.close(), "close")
 
     def _each(self, what: str, call: Callable[..., None], method: str | None = None) -> None:
@@ -75,6 +78,8 @@ class Dispatch:
             for name, made in chosen:
                 try:
                     call(name, made) if named else call(made)
+                except SpecError:
+                    raise
                 except Exception as error:  # noqa: BLE001  # whatever it is, the run is not its business
                     self._detach(name, made, what, error)
 
