@@ -1,17 +1,30 @@
-"""Laws of layers and models: x -> y."""
+"""Laws of layers and models, x -> y: gradients, layout in memory, purity."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.gradcheck import GradcheckError
 
 from ...core.laws import Laws, Trial
+from ...core.random import derive
+from .. import laws as wing
+from .compare import close_to_oracle, differs, leaves, max_error, same
 from .layer_examples import build, inputs
+from .layer_passes import cotangents, differentiable, double, draws, seen_by, with_gradient
 
 laws = Laws("layer", "model")
 
+SLOW = 400
+"""Numbers up to which every element is compared with a finite difference; beyond, a random projection is."""
 
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
 @laws.law(
     "L1",
     "gradients",
@@ -19,33 +32,366 @@ laws = Laws("layer", "model")
     tolerance="T3",
     why="A wrong backward trains to something, only worse; no shape or loss check sees it.",
     satisfy="Let autograd differentiate, or check a hand-written backward with torch.autograd.gradcheck in float64.",
-    catches=("a custom autograd.Function whose backward forgets a factor",),
+    catches=("a custom autograd.Function whose backward forgets a factor", "a detach in the middle of a forward pass"),
 )
 def gradients(trial: Trial) -> None:
-    """Gradients with respect to inputs and parameters equal finite differences in float64."""
-    module = build(trial, torch.float64).eval()
-    given = inputs(trial, 2, torch.float64)
-    names = [n for n, p in module.named_parameters() if p.requires_grad]
-    fixed = {n: b for n, b in module.state_dict().items() if n not in names}
-    floating = [i for i, x in enumerate(given) if isinstance(x, Tensor) and x.is_floating_point()]
+    """Gradients with respect to inputs and parameters equal finite differences in float64, in evaluation and in training."""
+    for training in (False, True):
+        with trial.case(size=2, dtype="float64", mode="training" if training else "evaluation"):
+            run, given, names = _function(trial, training)
+            if not given or not run(*given):
+                trial.skip("nothing of it is differentiable")
+            many = sum(x.numel() for x in given) >= SLOW
+            try:
+                torch.autograd.gradcheck(run, given, fast_mode=many)
+            except GradcheckError as error:
+                _blame(trial, run, given, names, str(error))
+            trial.exercised("gradients", len(given))
 
-    def run(*leaves: Tensor) -> tuple[Tensor, ...]:
-        arguments = list(given)
-        for i, leaf in zip(floating, leaves, strict=False):
-            arguments[i] = leaf
-        weights = dict(zip(names, leaves[len(floating) :], strict=True))
-        outputs = torch.func.functional_call(module, {**fixed, **weights}, tuple(arguments))
-        every = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return tuple(y for y in every if isinstance(y, Tensor) and y.is_floating_point() and y.requires_grad)
 
-    leaves = [given[i].detach().clone().requires_grad_() for i in floating]
-    leaves += [module.get_parameter(n).detach().clone().requires_grad_() for n in names]
-    if not leaves or not run(*leaves):
-        trial.skip("nothing of it is differentiable")
-    with trial.case(size=2, dtype="float64"):
+@laws.law(
+    "L1b",
+    "double_gradients",
+    priority=1,
+    tolerance="T3",
+    why="Gradient penalties, Hessian products and meta-learning differentiate a backward pass.",
+    satisfy="Write the backward of a custom autograd.Function with differentiable operations, or do not declare the tag.",
+    catches=("a backward that saves detached or numpy values",),
+)
+def double_gradients(trial: Trial) -> None:
+    """Second derivatives equal finite differences of the first, where `twice_differentiable` is declared."""
+    if not trial.has("twice_differentiable"):
+        trial.skip("it does not declare `twice_differentiable`")
+    with trial.case(size=2, dtype="float64", mode="evaluation"):
+        run, given, names = _function(trial, False)
         try:
-            torch.autograd.gradcheck(run, leaves, fast_mode=sum(x.numel() for x in leaves) >= 400)
+            torch.autograd.gradgradcheck(run, given, fast_mode=sum(x.numel() for x in given) >= SLOW // 4)
         except GradcheckError as error:
-            said = str(error).strip().splitlines()
-            trial.fail(f"analytic and numeric gradients differ: {said[0]}", measured=" ".join(said[:6])[:400])
-    trial.exercised("gradients", len(leaves))
+            trial.fail(f"second derivatives differ from finite differences: {_first_line(error)}", measured=str(error)[:400])
+        except RuntimeError as error:
+            trial.fail(f"differentiating its gradient raised RuntimeError: {str(error)[:300]}", first={"tensor": names[0]})
+        trial.exercised("second derivatives", len(given))
+
+
+@laws.law(
+    "L1c",
+    "partial_gradients",
+    priority=0,
+    tolerance="T1",
+    why="Frozen weights and inputs without gradient are the rule in fine-tuning and in first layers.",
+    satisfy="In a custom backward, ask ctx.needs_input_grad for each input by itself and return one value for each.",
+    catches=("a backward that skips the weight's gradient when the input needs none",),
+)
+def partial_gradients(trial: Trial) -> None:
+    """Gradients are the same when inputs need none, or when some of the parameters are frozen."""
+    module, given = double(trial)
+    whole = seen_by(trial, module, given).get("gradient", {})
+    names = [n for n, _ in module.named_parameters()]
+    if not whole:
+        trial.skip("nothing of it is differentiable")
+    cases: dict[str, tuple[tuple[int, ...], list[str]]] = {}
+    if names:
+        cases["inputs need no gradient"] = (tuple(range(len(given))), [])
+        cases["all parameters are frozen"] = ((), names)
+    cases |= {f"{n} is frozen": ((), [n]) for n in names[:6]}
+    cases |= {f"input {i} needs no gradient": ((i,), []) for i in range(len(given)) if len(given) > 1}
+    if not cases:
+        cases["the output is asked for its only gradient"] = ((), [])
+    stated = tuple(trial.example.more.get("fixed", ()))
+    for said, (fixed, frozen) in cases.items():
+        with trial.case(size=2, dtype="float64", frozen=said):
+            fresh = build(trial, torch.float64).eval()
+            for name in frozen:
+                fresh.get_parameter(name).requires_grad_(False)
+            with trial.component(f"its backward where {said}"):
+                part = seen_by(trial, fresh, given, fixed=(*stated, *fixed)).get("gradient", {})
+            want = {k: v for k, v in whole.items() if k in part}
+            same(trial, f"gradients where {said}", part, want, tolerance="T1")
+            expected = {k for k in whole if k not in {f"parameter {n}" for n in frozen} and not _of_inputs(k, fixed)}
+            trial.demand(not (lost := {k for k in expected - part.keys() if whole[k] is not None}),
+                         f"where {said}, there is no gradient for {', '.join(sorted(lost))}", first={"tensor": min(lost, default="")})  # fmt: skip
+
+
+def _of_inputs(path: str, fixed: tuple[int, ...]) -> bool:
+    return any(path == f"input {i}" or path.startswith((f"input {i}[", f"input {i}.")) for i in fixed)
+
+
+def _function(trial: Trial, training: bool) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor], list[str]]:
+    """The layer as a pure function of its floating inputs and parameters, those, and their names."""
+    module, given = double(trial, training=training)
+    names = [n for n, p in module.named_parameters() if p.requires_grad]
+    buffers = {n: b for n, b in module.named_buffers()}
+    frozen = {n: p for n, p in module.named_parameters() if not p.requires_grad}
+    made, inner = differentiable(given, tuple(trial.example.more.get("fixed", ())))
+    seed = derive(trial.seed, "gradients") % (1 << 63)
+
+    def put(tree: Any, path: str, leaf: dict[str, Tensor]) -> Any:
+        if path in leaf:
+            return leaf[path].clone() if trial.has("in_place") else leaf[path]
+        if type(tree) in (tuple, list):
+            return type(tree)(put(x, f"{path}[{i}]", leaf) for i, x in enumerate(tree))
+        return {k: put(v, f"{path}.{k}", leaf) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+    def run(*leaf: Tensor) -> tuple[Tensor, ...]:
+        by_path = dict(zip(inner, leaf, strict=False))
+        arguments = tuple(put(x, f"input {i}", by_path) for i, x in enumerate(made))
+        weights = dict(zip(names, leaf[len(inner) :], strict=True))
+        state = {**{n: b.clone() for n, b in buffers.items()}, **frozen, **weights}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            output = torch.func.functional_call(module, state, arguments)
+        return tuple(y for y in with_gradient(output).values())
+
+    given_leaves = [x.clone().detach().requires_grad_() for x in inner.values()]
+    given_leaves += [module.get_parameter(n).detach().clone().requires_grad_() for n in names]
+    return run, given_leaves, [*inner, *names]
+
+
+def _blame(trial: Trial, run: Callable[..., tuple[Tensor, ...]], given: list[Tensor], names: list[str], error: str) -> None:
+    """Find the tensor whose directional derivative is off most, and say by what factor."""
+    outputs = run(*given)
+    weights = cotangents({str(i): y for i, y in enumerate(outputs)}, trial.seed)
+    analytic = torch.autograd.grad(outputs, given, weights, allow_unused=True)
+    worst, at, cause, measured = -1.0, names[0], None, 0.0
+    for i, (x, name) in enumerate(zip(given, names, strict=True)):
+        way = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(i))
+        grad = analytic[i]
+        found = float((grad * way).sum().real) if grad is not None else 0.0
+        ends = []
+        for sign in (1, -1):
+            moved = [*given[:i], (x.detach() + sign * 1e-6 * way).requires_grad_(), *given[i + 1 :]]
+            ends.append(sum(float((y.detach() * w.conj()).sum().real) for y, w in zip(run(*moved), weights, strict=True)))
+        numeric = (ends[0] - ends[1]) / 2e-6
+        error_here = abs(found - numeric) / max(abs(numeric), 1e-6)
+        if error_here > worst:
+            worst, at, measured = error_here, name, abs(found - numeric)
+            cause = f"its gradient is {found / numeric:.4g} of what it should be" if abs(numeric) > 1e-6 else None
+            cause = "its gradient is missing: detached or not returned" if found == 0.0 and abs(numeric) > 1e-6 else cause
+    trial.fail(
+        f"analytic and numeric gradients differ, most for {at}: {error.strip().splitlines()[0]}",
+        measured=measured, allowed="1e-5 + 1e-3 |x|", first={"tensor": at}, cause=cause,
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+# -- layout ------------------------------------------------------------------------------------------------------------
+def transposed(x: Tensor) -> Tensor | None:
+    """The same values with the first and last axes swapped in memory."""
+    return x.transpose(0, -1).contiguous().transpose(0, -1) if x.dim() > 1 else None
+
+
+def sliced(x: Tensor) -> Tensor | None:
+    """The same values as every second of a wider tensor that holds nothing useful between them."""
+    if not x.dim():
+        return None
+    rest = float("nan") if x.is_floating_point() or x.is_complex() else x.flip(-1).unsqueeze(-1)
+    wide = torch.stack([x, torch.full_like(x, rest) if isinstance(rest, float) else rest.squeeze(-1)], -1)
+    return wide.flatten(-2)[..., ::2]
+
+
+def expanded(x: Tensor) -> Tensor | None:
+    """The first record in the place of every one, with stride 0."""
+    return x[:1].expand_as(x) if x.dim() and x.shape[0] else None
+
+
+def offset(x: Tensor) -> Tensor | None:
+    """The same values a few elements into their storage."""
+    return torch.cat([x.flatten()[:1].expand(3), x.flatten()])[3:].view(x.shape) if x.numel() else None
+
+
+def channels_last(x: Tensor) -> Tensor | None:
+    """Channels last in memory, for images and volumes."""
+    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return x.to(memory_format=form) if form is not None and not x.is_contiguous(memory_format=form) else None
+
+
+def of_a_sum(x: Tensor) -> Tensor | None:
+    """One number in every place, with all strides 0: what the gradient of a sum is."""
+    return x.flatten()[:1].view([1] * x.dim()).expand_as(x) if x.numel() else None
+
+
+Layout = Callable[[Tensor], Tensor | None]
+LAYOUTS: dict[str, Layout] = {
+    "transposed": transposed, "sliced": sliced, "expanded": expanded, "offset": offset, "channels last": channels_last,
+}  # fmt: skip
+
+
+@laws.law(
+    "L2",
+    "layout",
+    priority=0,
+    tolerance="T1",
+    why="Whoever calls a layer hands it slices, transposes and expanded tensors; a kernel that assumes contiguity reads others' "
+    "numbers.",
+    satisfy="Call .contiguous() before a raw kernel or data pointer; use reshape where view would need contiguity.",
+    catches=("pytorch#194719", "view on a transposed input"),
+)
+def layout(trial: Trial) -> None:
+    """Inputs give the same outputs and gradients however they lie in memory."""
+    _layouts(trial, LAYOUTS, of_inputs=True)
+
+
+@laws.law(
+    "L2b",
+    "gradient_layout",
+    priority=0,
+    tolerance="T1",
+    why="Gradients come back transposed, sliced and expanded (a sum's are expanded); a backward kernel that assumes contiguity "
+    "is silently wrong.",
+    satisfy="Call grad.contiguous() in a custom backward before a raw kernel or data pointer.",
+    catches=("ROCm/TransformerEngine#623", "an expanded grad_output read through its data pointer"),
+)
+def gradient_layout(trial: Trial) -> None:
+    """Gradients of outputs give the same gradients of inputs and parameters however they lie in memory."""
+    _layouts(trial, {**LAYOUTS, "of a sum": of_a_sum}, of_inputs=False)
+
+
+def _layouts(trial: Trial, layouts: dict[str, Layout], *, of_inputs: bool) -> None:
+    """Compare each layout with a contiguous copy of the same values: exactly in float64, then within T2 in float32."""
+    module, given = double(trial, 3)
+    base = seen_by(trial, module, given)
+    if not of_inputs and "gradient" not in base:
+        trial.skip("nothing of it is differentiable")
+    if of_inputs and not any(isinstance(x, Tensor) for x in leaves(given).values()):
+        trial.skip("it takes no tensors")
+    what = "input" if of_inputs else "gradient of the output"
+    tensors = [x for x in leaves((given, base)).values() if isinstance(x, Tensor) and x.is_floating_point() and x.numel()]
+    floor = max((x.numel() * float(x.abs().max()) for x in tensors), default=0.0) * torch.finfo(torch.float32).eps
+    for name, way in layouts.items():
+        if of_inputs and not any(_changes(way, x) for x in leaves(given).values() if isinstance(x, Tensor)):
+            continue
+        with trial.case(size=3, dtype="float64", layout=name, of=what), trial.component(f"a pass with a {what} that is {name}"):
+            got, want = _two_passes(trial, torch.float64, given, way, of_inputs)
+            same(trial, f"{what} that is {name}", got, want, tolerance="T1", cause=_contiguity(got, want))
+        with trial.case(size=3, dtype="float32", layout=name, of=what), trial.component(f"a pass with a {what} that is {name}"):
+            low, usual = _two_passes(trial, torch.float32, given, way, of_inputs)
+            close_to_oracle(trial, f"float32 {what} that is {name}", low, usual, want, floor=floor)
+    fresh = inputs(trial, 3, torch.float64, stream="control")
+    trial.control("other inputs give another result", differs(seen_by(trial, module, fresh), base) or not fresh)
+
+
+def _changes(way: Layout, x: Tensor) -> bool:
+    made = way(x)
+    return made is not None and (made.stride() != x.stride() or made.storage_offset() != x.storage_offset())
+
+
+def _two_passes(
+    trial: Trial, dtype: torch.dtype, given: tuple[Any, ...], way: Layout, of_inputs: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    def arranged(x: Tensor) -> Tensor:
+        made = way(x)
+        return x if made is None else made
+
+    def mapped(tree: Any, contiguous: bool) -> Any:
+        if isinstance(tree, Tensor):
+            made = arranged(tree.to(dtype) if tree.is_floating_point() else tree)
+            return made.contiguous().clone(memory_format=torch.contiguous_format) if contiguous else made
+        if type(tree) in (tuple, list):
+            return type(tree)(mapped(x, contiguous) for x in tree)
+        return {k: mapped(v, contiguous) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+    results = []
+    for contiguous in (False, True):
+        module = build(trial, dtype).eval()
+        if of_inputs:
+            results.append(seen_by(trial, module, mapped(given, contiguous)))
+        else:
+            plain = mapped(given, True)
+
+            def lay(g: Tensor, contiguous: bool = contiguous) -> Tensor:
+                return arranged(g).clone(memory_format=torch.contiguous_format) if contiguous else arranged(g)
+
+            results.append(seen_by(trial, module, plain, arrange=lay))
+    return results[0], results[1]
+
+
+def _contiguity(got: Any, want: Any) -> str | None:
+    mine, theirs = leaves(got), leaves(want)
+    wrong = [p for p, v in theirs.items() if isinstance(v, Tensor) and isinstance(mine.get(p), Tensor)
+             and mine[p].shape == v.shape and v.is_floating_point() and max_error(mine[p], v) > 1e-6]  # fmt: skip
+    return "memory is read as if it were contiguous" if wrong else None
+
+
+# -- purity ------------------------------------------------------------------------------------------------------------
+@laws.law(
+    "L3",
+    "purity",
+    priority=0,
+    tolerance="T0",
+    why="Inputs that change under their owner, random numbers drawn in evaluation and settings left behind make other code wrong.",
+    satisfy="Copy before writing (or state tags={'in_place'}); draw only in training (or state `stochastic`); put settings back.",
+    catches=("pytorch#118959", "a layer that calls torch.manual_seed", "a sampler that draws in evaluation"),
+)
+def purity(trial: Trial) -> None:
+    """A pass leaves inputs, mode, settings and (in evaluation) random streams, parameters and buffers as they were."""
+    for training in (False, True):
+        with trial.case(size=2, dtype="float32", mode="training" if training else "evaluation"):
+            _one_pure_pass(trial, training)
+
+
+def _one_pure_pass(trial: Trial, training: bool) -> None:
+    module, given = build(trial).train(training), inputs(trial, 2)
+    before = _state(module, given)
+    versions = {k: x._version for k, x in leaves(given).items() if isinstance(x, Tensor)}
+    streams = _streams()
+    with trial.component("calling it"):
+        output = module(*given)
+    moved = [name for name, state in _streams().items() if state != streams[name]]
+    outputs = with_gradient(output)
+    if outputs:
+        with trial.component("its backward"):
+            torch.autograd.backward(list(outputs.values()), cotangents(outputs, trial.seed))
+    after = _state(module, given)
+    wing.put_back(before["settings"])
+    if not trial.has("in_place"):
+        wrote = [k for k, x in leaves(given).items() if isinstance(x, Tensor) and x._version != versions[k]]
+        trial.demand(not wrote, f"it wrote into its inputs ({', '.join(wrote)})", first={"tensor": min(wrote, default="")},
+                     cause="an in-place operation on an input", measured=f"{len(wrote)} inputs", allowed="none")  # fmt: skip
+        same(trial, "inputs after the pass", after["inputs"], before["inputs"], cause="the input's memory was written")
+    allowed = {"PyTorch"} if training or trial.has("stochastic") else set()
+    drew = sorted(set(moved) - allowed - ({"Python", "NumPy"} if trial.has("stochastic") else set()))
+    trial.demand(not drew, f"it drew from the random stream of {', '.join(drew)} in {'training' if training else 'evaluation'}",
+                 first={"stream": drew[0] if drew else ""}, cause="an extra draw, or a seed that was set")  # fmt: skip
+    if training and "PyTorch" in moved and not trial.has("stochastic"):
+        _no_seeding(trial, given)
+    for part in ("mode", "requires_grad", "settings", "parameters"):
+        same(trial, f"{part} after the pass", after[part], before[part], cause=f"the pass changed {part}")
+    if not training and not trial.has("stateful"):
+        same(trial, "buffers after evaluating", after["buffers"], before["buffers"],
+             cause="a statistic that is updated in evaluation too; state tags={'stateful'} where this is meant")  # fmt: skip
+
+
+def _no_seeding(trial: Trial, given: tuple[Any, ...]) -> None:
+    """Two passes from different seeds must leave the generator in different states: else the layer seeds it."""
+    ends = []
+    for seed in (1, 2):
+        module = build(trial).train()
+        torch.manual_seed(seed)
+        if not draws(module, given):
+            return
+        ends.append(torch.get_rng_state())
+    trial.demand(not torch.equal(*ends), "it leaves PyTorch's generator in the same state whatever the seed was",
+                 first={"stream": "PyTorch"}, cause="the layer calls torch.manual_seed")  # fmt: skip
+
+
+def _state(module: nn.Module, given: tuple[Any, ...]) -> dict[str, Any]:
+    return {
+        "inputs": {k: x.detach().clone() if isinstance(x, Tensor) else x for k, x in leaves(given).items()},
+        "mode": {n: m.training for n, m in module.named_modules()},
+        "requires_grad": {n: p.requires_grad for n, p in module.named_parameters()},
+        "parameters": {n: p.detach().clone() for n, p in module.named_parameters()},
+        "buffers": {n: b.detach().clone() for n, b in module.named_buffers()},
+        "settings": wing.globals(),
+    }
+
+
+def _streams() -> dict[str, Any]:
+    kind, keys, *rest = numpy.random.get_state()
+    return {
+        "PyTorch": torch.get_rng_state().numpy().tobytes(),
+        "Python": random.getstate(),
+        "NumPy": (kind, numpy.asarray(keys).tobytes(), *rest),
+    }

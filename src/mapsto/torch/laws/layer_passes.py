@@ -1,0 +1,127 @@
+"""One pass of a layer, forward and backward, with all that can be seen of it as a tree of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.laws import Trial
+from ...core.random import derive
+from .compare import leaves
+from .layer_examples import build, inputs
+
+Call = Callable[..., Any]
+Arrange = Callable[[Tensor], Tensor]
+
+
+def differentiable(given: tuple[Any, ...], fixed: tuple[int, ...] = ()) -> tuple[tuple[Any, ...], dict[str, Tensor]]:
+    """The inputs with floating tensors as leaves that require gradients, strides kept, and those leaves by path."""
+    found: dict[str, Tensor] = {}
+
+    def mapped(tree: Any, path: str) -> Any:
+        if isinstance(tree, Tensor) and (tree.is_floating_point() or tree.is_complex()):
+            found[path] = tree.detach().requires_grad_()
+            return found[path]
+        if type(tree) in (tuple, list):
+            return type(tree)(mapped(x, f"{path}[{i}]") for i, x in enumerate(tree))
+        if isinstance(tree, dict):
+            return {k: mapped(v, f"{path}.{k}") for k, v in tree.items()}
+        return tree
+
+    made = tuple(x if i in fixed else mapped(x, f"input {i}") for i, x in enumerate(given))
+    return made, found
+
+
+def cotangents(outputs: Mapping[str, Tensor], seed: int, arrange: Arrange | None = None) -> list[Tensor]:
+    """A normal gradient for each output, drawn from the seed."""
+    made = []
+    for path, y in outputs.items():
+        generator = torch.Generator().manual_seed(derive(seed, "cotangent", path))
+        wide = torch.complex128 if y.is_complex() else torch.float64
+        drawn = torch.randn(y.shape, dtype=wide, generator=generator).to(y.dtype)
+        made.append(arrange(drawn) if arrange is not None else drawn)
+    return made
+
+
+def with_gradient(output: Any) -> dict[str, Tensor]:
+    """The outputs that can be differentiated, by path."""
+    return {k: y for k, y in leaves(output).items() if isinstance(y, Tensor) and y.requires_grad}
+
+
+def observe(
+    module: nn.Module,
+    given: tuple[Any, ...],
+    *,
+    seed: int,
+    call: Call | None = None,
+    arrange: Arrange | None = None,
+    fixed: tuple[int, ...] = (),
+    in_place: bool = False,
+    backward: bool = True,
+) -> dict[str, Any]:
+    """Outputs, gradients of inputs and parameters, and buffers after one pass that starts from the seed.
+
+    call: what is called instead of the module; arrange: how gradients of outputs lie in memory; fixed: inputs that require
+    no gradient; in_place: whether the module may write into its inputs, which are then no leaves.
+    """
+    torch.manual_seed(seed % (1 << 63))
+    wrt: dict[str, Tensor] = {}
+    if backward:
+        given, wrt = differentiable(given, fixed)
+    passed = tuple(x.clone() if in_place and isinstance(x, Tensor) else x for x in given)
+    with torch.set_grad_enabled(backward):
+        output = (module if call is None else call)(*passed)  # a compiled module has no truth value
+    seen: dict[str, Any] = {"output": {k: detached(y) for k, y in leaves(output).items()}}
+    if backward and (outputs := with_gradient(output)):
+        wrt |= {f"parameter {n}": p for n, p in module.named_parameters() if p.requires_grad}
+        if wrt:
+            found = torch.autograd.grad(
+                list(outputs.values()), list(wrt.values()), cotangents(outputs, seed, arrange), allow_unused=True
+            )
+            seen["gradient"] = {n: detached(g) for n, g in zip(wrt, found, strict=True)}
+    seen["buffer"] = {n: b.detach().clone() for n, b in module.named_buffers()}
+    return seen
+
+
+def detached(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def seen_by(trial: Trial, module: nn.Module, given: tuple[Any, ...], **options: Any) -> dict[str, Any]:
+    """`observe` with what the example declares: inputs without gradient (`fixed`), writing into inputs (tag `in_place`)."""
+    options.setdefault("seed", derive(trial.seed, "pass"))
+    options.setdefault("fixed", tuple(trial.example.more.get("fixed", ())))
+    return observe(module, given, in_place=trial.has("in_place"), **options)
+
+
+def double(trial: Trial, size: int = 2, *, training: bool = False) -> tuple[nn.Module, tuple[Any, ...]]:
+    """A fresh instance and inputs in float64, for laws that compare exactly.
+
+    A component that runs in no dtype fails; one that runs in float32 alone has to say so (`single_precision`).
+    """
+    given = inputs(trial, size, torch.float64)
+    probe = build(trial, torch.float64).train(training)
+    if trial.has("single_precision"):
+        trial.skip("it runs in single precision only, as it declares, and this law compares in float64")
+    try:
+        observe(probe, given, seed=0, backward=False, in_place=trial.has("in_place"))
+    except Exception as error:  # noqa: BLE001  # told apart below
+        single = build(trial).train(training)
+        with trial.component(f"calling it in {'training' if training else 'evaluation'}"):
+            observe(single, inputs(trial, size), seed=0, backward=False, in_place=trial.has("in_place"))
+        trial.undecided(
+            f"it runs in float32 and raises {type(error).__name__} in float64: {str(error)[:200]}; this law compares in float64. "
+            "Let it run in float64 (it is used for checking only), or state tags={'single_precision'}"
+        )
+    return build(trial, torch.float64).train(training), given
+
+
+def draws(module: nn.Module, given: tuple[Any, ...]) -> bool:
+    """Whether a forward pass in the module's present mode draws from PyTorch's generator (and moves it)."""
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        module(*given)
+    return not torch.equal(before, torch.get_rng_state())

@@ -1,0 +1,146 @@
+"""Laws of a layer on several ranks: data parallel and fully sharded, it has the gradients of one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...core.laws import Laws, Trial
+from ...core.random import derive
+from .compare import differs, same
+from .layer_examples import build, inputs, settle
+from .layer_passes import cotangents, differentiable, double, with_gradient
+
+laws = Laws("layer", "model")
+
+PARTS = (7, 6)
+"""Records a rank: an uneven split shows means of means, which an even one hides."""
+STEPS = 2
+"""Parameters that take no part in a step are seen in the next one."""
+PATIENCE = timedelta(seconds=20)
+
+
+@laws.law(
+    "L10",
+    "data_parallel",
+    priority=1,
+    tolerance="T1",
+    ranks=2,
+    seconds=120,
+    why="On several ranks a layer must have the gradient that one process has of all the records.",
+    satisfy="Use every parameter in each pass (or state tags={'unused_parameters'}); keep no parameters outside the module's own.",
+    catches=("a parameter that forward does not use", "a parameter used outside of forward", "weights drawn anew on each rank"),
+)
+def data_parallel(trial: Trial) -> None:
+    """Under DDP on two ranks with 7 and 6 records, gradients equal those of one process in float64, in two steps."""
+
+    def wrap(module: nn.Module, group: Any) -> nn.Module:
+        unused = trial.has("unused_parameters")
+        return nn.parallel.DistributedDataParallel(module, process_group=group, find_unused_parameters=unused)
+
+    _equal(trial, "DDP", wrap, trial.world)
+
+
+@laws.law(
+    "L10b",
+    "sharded",
+    priority=1,
+    tolerance="T1",
+    ranks=2,
+    seconds=120,
+    why="Large models are sharded over ranks; a layer that fully_shard refuses, or that reads its shard for the whole, cannot grow.",
+    satisfy="Give each parameter at least one axis, read parameters inside forward only, compute norms over whole tensors.",
+    catches=("a scalar parameter", "a weight read in the constructor of a view", "fairscale#767"),
+)
+def sharded(trial: Trial) -> None:
+    """Under FSDP2 on two ranks with 7 and 6 records, gradients equal those of one process in float64, in two steps."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    def wrap(module: nn.Module, group: Any) -> nn.Module:
+        made: nn.Module = fully_shard(module, mesh=DeviceMesh.from_group(group, "cpu"))
+        return made
+
+    _equal(trial, "FSDP2", wrap, trial.world)
+
+
+def _equal(trial: Trial, name: str, wrap: Callable[[nn.Module, Any], nn.Module], world: int) -> None:
+    """Compare the gradients of each step with those one process sums over the parts."""
+    settle(trial)
+    if not dist.is_initialized() or world < 2:
+        trial.undecided("it needs a group of ranks: run it with `mapsto check`")
+    double(trial, PARTS[0], training=True)
+    local = build(trial, torch.float64).train()
+    if not any(p.requires_grad for p in local.parameters()):
+        trial.skip("it has no parameters")
+    wanted = [_summed(trial, step) for step in range(STEPS)]
+    if not wanted[0]:
+        trial.skip("nothing of it is differentiable")
+    group = dist.new_group(timeout=PATIENCE, backend="gloo")
+    try:
+        _steps(trial, name, wrap, group, wanted)
+    finally:
+        with contextlib.suppress(RuntimeError, ValueError):  # a group that timed out is gone already
+            dist.destroy_process_group(group)
+    trial.control("steps differ", differs(wanted[0], wanted[1]))
+
+
+def _steps(
+    trial: Trial, name: str, wrap: Callable[[nn.Module, Any], nn.Module], group: Any, wanted: list[dict[str, Any]]
+) -> None:
+    world = trial.world
+    with trial.case(world=world, records=PARTS[:world], dtype="float64", by=name):
+        with trial.component(f"wrapping it in {name}"):
+            module = wrap(build(trial, torch.float64).train(), group)
+        for step in range(STEPS):
+            with trial.case(step=step):
+                with trial.component(f"a step under {name}"):
+                    got = _stepped(trial, module, step, world)
+                _compare(trial, name, got, wanted[step])
+
+
+def _compare(trial: Trial, name: str, got: dict[str, Any], want: dict[str, Any]) -> None:
+    lost = sorted(n for n, g in want.items() if g is not None and got.get(n) is None)
+    trial.demand(not lost, f"under {name} there is no gradient for {', '.join(lost)}", first={"tensor": min(lost, default="")})
+    kept = {n: g for n, g in want.items() if g is not None}
+    same(trial, f"gradients under {name}", {n: got[n] for n in kept}, kept, tolerance="T1")
+
+
+def _part(trial: Trial, module: nn.Module, step: int, rank: int) -> Tensor:
+    """The weighted sum of the outputs for the records of a rank, from a seed of its own."""
+    given = inputs(trial, PARTS[rank % len(PARTS)], torch.float64, stream=f"step {step}, rank {rank}")
+    given, _ = differentiable(given, tuple(trial.example.more.get("fixed", ())))
+    given = tuple(x.clone() if trial.has("in_place") and isinstance(x, Tensor) else x for x in given)
+    torch.manual_seed(derive(trial.seed, "ranks", step, rank) % (1 << 63))
+    outputs = with_gradient(module(*given))
+    drawn = cotangents(outputs, derive(trial.seed, "part", step, rank))
+    return sum(((y * g).real.sum() for y, g in zip(outputs.values(), drawn, strict=True)), torch.zeros((), dtype=torch.float64))
+
+
+def _summed(trial: Trial, step: int) -> dict[str, Any]:
+    """Gradients of one process over all the parts, divided by the records."""
+    module = build(trial, torch.float64).train()
+    for rank in range(trial.world):
+        total = _part(trial, module, step, rank)
+        if not total.requires_grad:
+            return {}
+        (total / sum(PARTS[: trial.world])).backward()
+    return {n: None if p.grad is None else p.grad.clone() for n, p in module.named_parameters()}
+
+
+def _stepped(trial: Trial, module: nn.Module, step: int, world: int) -> dict[str, Any]:
+    """Gradients of a step on this rank: the part's sum, so weighted that the mean over ranks is that over records."""
+    module.zero_grad(set_to_none=True)
+    (_part(trial, module, step, trial.rank) * (world / sum(PARTS[:world]))).backward()
+    found = {}
+    for name, parameter in module.named_parameters():
+        grad = parameter.grad
+        whole = getattr(grad, "full_tensor", None)
+        found[name.removeprefix("module.")] = whole() if callable(whole) else None if grad is None else grad.clone()
+    return found

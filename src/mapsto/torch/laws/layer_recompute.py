@@ -1,0 +1,120 @@
+"""Laws of a layer under activation checkpointing, where its forward pass runs a second time during backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from ...core.laws import Laws, Trial
+from .compare import differs, first_difference, leaves, same
+from .layer_examples import build, inputs
+from .layer_passes import double, draws, seen_by
+
+laws = Laws("layer", "model")
+
+
+def _early_stop(trial: Trial, plain: dict[str, Any]) -> str | None:
+    """Whether recomputing to the end, and not only to the last tensor that is saved, gives what is due."""
+    module, given = double(trial, 3, training=True)
+    with set_checkpoint_early_stop(False):
+        whole = seen_by(trial, module, given, call=lambda *x: checkpoint(module, *x, use_reentrant=False))
+    if differs(whole["gradient"], plain["gradient"]):
+        return None
+    return "a tensor is saved for backward and written afterwards: recomputation stops once all are saved, before it is filled"
+
+
+def _both(trial: Trial) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """What is seen without and with activation checkpointing in training mode, and whether the layer draws there."""
+    module, given = double(trial, 3, training=True)
+    drew = draws(build(trial, torch.float64).train(), given)
+    plain = seen_by(trial, module, given)
+    if "gradient" not in plain:
+        trial.skip("nothing of it is differentiable")
+    again = build(trial, torch.float64).train()
+    with trial.component("its backward under activation checkpointing"):
+        recomputed = seen_by(
+            trial, again, given, call=lambda *x: checkpoint(again, *x, use_reentrant=False, preserve_rng_state=True)
+        )
+    fresh = inputs(trial, 3, torch.float64, stream="control")
+    other = seen_by(trial, build(trial, torch.float64).train(), fresh)
+    trial.control("other inputs give other gradients or outputs", differs(other, plain))
+    return plain, recomputed, drew
+
+
+@laws.law(
+    "L5",
+    "checkpointing",
+    priority=0,
+    tolerance="T0",
+    why="Activation checkpointing computes the forward pass twice; a second pass that differs gives gradients of another function.",
+    satisfy="Draw from PyTorch's generator alone, keep nothing from one pass to the next, and write nothing into saved tensors.",
+    catches=("OLMo-core#828", "pytorch#193671", "noise from a generator of its own"),
+)
+def checkpointing(trial: Trial) -> None:
+    """Outputs and gradients in training are the same bits with activation checkpointing as without, dropout on."""
+    with trial.case(size=3, dtype="float64", mode="training"):
+        plain, recomputed, drew = _both(trial)
+        cause = None
+        if differs(recomputed["gradient"], plain["gradient"]):
+            cause = _early_stop(trial, plain) or _first_op(trial) or ("random numbers in the second pass" if drew else "something kept between the passes")
+        for part in ("output", "gradient"):
+            same(trial, f"{part} under activation checkpointing", recomputed[part], plain[part], cause=cause)
+
+
+@laws.law(
+    "L5b",
+    "checkpointing_buffers",
+    priority=1,
+    tolerance="T0",
+    why="Under activation checkpointing the forward pass runs twice, so running statistics move twice.",
+    satisfy="Update statistics where the pass is not a recomputation, or keep such a layer outside checkpointed blocks.",
+    catches=("batch normalisation whose running mean is updated twice",),
+)
+def checkpointing_buffers(trial: Trial) -> None:
+    """Buffers after a pass in training are the same bits with activation checkpointing as without."""
+    if not list(build(trial).buffers()):
+        trial.skip("it has no buffers")
+    with trial.case(size=3, dtype="float64", mode="training"):
+        plain, recomputed, _ = _both(trial)
+        same(trial, "buffers under activation checkpointing", recomputed["buffer"], plain["buffer"], cause="updated by both passes")
+
+
+class _Record(TorchDispatchMode):
+    """The operations of a pass with copies of their results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, list[Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "empty" not in str(func):  # what fresh memory holds is nobody's result
+            self.seen.append((str(func), [x.detach().clone() for x in leaves(result).values() if isinstance(x, Tensor)]))
+        return result
+
+
+def _first_op(trial: Trial) -> str | None:
+    """The first operation whose result differs between two passes from one seed on one instance: what recomputation sees."""
+    module, given = double(trial, 3, training=True)
+    passes = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with _Record() as record:
+            _quiet(module, given)
+        passes.append(record.seen)
+    for number, (one, two) in enumerate(zip(*passes, strict=False)):
+        if one[0] != two[0]:
+            return f"operation {number} of the second pass is {two[0]}, and that of the first is {one[0]}"
+        for a, b in zip(one[1], two[1], strict=False):
+            if a.shape != b.shape or first_difference(a, b, "T0") is not None:
+                return f"operation {number}, {one[0]}, gives another result in the second pass"
+    return None
+
+
+def _quiet(module: nn.Module, given: tuple[Any, ...]) -> None:
+    with torch.no_grad():
+        module(*given)

@@ -1,0 +1,214 @@
+"""Laws of a layer's state: what is saved is everything, and a layer can be made without memory and filled afterwards."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.laws import Laws, Trial
+from ...core.random import derive
+from .compare import differs, leaves, same
+from .layer_examples import build, inputs
+from .layer_passes import observe, seen_by
+
+laws = Laws("layer", "model")
+
+
+def used(trial: Trial) -> tuple[nn.Module, tuple[Any, ...]]:
+    """An instance that was trained a little, so that neither weights nor statistics are those of a fresh one, and inputs."""
+    module, given = build(trial).train(), inputs(trial, 3)
+    torch.manual_seed(derive(trial.seed, "use") % (1 << 63))
+    with torch.no_grad():
+        for stream in ("first", "second"):
+            with trial.component("calling it in training"):
+                module(*inputs(trial, 3, stream=stream))
+        for parameter in module.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return module.eval(), given
+
+
+@laws.law(
+    "L4",
+    "state",
+    priority=0,
+    tolerance="T0",
+    why="What is not in the state_dict is lost in every checkpoint, and nothing says so.",
+    satisfy="Hold tensors as parameters or buffers, and everything else as constructor arguments or through get_extra_state.",
+    catches=("keras#17383", "a running mean in a plain attribute", "a random projection that is not a buffer"),
+)
+def state(trial: Trial) -> None:
+    """A fresh instance with the loaded state_dict gives the same outputs and gradients, and all tensors that are used are in it."""
+    module, given = used(trial)
+    want = seen_by(trial, module, given)
+    with trial.case(size=3, dtype="float32", by="state_dict"):
+        saved = io.BytesIO()
+        torch.save(module.state_dict(), saved)
+        fresh = build(trial, stream="another build").eval()
+        unloaded = seen_by(trial, fresh, given)
+        with trial.component("loading its state_dict into a fresh instance"):
+            fresh.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=False), strict=True)
+        got = seen_by(trial, fresh, given)
+        missing = sorted(n for n, b in module.named_buffers() if n not in module.state_dict())
+        cause = f"buffers that are not persistent: {', '.join(missing)}" if missing else "state that no state_dict holds"
+        same(trial, "a fresh instance with the state_dict", got, want, cause=cause)
+        if module.state_dict():
+            trial.control("a fresh instance without the state differs", differs(unloaded, want))
+    with trial.case(attribute="unregistered"):
+        _unregistered(trial)
+
+
+@laws.law(
+    "L4b",
+    "copies",
+    priority=0,
+    tolerance="T0",
+    why="EMA, averaging and distillation copy modules; worker processes and torch.save pickle them.",
+    satisfy="Keep no lambdas, open files or generators in attributes, or define __getstate__ (else state tags={'unpicklable'}).",
+    catches=("a deepcopy that shares a buffer with its original", "a lambda kept as an attribute", "tied weights untied"),
+)
+def copies(trial: Trial) -> None:
+    """A deepcopy and a pickle give the same outputs and gradients, share no memory with it, and keep ties of weights."""
+    module, given = used(trial)
+    want = seen_by(trial, module, given)
+    ways = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}  # noqa: S301  # our own bytes
+    if trial.has("unpicklable") or "<locals>" in type(module).__qualname__ or type(module).__module__ == "__main__":
+        del ways["pickle"]
+    for name, way in ways.items():
+        with trial.case(size=3, dtype="float32", by=name):
+            with trial.component(f"its {name}"):
+                copied = way(module)
+            same(trial, f"its {name}", seen_by(trial, copied, given), want)
+            shared = _storages(module).keys() & _storages(copied).keys()
+            trial.demand(not shared, f"its {name} shares memory with it: {_storages(module)[min(shared)] if shared else ''}",
+                         first={"tensor": _storages(module)[min(shared)] if shared else ""}, cause="a copy by reference")  # fmt: skip
+            ties = [sorted(n for n, p in m.named_parameters(remove_duplicate=False) if p is q)
+                    for m in (module, copied) for q in m.parameters()]  # fmt: skip
+            trial.demand(ties[: len(ties) // 2] == ties[len(ties) // 2 :], f"its {name} has other ties between its weights")
+            _moved(trial, name, module, copied, given)
+
+
+def _moved(trial: Trial, name: str, module: nn.Module, copied: nn.Module, given: tuple[Any, ...]) -> None:
+    """A step on the copy must change the copy and leave the original."""
+    original = {n: p.detach().clone() for n, p in module.named_parameters()}
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(1.5)
+    same(trial, f"the original after a change of its {name}", dict(module.named_parameters()), original)
+    if original:
+        after = seen_by(trial, copied, given)
+        trial.control(f"a changed {name} differs", differs(after, seen_by(trial, module, given)))
+
+
+def _storages(module: nn.Module) -> dict[int, str]:
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **dict(plain_tensors(module))}
+    return {t.untyped_storage().data_ptr(): n for n, t in tensors.items() if t.numel() and t.layout is torch.strided}
+
+
+def plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in attributes (and in lists and dicts there) that are neither parameters nor buffers."""
+    known = {id(t) for t in (*module.parameters(), *module.buffers())}
+    internal = {"_parameters", "_buffers", "_modules"}
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in internal:
+                continue
+            for path, leaf in leaves(value, f"{prefix}.{name}" if prefix else name).items():
+                if isinstance(leaf, Tensor) and id(leaf) not in known:
+                    yield path, leaf
+
+
+def _unregistered(trial: Trial) -> None:
+    """Tensors in plain attributes of a fresh instance: overwritten one at a time, none may change what comes out."""
+    given = inputs(trial, 2)
+    options = {"seed": derive(trial.seed, "pass"), "backward": False, "in_place": trial.has("in_place")}
+    want = observe(build(trial).eval(), given, **options)["output"]
+    for index, (path, _) in enumerate(plain_tensors(build(trial))):
+        module = build(trial).eval()
+        _, leaf = list(plain_tensors(module))[index]
+        with torch.no_grad():
+            leaf.fill_(float("nan") if leaf.is_floating_point() else 0)
+        try:
+            got = observe(module, given, **options)["output"]
+        except Exception:  # noqa: BLE001  # it is used, which is what was asked
+            got = {}
+        trial.demand(
+            not differs(got, want),
+            f"the tensor in the attribute {path} is used and is neither a parameter nor a buffer: it is not saved, and does not "
+            "follow .to()",
+            first={"attribute": path}, cause=f"use self.register_buffer({path.rpartition('.')[2]!r}, tensor)",
+        )  # fmt: skip
+
+
+# -- made without memory -----------------------------------------------------------------------------------------------
+@laws.law(
+    "L9",
+    "meta_init",
+    priority=1,
+    tolerance="T0",
+    why="Large models are made on the meta device and filled later; what nothing fills holds whatever the memory held.",
+    satisfy="Make buffers persistent, or recompute them in reset_parameters; read no values of tensors in the constructor.",
+    catches=("transformers#45902", "LlamaFactory#10820", "a constructor that calls .item()"),
+)
+def meta_init(trial: Trial) -> None:
+    """Made on the meta device, emptied into poisoned memory, reset and loaded, it equals the original, and no poison remains."""
+    original, given = used(trial)
+    if trial.has("no_meta"):
+        trial.skip("it cannot be made on the meta device, as it declares")
+    with trial.case(size=3, dtype="float32", by="meta device"):
+        empty = poisoned(trial)
+        before = {n: t.detach().clone() for n, t in _tensors(empty).items()}
+        with trial.component("reset_parameters after to_empty"):
+            reset = _reset(empty)
+        for name in (n for n in reset if bool(_tensors(empty)[n].isnan().any())):
+            trial.fail(f"{name} is not a number after reset_parameters", first={"tensor": name}, cause="reset_parameters leaves it out")
+        trial.exercised("tensors that were reset", len(reset))
+        with trial.component("loading the state_dict of the original"):
+            empty.load_state_dict(original.state_dict(), strict=True)
+        fixed = {n: b for n, b in _tensors(original).items() if n not in original.state_dict()}
+        left = {n: t for n, t in _tensors(empty).items() if n in fixed}
+        same(trial, "tensors that no state_dict holds", left, fixed, cause="memory that nothing filled; compute it in reset_parameters")
+        same(trial, "the pass after loading", seen_by(trial, empty, given), seen_by(trial, original, given),
+             cause="state outside parameters and buffers is still on the meta device, or was never computed")  # fmt: skip
+        trial.control("the poison was there", not before or differs(before, _tensors(original)))
+
+
+def poisoned(trial: Trial) -> nn.Module:
+    """An instance made on the meta device whose memory then holds NaN (and the largest integers)."""
+    subject = trial.subject
+    with trial.component("making it on the meta device"), torch.device("meta"):
+        made: Any = subject.make() if subject.make is not None else subject.target(**trial.example.args)
+    if any(nn.parameter.is_lazy(p) for p in made.parameters()):
+        trial.skip("its parameters are lazy: before the first call they have no shapes to allocate")
+    module: nn.Module = made.to("meta")
+    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        return module.to_empty(device="cpu").eval()
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def _reset(module: nn.Module) -> set[str]:
+    """Call what layers have for it, children first; the names of the tensors that their owners have promised to fill."""
+    promised = set()
+    for prefix, part in reversed(list(module.named_modules())):
+        call = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
+        if callable(call):
+            with torch.no_grad():
+                call()
+            own = [*part._parameters.items(), *part._buffers.items()]
+            promised |= {f"{prefix}.{n}" if prefix else n for n, t in own if t is not None}
+    return promised
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
