@@ -57,7 +57,7 @@ def loss_scaling(trial: Trial) -> None:
 
 def _untouched(trial: Trial, after: dict[str, Any], before: dict[str, Any]) -> None:
     """State that is allocated in a skipped step counts as untouched where it is zero."""
-    fresh = {k for k in after.keys() - before.keys() if not isinstance(after[k], Tensor) or not bool(after[k].any())}
+    fresh = {k for k in after.keys() - before.keys() if not (bool(after[k].any()) if isinstance(after[k], Tensor) else after[k])}
     same(trial, "what a skipped step leaves", {k: v for k, v in after.items() if k not in fresh}, before,
          cause="state is updated before the check for overflow")  # fmt: skip
 

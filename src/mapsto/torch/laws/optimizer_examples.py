@@ -123,7 +123,7 @@ def settle(trial: Trial) -> Example:
     """The example completed with what was found by trying: tags and shapes; `more["unfound"]` where nothing works."""
     subject = trial.subject
     if "settled" not in subject.example.more:
-        key = (id(subject.target), repr(sorted(subject.example.args.items(), key=str)) + str(sorted(subject.example.tags)))
+        key = (id(subject.target), repr(subject.example))
         held = _FOUND.get(key)
         example = held[1] if held is not None and held[0] is subject.target else _discover(subject)
         _FOUND[key] = (subject.target, example)

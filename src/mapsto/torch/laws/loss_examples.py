@@ -1,0 +1,279 @@
+"""Examples of losses: how one is built and fed, what it returns, what its mean divides by; the first three found by trying."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...core.errors import LossError
+from ...core.laws import Example, Subject, Trial
+from ...core.random import derive
+from .layer_examples import in_dtype
+from .layer_guess import Unguessable, guess, required
+from .layer_passes import differentiable
+from .loss_inputs import FAMILIES, Family, likely
+
+Call = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A loss of the framework: the family of its inputs, arguments, what its mean divides by (or, where none, its mean)."""
+
+    family: str
+    weight: str = "elements"
+    args: Mapping[str, Any] = field(default_factory=dict)
+    mean: Callable[..., Tensor] | None = None
+
+
+def _ctc_mean(losses: Tensor, given: tuple[Any, ...]) -> Tensor:
+    """The mean of a CTC loss divides each record's by the length of its labels, then by the records."""
+    return (losses / given[3].clamp(min=1)).mean()
+
+
+KNOWN: dict[str, Known] = {
+    "BCELoss": Known("probabilities"), "BCEWithLogitsLoss": Known("binary"), "L1Loss": Known("pairs"), "MSELoss": Known("pairs"),
+    "HuberLoss": Known("pairs"), "SmoothL1Loss": Known("pairs"), "PoissonNLLLoss": Known("counts"), "KLDivLoss": Known("distributions"),
+    "SoftMarginLoss": Known("signs"), "HingeEmbeddingLoss": Known("distances"), "GaussianNLLLoss": Known("gaussians"),
+    "CrossEntropyLoss": Known("classes", "targets"), "NLLLoss": Known("log classes", "targets"),
+    "LinearCrossEntropyLoss": Known("features", "targets", {"in_features": 4, "num_classes": 5}),
+    "MultiLabelMarginLoss": Known("sets", "records"), "MultiLabelSoftMarginLoss": Known("many labels", "records"),
+    "MultiMarginLoss": Known("classes", "records"), "CosineEmbeddingLoss": Known("embedding pairs", "records"),
+    "MarginRankingLoss": Known("ranks", "records"), "TripletMarginLoss": Known("triplets", "records"),
+    "TripletMarginWithDistanceLoss": Known("triplets", "records"),
+    "CTCLoss": Known("alignments", mean=_ctc_mean),
+    "mean_of": Known("classes", args={"loss": F.cross_entropy, "weight": "targets"}),
+}  # fmt: skip
+"""The framework's own losses, and ours that takes another."""
+_FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject as it is: what is missing of its example is found by `settle`, inside the first trial that needs it."""
+    return subject
+
+
+def _known(target: Any) -> Known | None:
+    kind = target if inspect.isclass(target) else type(target)
+    own = kind.__module__.startswith(("torch.nn", "mapsto.torch.losses"))
+    return KNOWN.get(kind.__name__) if own else None
+
+
+def settle(trial: Trial) -> Example:
+    """The example completed with inputs, their form and arguments that were found by trying."""
+    subject = trial.subject
+    if "settled" not in subject.example.more:
+        key = (id(subject.target), repr(subject.example))
+        held = _FOUND.get(key)
+        example = held[1] if held is not None and held[0] is subject.target else _discover(subject)
+        _FOUND[key] = (subject.target, example)
+        trial.subject = replace(subject, example=example)
+    return trial.example
+
+
+def _discover(subject: Subject) -> Example:
+    stated, known = subject.example, _known(subject.target)
+    defaults = {"settled": True, "fixed": (1,), "axes": (0,) * 8, "domain": "real"}
+    args = dict(stated.args)
+    if known is not None:
+        args = {**known.args, **args}
+        defaults["known_weight"] = known.weight
+        if known.mean is not None:
+            defaults |= {"mean": known.mean, "known_weight": None}
+    if stated.inputs is not None:
+        return replace(stated, args=args, more={**defaults, **stated.more})
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            missing = required(subject.target) if inspect.isclass(subject.target) else {}
+            args |= {n: guess(n, p.annotation) for n, p in missing.items() if n not in args}
+            call = make(subject, args)
+            families = [FAMILIES[known.family]] if known is not None else likely(_name(subject), _arity(call))
+            family = next((f for f in families if _works(subject, args, f)), None)
+        except Unguessable as unknown:
+            return replace(stated, more={**defaults, **stated.more, "unfound": f"its argument `{unknown}` could not be guessed"})
+        except Exception as error:  # noqa: BLE001  # a guess that did not fit
+            return replace(stated, more={**defaults, **stated.more, "unfound": f"building it raised {type(error).__name__}: {error}"})
+    if family is None:
+        return replace(stated, args=args, more={**defaults, **stated.more, "unfound": "its inputs could not be guessed"})
+    more = {**defaults, "fixed": family.fixed, "axes": family.axes, "domain": family.domain, "found": f"example found: {family.said}"}
+    return replace(stated, args=args, inputs=family.make, more={**more, **stated.more})
+
+
+def _name(subject: Subject) -> str:
+    target = subject.target
+    return str(getattr(target, "__name__", type(target).__name__))
+
+
+def _arity(call: Call) -> int:
+    """How many inputs it takes by position, without a default."""
+    function = call.forward if isinstance(call, nn.Module) else call
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 2
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)
+
+
+def _works(subject: Subject, args: Mapping[str, Any], family: Family) -> bool:
+    """Whether inputs of several sizes give a finite loss with a gradient."""
+    for size in (3, 4):
+        try:
+            given, leaves = differentiable(family.make(size, torch.Generator().manual_seed(size)), family.fixed)
+            result = make(subject, args)(*given)
+            total = torch.as_tensor(result[0] if isinstance(result, tuple) else result).sum()
+            if not bool(total.isfinite()) or not total.is_floating_point():
+                return False
+            grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+            if not any(g is not None and bool(g.isfinite().all()) and bool(g.any()) for g in grads):
+                return False
+        except Exception:  # noqa: BLE001  # not its inputs
+            return False
+    return True
+
+
+def make(subject: Subject, args: Mapping[str, Any]) -> Call:
+    """The loss as a function of its inputs: an instance of a class, a copy of an instance, or the function with options."""
+    target: Any = subject.target
+    if inspect.isclass(target):
+        made: Call = target(**args)
+        return made
+    if inspect.isroutine(target):
+        return functools.partial(target, **args) if args else target
+    instance = copy.deepcopy(target)
+    for name, value in args.items():
+        if not hasattr(instance, name):
+            raise TypeError(f"{type(instance).__name__} has no {name!r}")
+        setattr(instance, name, value)
+    built: Call = instance
+    return built
+
+
+# -- in a trial --------------------------------------------------------------------------------------------------------
+def build(trial: Trial, dtype: torch.dtype = torch.float64, **override: Any) -> Call:
+    """A fresh loss, the same one each time."""
+    example = settle(trial)
+    torch.manual_seed(derive(trial.seed, "build") % (1 << 63))
+    if trial.example.more.get("unfound"):
+        _ask(trial)
+    with trial.component("building it"):
+        call = make(trial.subject, {**example.args, **override})
+    return call.to(dtype) if isinstance(call, nn.Module) else call
+
+
+def _ask(trial: Trial) -> None:
+    name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
+    trial.undecided(
+        f"{trial.example.more['unfound']}; write beside it\n  mapsto.example(\n      {name},\n"
+        "      inputs=lambda size, generator: (torch.randn(size, 5, generator=generator), torch.randint(5, (size,), "
+        "generator=generator)),\n      fixed=(1,),  # which inputs are targets\n  )"
+    )
+
+
+def inputs(trial: Trial, size: int, dtype: torch.dtype = torch.float64, stream: str = "inputs") -> tuple[Any, ...]:
+    """Inputs of `size` records from the trial's seed."""
+    maker = settle(trial).inputs
+    if maker is None:
+        _ask(trial)
+    assert maker is not None
+    made = maker(size, torch.Generator().manual_seed(derive(trial.seed, stream, size)))
+    return tuple(in_dtype(x, dtype) for x in (made if isinstance(made, tuple) else (made,)))
+
+
+def options(trial: Trial) -> dict[str, inspect.Parameter]:
+    """Options by name: of the constructor of a class, of the function itself; of an instance those it holds."""
+    target = trial.subject.target
+    if inspect.isclass(target) or inspect.isroutine(target):
+        try:
+            return dict(inspect.signature(target).parameters)
+        except (TypeError, ValueError):
+            return {}
+    return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in vars(target).items()}
+
+
+def has_reductions(trial: Trial) -> bool:
+    """Whether reduction="none", "sum" and "mean" can be asked of it, and are not already settled by (total, weight)."""
+    return "reduction" in options(trial) and form(build(trial)(*inputs(trial, 2))) != "weighted"
+
+
+def ignoring(trial: Trial) -> tuple[int, dict[str, Any]] | None:
+    """The target that is ignored and the options that make it so, or None where there is none."""
+    settle(trial)
+    found, override = trial.example.more.get("ignore_index"), dict[str, Any]()
+    if found is None and "ignore_index" in options(trial):
+        found = trial.example.args.get("ignore_index", options(trial)["ignore_index"].default)
+        if found is None:
+            found, override = -100, {"ignore_index": -100}
+    if not isinstance(found, int) or isinstance(found, bool):
+        return None
+    targets = [x for i, x in enumerate(inputs(trial, 2)) if i in trial.example.more["fixed"]]
+    if not targets or not isinstance(targets[0], Tensor) or targets[0].is_floating_point():
+        return None
+    return found, override
+
+
+def with_ignored(trial: Trial, given: tuple[Any, ...], records: Sequence[int], index: int) -> tuple[Any, ...]:
+    """The inputs with all targets of these records ignored."""
+    at = trial.example.more["fixed"][0]
+    target = given[at].clone()
+    target[list(records)] = index
+    return (*given[:at], target, *given[at + 1 :])
+
+
+def records(trial: Trial, given: tuple[Any, ...], index: Tensor) -> tuple[Any, ...]:
+    """The inputs of some records, in this order."""
+    axes = trial.example.more["axes"]
+    axes = (axes,) * len(given) if isinstance(axes, int) else axes
+    return tuple(x.index_select(axes[i], index) if isinstance(x, Tensor) and x.dim() else x for i, x in enumerate(given))
+
+
+def parts(trial: Trial, given: tuple[Any, ...], sizes: Sequence[int]) -> list[tuple[Any, ...]]:
+    """The inputs cut along the records."""
+    bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+    return [records(trial, given, torch.arange(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def form(result: Any) -> str:
+    """`weighted` (total, weight), `unreduced`, or `scalar`. Raises LossError for anything else."""
+    if type(result) is tuple and len(result) == 2 and isinstance(result[0], Tensor) and result[0].dim() == 0:
+        return "weighted"
+    if isinstance(result, Tensor):
+        return "unreduced" if result.dim() else "scalar"
+    raise LossError(f"it returned a {type(result).__name__}, and (total, weight), unreduced losses or a scalar are due")
+
+
+@dataclass
+class Seen:
+    """A value of a loss: its form, total, weight (a number, where it tells one) and gradients by path."""
+
+    form: str
+    total: Tensor
+    weight: float | None
+    gradients: dict[str, Tensor]
+    losses: Tensor | None = None
+
+
+def look(trial: Trial, call: Call, given: tuple[Any, ...]) -> Seen:
+    """One evaluation with gradients of predictions and of the loss's own parameters."""
+    torch.manual_seed(derive(trial.seed, "pass") % (1 << 63))
+    arguments, wrt = differentiable(given, tuple(trial.example.more["fixed"]))
+    if isinstance(call, nn.Module):
+        wrt |= {f"parameter {n}": p for n, p in call.named_parameters() if p.requires_grad}
+    result = call(*arguments)
+    kind = form(result)
+    total = result[0] if kind == "weighted" else result.sum()
+    weight = float(result[1]) if kind == "weighted" else None
+    found = torch.autograd.grad(total, list(wrt.values()), allow_unused=True) if total.requires_grad and wrt else [None] * len(wrt)
+    gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(wrt.items(), found, strict=True)}
+    losses = result.detach() if kind == "unreduced" else None
+    return Seen(kind, total.detach(), weight, gradients, losses)
