@@ -79,7 +79,7 @@ class Transformer(nn.Module):
     """Token ids [B, T] -> logits of the token after each [B, T, vocabulary] (Vaswani et al. 2017), for T up to `context`."""
 
     def __init__(
-        self, vocabulary: int = 256, context: int = 128, width: int = 96, heads: int = 4, layers: int = 3, dropout: float = 0.0
+        self, vocabulary: int = 256, context: int = 128, width: int = 96, heads: int = 4, layers: int = 2, dropout: float = 0.0
     ) -> None:
         super().__init__()
         self.context = context
@@ -120,10 +120,10 @@ def spec(path: str | None = None, block: int = 128) -> Spec:
             "train": {"source": use("text_blocks", split="train", path=path, block=block), "batch_size": 8, "shuffle": True},
             "valid": {"source": use("text_blocks", split="valid", path=path, block=block), "batch_size": 64, "limit": 256},
         },
-        optimizer=use("adamw", lr=3e-3, betas=[0.9, 0.95], weight_decay=0.1),
+        optimizer=use("adamw", lr=5e-3, betas=[0.9, 0.95], weight_decay=0.1),
         schedule=use("warmup", steps=0.1),
         middleware=["no_weight_decay", use("clip_norm", max_norm=1.0)],
-        steps=800,
+        steps=1200,
         evaluate_every=200,
         log_every=20,
     )

@@ -96,11 +96,15 @@ def test_learns_and_goes_on_with_a_text(book: Path, tmp_path: Path) -> None:
     panel = run.folder.panels()[0]
     assert panel["kind"] == "samples"
     assert len(panel["rows"]) > 0
-    spoken = subprocess.run(
-        [sys.executable, RECIPE, str(tmp_path / "run"), "one two "], capture_output=True, text=True, check=False
-    )
-    assert spoken.returncode == 0, spoken.stderr
-    assert spoken.stdout.startswith("one two three four")
+
+
+def test_the_recipe_as_a_script_goes_on_with_a_text(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXT", str(book))
+    Run(load_spec(RECIPE).override(*SMALL, "steps=3"), tmp_path / "run").fit()
+    spoken = subprocess.run([sys.executable, RECIPE, str(tmp_path / "run"), "one two"], capture_output=True, check=False)
+    assert spoken.returncode == 0, spoken.stderr.decode()
+    assert spoken.stdout.startswith(b"one two")
+    assert len(spoken.stdout) >= len("one two") + 200
 
 
 def test_drawing_depends_on_its_seed_alone() -> None:

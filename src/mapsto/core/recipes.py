@@ -32,6 +32,10 @@ def load_file(path: str | Path, name: str | None = None) -> ModuleType:
     if not file.is_file():
         there = [p.name for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise SpecError(f"there is no recipe file {file}; {nearest(file.name, there)}")
+    script = sys.modules["__main__"]
+    if Path(getattr(script, "__file__", None) or "").resolve() == file:  # run as a script, it has declared all that it has
+        sys.modules[name], _LOADED[name] = script, str(file)
+        return script
     found = importlib.util.spec_from_file_location(name, file)
     if found is None or found.loader is None:  # pragma: no cover  # any file of that suffix has a loader
         raise SpecError(f"{file} cannot be imported")
