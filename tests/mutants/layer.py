@@ -200,7 +200,9 @@ class ChannelsLastRight(nn.Module):
 
 
 class CancellingNorm(nn.Module):
-    """Correct: the gradient of a sum cancels to rounding noise, which depends on layout and is no bug (as in InstanceNorm2d)."""
+    """Correct: the gradient of a sum cancels to rounding noise, which depends on layout and is no bug (as in
+    InstanceNorm2d).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -497,12 +499,14 @@ MUTANTS = [
     _mutant("gradients", "a gate is detached", GateDetached, Gate, "a detach left from debugging"),
     _mutant("gradients", "wrong in training only", TrainingOnlyWrong, Square, "a kernel of training that no test calls"),
     _mutant("double_gradients", "the backward detaches", SquareOnce, Square, "gradient penalties that vanish", TWICE),
-    _mutant("partial_gradients", "no weight gradient where the input needs none", ScaleTogether, Scale, "fine-tuning first layers"),
+    _mutant("partial_gradients", "no weight gradient where the input needs none", ScaleTogether, Scale,
+            "fine-tuning first layers"),
     _mutant("layout", "reads memory as contiguous", DoubleOfMemory, Double, "pytorch#194719"),
     _mutant("layout", "view of a transposed input", Views, Reshapes, "view where reshape is due", IMAGES),
     _mutant("layout", "channels last not permuted back", ChannelsLastWrong, ChannelsLastRight, "NHWC fast paths", IMAGES),
     _mutant("gradient_layout", "reads the gradient's memory", DoubleOfGradientMemory, Double, "ROCm/TransformerEngine#623"),
-    _mutant("gradient_layout", "the same beside rounding that cancels", DoubleOfGradientMemory, CancellingNorm, "ROCm/TransformerEngine#623",
+    _mutant("gradient_layout", "the same beside rounding that cancels", DoubleOfGradientMemory, CancellingNorm,
+    "ROCm/TransformerEngine#623",
             IMAGES),
     _mutant("purity", "writes into its input", Overwrites, Copies, "pytorch#118959"),
     _mutant("purity", "drops in evaluation", AlwaysDrops, Drops, "F.dropout without self.training"),

@@ -1,4 +1,4 @@
-"""Layers with a planted bug, and their correct twins: compiled, exported, under vmap, autocast, meta device, ranks; repetition."""
+"""Layers with a planted bug, and their correct twins: compile, export, vmap, autocast, meta device, ranks, repetition."""
 
 from __future__ import annotations
 
@@ -616,7 +616,8 @@ MUTANTS = [
     _mutant("causality", "convolution padded on both sides", PadsBothSides, PadsLeft, "padding=1 for causal", CAUSAL),
     _mutant("vmap", "no rule for vmap", CubeNoRule, Cube, "custom autograd.Function"),
     _mutant("vmap", "a rule that mixes the items", CubeMixed, Cube, "a rule with a wrong axis"),
-    _mutant("per_sample_gradients", "statistics written in training", WritesStatistics, NormsEachRecord, "pytorch/functorch#505"),
+    _mutant("per_sample_gradients", "statistics written in training", WritesStatistics, NormsEachRecord,
+            "pytorch/functorch#505"),
     _mutant("autocast", "exp overflows", NaiveSoftmax, StableSoftmax, "exp overflow in float16"),
     _mutant("autocast", "a buffer takes the activations' dtype", LeaksDtype, KeepsDtype, "dtype leak"),
     _mutant("autocast", "a factor underflows", RoundsTwice, RoundsOnce, "float16 underflow"),
@@ -628,10 +629,12 @@ MUTANTS = [
     _mutant("rerun", "the first call sets a scale", FirstCallSets, EachCallSets, "hidden state"),
     _mutant("rerun", "a stochastic layer with a fixed seed", CountsInside, Samples, "seed insensitivity", STOCHASTIC),
     _mutant("modes", "dropout that never drops", NeverDrops, Drops, "training=False", MODES),
-    _mutant("modes", "an undeclared difference", ScalesInTraining, ScalesAlways, "a branch left from debugging", status="unknown"),
+    _mutant("modes", "an undeclared difference", ScalesInTraining, ScalesAlways,
+            "a branch left from debugging", status="unknown"),
     _mutant("memory", "keeps outputs in a list", KeepsOutputs, KeepsLast, "horovod#641"),
     _mutant("memory", "a running mean keeps its graph", KeepsGraph, DropsGraph, "running means without detach"),
-    _mutant("memory", "saves more than declared", SavesMuch, SavesLittle, "chains of saved activations", tagged(_vectors, saved_bytes=64)),
+    _mutant("memory", "saves more than declared", SavesMuch, SavesLittle,
+            "chains of saved activations", tagged(_vectors, saved_bytes=64)),
     _mutant("data_parallel", "a parameter is not used", Unused, Used, "unused heads under DDP"),
     _mutant("sharded", "a scalar parameter", Scalar, Vector, "fully_shard refuses scalars"),
     _mutant("sharded", "a norm of the local shard", LocalNorm, WholeNorm, "fairscale#767"),

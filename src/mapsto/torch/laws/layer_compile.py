@@ -43,12 +43,20 @@ def compiling() -> Iterator[None]:
     catches=("pytorch#115774", "a Python counter baked into the graph", "a buffer read when tracing"),
 )
 def compiled(trial: Trial) -> None:
-    """Compiled (aot_eager) and eager give the same forward, backward and buffers in float64, in three calls with new state each."""
+    """Compiled (aot_eager) and eager give the same forward, backward and buffers in float64, in three calls with new
+    state each.
+    """
     for training in (True, False):
-        with trial.case(size=2, dtype="float64", mode="training" if training else "evaluation", backend="aot_eager"), compiling():
+        with (
+            trial.case(size=2, dtype="float64", mode="training" if training else "evaluation", backend="aot_eager"),
+            compiling(),
+        ):
             _calls(trial, training, "aot_eager")
         if trial.thorough:
-            with trial.case(size=2, dtype="float32", mode="training" if training else "evaluation", backend="inductor"), compiling():
+            with (
+                trial.case(size=2, dtype="float32", mode="training" if training else "evaluation", backend="inductor"),
+                compiling(),
+            ):
                 _inductor(trial, training)
 
 
@@ -118,11 +126,14 @@ def _inductor(trial: Trial, training: bool) -> None:
     tolerance="T0",
     seconds=120,
     why="Each break of the graph and each recompilation costs seconds and memory, and undoes what compiling gains.",
-    satisfy="Keep .item(), print, data-dependent branches and Python state that changes out of forward; else tags={'graph_breaks'}.",
+    satisfy="Keep .item(), print, data-dependent branches and Python state that changes out of forward; else "
+    "tags={'graph_breaks'}.",
     catches=("a counter attribute that recompiles every call", ".item() in forward"),
 )
 def one_graph(trial: Trial) -> None:
-    """It compiles without a break, new state costs no recompilation, and other numbers of records cost at most one more graph."""
+    """It compiles without a break, new state costs no recompilation, and other numbers of records cost at most one more
+    graph.
+    """
     settle(trial)
     if trial.has("graph_breaks"):
         trial.skip("it declares that its graph breaks")
@@ -167,7 +178,8 @@ def _sizes(trial: Trial) -> tuple[int, ...]:
     priority=1,
     tolerance="T1",
     seconds=240,
-    why="The last batch is smaller, and serving sees one record at a time; a graph that holds the traced size as a constant is wrong.",
+    why="The last batch is smaller, and serving sees one record at a time; a graph that holds the traced size as "
+    "a constant is wrong.",
     satisfy="Compute sizes from x.shape at each call and pass them as they are; branch on no size.",
     catches=("pytorch#133653", "a size kept from the first call"),
 )

@@ -68,9 +68,7 @@ def discover(subject: Subject) -> Example:
     return replace(stated, more={**settled, "unfound": f"{problem}; write beside it\n{snippet(subject)}"})
 
 
-def _try_to_build(
-    subject: Subject, args: dict[str, Any], problem: str
-) -> tuple[nn.Module | None, dict[str, Any], str]:
+def _try_to_build(subject: Subject, args: dict[str, Any], problem: str) -> tuple[nn.Module | None, dict[str, Any], str]:
     """An instance, the arguments it took, and what stood in the way; arguments that only the error names are guessed too."""
     try:
         module = subject.make() if subject.make is not None else subject.target(**args)
@@ -118,7 +116,7 @@ def _said(subject: Subject, args: Mapping[str, Any], hit: Candidate | None) -> s
 def snippet(subject: Subject) -> str:
     """The lines its author would write, with its own names filled in."""
     name = subject.label.rpartition(":")[2].rpartition("/")[2]
-    missing = {n: p for n, p in required(subject.target).items()} if subject.make is None else {}
+    missing = required(subject.target) if subject.make is None else {}
     filled = {**dict.fromkeys(missing, "..."), **{k: repr(v) for k, v in subject.example.args.items()}}
     names = _forward_names(subject)
     lines = ["  mapsto.example(", f"      {name},"]
@@ -133,7 +131,8 @@ def snippet(subject: Subject) -> str:
 def _forward_names(subject: Subject) -> list[str]:
     if not inspect.isclass(subject.target) and not isinstance(subject.target, nn.Module):
         return []
-    parameters = dict(forward_parameters(subject.target))
+    forward: Any = subject.target
+    parameters = dict(forward_parameters(forward))
     if inspect.isclass(subject.target):
         parameters.pop(next(iter(parameters), ""), None)
     return [n for n, p in parameters.items() if p.default is p.empty]
@@ -143,8 +142,10 @@ def build(trial: Trial, dtype: torch.dtype = torch.float32, *, stream: str = "bu
     """A fresh instance, the same one each time: built from the trial's seed, in the dtype asked for."""
     settle(trial)
     subject = trial.subject
-    if subject.make is None and (unfound := subject.example.more.get("unfound")) and required(subject.target).keys() - set(
-        subject.example.args
+    if (
+        subject.make is None
+        and (unfound := subject.example.more.get("unfound"))
+        and required(subject.target).keys() - set(subject.example.args)
     ):
         trial.undecided(f"{subject.label}: {unfound}")
     torch.manual_seed(derive(trial.seed, stream))

@@ -42,12 +42,17 @@ NAMES: tuple[tuple[str, Any], ...] = (
 )  # fmt: skip
 
 SPECIAL: dict[str, dict[str, Any]] = {
-    "Softmax": {"dim": -1}, "LogSoftmax": {"dim": -1}, "Softmin": {"dim": -1}, "GLU": {}, "Threshold": {"threshold": 0.1, "value": 2.0},
-    "Unflatten": {"dim": 1, "unflattened_size": (2, 4)}, "Upsample": {"scale_factor": 2}, "UpsamplingNearest2d": {"scale_factor": 2},
-    "UpsamplingBilinear2d": {"scale_factor": 2}, "PixelShuffle": {"upscale_factor": 2}, "PixelUnshuffle": {"downscale_factor": 2},
-    "ChannelShuffle": {"groups": 2}, "Fold": {"output_size": (4, 5), "kernel_size": (2, 3)}, "LPPool1d": {"norm_type": 2, "kernel_size": 3},
+    "Softmax": {"dim": -1}, "LogSoftmax": {"dim": -1}, "Softmin": {"dim": -1}, "GLU": {},
+    "Threshold": {"threshold": 0.1, "value": 2.0},
+    "Unflatten": {"dim": 1, "unflattened_size": (2, 4)}, "Upsample": {"scale_factor": 2},
+    "UpsamplingNearest2d": {"scale_factor": 2},
+    "UpsamplingBilinear2d": {"scale_factor": 2}, "PixelShuffle": {"upscale_factor": 2},
+    "PixelUnshuffle": {"downscale_factor": 2},
+    "ChannelShuffle": {"groups": 2}, "Fold": {"output_size": (4, 5), "kernel_size": (2, 3)},
+    "LPPool1d": {"norm_type": 2, "kernel_size": 3},
     "LPPool2d": {"norm_type": 2, "kernel_size": 3}, "LPPool3d": {"norm_type": 2, "kernel_size": 3},
-    "FractionalMaxPool2d": {"kernel_size": 2, "output_ratio": 0.5}, "FractionalMaxPool3d": {"kernel_size": 2, "output_ratio": 0.5},
+    "FractionalMaxPool2d": {"kernel_size": 2, "output_ratio": 0.5}, "FractionalMaxPool3d": {"kernel_size": 2,
+    "output_ratio": 0.5},
     "AdaptiveLogSoftmaxWithLoss": {"in_features": 8, "n_classes": 12, "cutoffs": [4]},
     "Transformer": {"d_model": 8, "nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 16},
     "TransformerEncoderLayer": {"d_model": 8, "nhead": 2, "dim_feedforward": 16},
@@ -100,7 +105,8 @@ def guess(name: str, annotation: Any) -> Any:
     if annotation is not inspect.Parameter.empty and ("None" in text or "Optional" in text):
         return None
     if inspect.isclass(annotation) and issubclass(annotation, nn.Module) and annotation is not nn.Module:
-        return annotation(**next(guesses(annotation, {})))
+        wanted: Any = annotation
+        return wanted(**next(guesses(wanted, {})))
     raise Unguessable(f"{name}: {text}" if annotation is not inspect.Parameter.empty else name)
 
 
@@ -108,7 +114,8 @@ def _fitting(value: Any, text: str) -> Any:
     """A guess by name in the type that the annotation asks for: an instance for a module, a tuple for a shape."""
     if inspect.isclass(value):
         wants_class = "type" in text.lower() or "callable" in text.lower() or text.endswith("_empty")
-        made = value if wants_class else (value() if value is nn.GELU else value(WIDTH))
+        kind: Any = value
+        made = kind if wants_class else (kind() if kind is nn.GELU else kind(WIDTH))
         return "gelu" if text == "str" else made
     if isinstance(value, int) and not isinstance(value, bool):
         if text in ("float",):

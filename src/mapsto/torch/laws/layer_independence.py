@@ -124,7 +124,9 @@ def mask_independence(trial: Trial) -> None:
     with trial.case(size=ROWS, dtype="float64", masked=f"lengths {kept.sum(1).tolist()}"):
         same(trial, "outputs at kept positions", _watched(calling(positions), watched), _watched(base, watched), tolerance="T1",
              cause="masked positions enter a reduction or an attention")  # fmt: skip
-        trial.control("kept positions change the outputs", differs(_watched(calling(~positions), watched), _watched(base, watched)))
+        trial.control(
+            "kept positions change the outputs", differs(_watched(calling(~positions), watched), _watched(base, watched))
+        )
 
 
 def lengths(mask: Tensor) -> Tensor:
@@ -154,7 +156,9 @@ def causality(trial: Trial) -> None:
     base = _call(module, given, seed)
     long = next((x.shape[time] for x in given if isinstance(x, Tensor) and x.dim() > time), 0)
     if long < 2:
-        trial.undecided(f"its inputs have no time in axis {time}: say where, as mapsto.example(..., time_axis=1), with 3 or more steps")
+        trial.undecided(
+            f"its inputs have no time in axis {time}: say where, as mapsto.example(..., time_axis=1), with 3 or more steps"
+        )
     for at in range(long - 1):
         with trial.case(size=2, dtype="float64", changed=f"after position {at}"):
             future = tuple(_after(x, y, at, time, long) for x, y in zip(given, other, strict=True))
@@ -223,9 +227,13 @@ def per_sample_gradients(trial: Trial) -> None:
     rest = {**{n: p for n, p in module.named_parameters() if not p.requires_grad}, **dict(module.named_buffers())}
 
     def total(weights: dict[str, Tensor], given: tuple[Any, ...]) -> Tensor:
-        outputs = with_gradient(torch.func.functional_call(module, {**{k: b.clone() for k, b in rest.items()}, **weights}, given))
+        outputs = with_gradient(
+            torch.func.functional_call(module, {**{k: b.clone() for k, b in rest.items()}, **weights}, given)
+        )
         drawn = cotangents(outputs, trial.seed)
-        return sum(((y * g).real.sum() for y, g in zip(outputs.values(), drawn, strict=True)), torch.zeros((), dtype=torch.float64))
+        return sum(
+            ((y * g).real.sum() for y, g in zip(outputs.values(), drawn, strict=True)), torch.zeros((), dtype=torch.float64)
+        )
 
     def run(*given: Any) -> dict[str, Any]:
         found: dict[str, Any] = torch.func.grad(total)(parameters, given)

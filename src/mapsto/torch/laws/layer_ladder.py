@@ -16,7 +16,8 @@ Make = Callable[[int, torch.Generator], tuple[Any, ...]]
 
 TIME, SIDE, LARGE, IDS = 5, 7, 64, 16
 WIDTH_NAMES = (
-    "in_features", "in1_features", "in2_features", "in_channels", "num_features", "num_channels", "embed_dim", "d_model", "input_size",
+    "in_features", "in1_features", "in2_features", "in_channels", "num_features", "num_channels", "embed_dim",
+    "d_model", "input_size",
     "hidden_size", "embedding_dim", "normalized_shape", "dim", "channels", "features", "num_parameters",
 )  # fmt: skip
 TRIES = 300
@@ -96,7 +97,16 @@ def _families(module: nn.Module, leaves: list[nn.Module], embeds: bool) -> Itera
         seen.setdefault("sequence")
     if name.endswith("Cell"):
         seen.setdefault("vector")
-    yield from {**seen, "vector": None, "sequence": None, "image1": None, "image2": None, "image3": None, "ids": None, "sets": None}
+    yield from {
+        **seen,
+        "vector": None,
+        "sequence": None,
+        "image1": None,
+        "image2": None,
+        "image3": None,
+        "ids": None,
+        "sets": None,
+    }
 
 
 def candidates(module: nn.Module) -> Iterator[Candidate]:
@@ -108,7 +118,7 @@ def candidates(module: nn.Module) -> Iterator[Candidate]:
 def _candidates(told: Hints) -> Iterator[Candidate]:
     count = len(told.names)
     if count == 0:
-        yield Candidate("no inputs", lambda size, generator: ())
+        yield Candidate("no inputs", lambda *_: ())
         return
     if told.recurrent and not told.batch_first:
         for width in told.widths:
@@ -156,15 +166,19 @@ def _tensor(told: Hints, name: str, family: str, width: int) -> tuple[str, Calla
     if re.search("mask", plain):
         square = re.search("attn_mask|src_mask|tgt_mask|attention_bias|causal", plain)
         if square:
-            return f"bool [{TIME}, {TIME}]", lambda size, generator: torch.zeros(TIME, TIME, dtype=torch.bool)
-        return f"bool [size, {TIME}]", lambda size, generator: torch.ones(size, TIME, dtype=torch.bool)
+            return f"bool [{TIME}, {TIME}]", lambda *_: torch.zeros(TIME, TIME, dtype=torch.bool)
+        return f"bool [size, {TIME}]", lambda size, _: torch.ones(size, TIME, dtype=torch.bool)
     high = told.vocabulary or IDS
     if re.fullmatch(r"(input_?)?ids|.*_ids|tokens?|idx|indices|captions?|src_tokens", plain) and family not in ("sets",):
-        return f"ids [size, {TIME}] below {high}", lambda size, generator: torch.randint(high, (size, TIME), generator=generator)
+        return f"ids [size, {TIME}] below {high}", lambda size, generator: torch.randint(
+            high, (size, TIME), generator=generator
+        )
     if re.fullmatch(r"t|time_?steps?|sigma|noise_level", plain) and family != "sequence":
         return "numbers [size]", lambda size, generator: torch.rand(size, generator=generator)
     if family == "ids":
-        return f"ids [size, {TIME}] below {high}", lambda size, generator: torch.randint(high, (size, TIME), generator=generator)
+        return f"ids [size, {TIME}] below {high}", lambda size, generator: torch.randint(
+            high, (size, TIME), generator=generator
+        )
     if family in ("sets", "classes"):
         top = high if family == "sets" else 4
         return f"ids [size] below {top}", lambda size, generator: torch.randint(top, (size,), generator=generator)

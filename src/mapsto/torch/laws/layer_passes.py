@@ -113,8 +113,8 @@ def double(trial: Trial, size: int = 2, *, training: bool = False) -> tuple[nn.M
         with trial.component(f"calling it in {'training' if training else 'evaluation'}"):
             observe(single, inputs(trial, size), seed=0, backward=False, in_place=trial.has("in_place"))
         trial.undecided(
-            f"it runs in float32 and raises {type(error).__name__} in float64: {str(error)[:200]}; this law compares in float64. "
-            "Let it run in float64 (it is used for checking only), or state tags={'single_precision'}"
+            f"it runs in float32 and raises {type(error).__name__} in float64: {str(error)[:200]}; this law compares "
+            "in float64. Let it run in float64 (it is used for checking only), or state tags={'single_precision'}"
         )
     return build(trial, torch.float64).train(training), given
 

@@ -28,12 +28,15 @@ LARGE = 30.0
     priority=1,
     tolerance="T2",
     seconds=90,
-    why="Under mixed precision activations arrive in bfloat16 or float16; exponentials and squares overflow, masters get rounded.",
+    why="Under mixed precision activations arrive in bfloat16 or float16; exponentials and squares overflow, "
+    "masters get rounded.",
     satisfy="Subtract the maximum before exp, sum squares in float32, keep parameters and statistics in their own dtype.",
     catches=("an exponential that overflows in float16", "statistics that take the dtype of the activations"),
 )
 def autocast(trial: Trial) -> None:
-    """Under autocast to bfloat16 and float16 results are finite and within rounding, and parameters and buffers keep their dtype."""
+    """Under autocast to bfloat16 and float16 results are finite and within rounding, and parameters and buffers keep
+    their dtype.
+    """
     oracle, given = double(trial)
     if draws(build(trial, torch.float64).eval(), given):
         trial.skip("it draws random numbers in evaluation, and draws other ones in another dtype")
@@ -56,10 +59,14 @@ def _one_dtype(trial: Trial, dtype: torch.dtype, truth: dict[str, Any], usual: d
                 return False
             _masters(trial, module, found, dtypes, dtype)
             if scale == 1.0:
-                parts = {p: {k: v for k, v in found.get(p, {}).items() if isinstance(v, Tensor)} for p in ("output", "gradient")}
+                parts = {
+                    p: {k: v for k, v in found.get(p, {}).items() if isinstance(v, Tensor)} for p in ("output", "gradient")
+                }
                 for part in parts:
                     wanted = {k: v for k, v in truth.get(part, {}).items() if isinstance(v, Tensor)}
-                    floor = max((float(v.abs().max()) for v in wanted.values() if v.is_floating_point() and v.numel()), default=0.0)
+                    floor = max(
+                        (float(v.abs().max()) for v in wanted.values() if v.is_floating_point() and v.numel()), default=0.0
+                    )
                     yard = {k: _with_error(v, usual[part].get(k, 0.0)) for k, v in wanted.items()}
                     close_to_oracle(trial, f"{part} under autocast", parts[part], yard, wanted, factor=3.0,
                                     floor=4 * torch.finfo(torch.bfloat16).eps * floor)  # fmt: skip
@@ -70,17 +77,17 @@ def _one_dtype(trial: Trial, dtype: torch.dtype, truth: dict[str, Any], usual: d
 
 def _cast(trial: Trial, module: nn.Module, given: tuple[Any, ...], dtype: torch.dtype) -> dict[str, Any] | None:
     """A pass under autocast, or None where PyTorch has no kernel for the dtype."""
+
     def call(*x: Any) -> Any:
         with torch.autocast("cpu", dtype=dtype):
             return module(*x)
 
-    try:
-        return seen_by(trial, module, given, call=call)
-    except (RuntimeError, NotImplementedError) as error:
-        if any(text in str(error) for text in NO_KERNEL):
-            return None
-        with trial.component(f"a pass under autocast to {str(dtype).removeprefix('torch.')}"):
-            raise
+    with trial.component(f"a pass under autocast to {str(dtype).removeprefix('torch.')}"):
+        try:
+            return seen_by(trial, module, given, call=call)
+        except (RuntimeError, NotImplementedError) as error:
+            if not any(text in str(error) for text in NO_KERNEL):
+                raise
     return None
 
 
@@ -122,9 +129,13 @@ def _plain_bfloat16(trial: Trial) -> dict[str, dict[str, float]]:
     """The largest error of the layer converted to bfloat16 whole, by tensor; empty where it does not run so."""
     errors: dict[str, dict[str, float]] = {"output": {}, "gradient": {}}
     for number in range(SEEDS):
-        exact = seen_by(trial, build(trial, torch.float64).eval(), inputs(trial, 2, torch.float64, stream=f"yardstick {number}"))
+        exact = seen_by(
+            trial, build(trial, torch.float64).eval(), inputs(trial, 2, torch.float64, stream=f"yardstick {number}")
+        )
         try:
-            rough = seen_by(trial, build(trial, torch.bfloat16).eval(), inputs(trial, 2, torch.bfloat16, stream=f"yardstick {number}"))
+            rough = seen_by(
+                trial, build(trial, torch.bfloat16).eval(), inputs(trial, 2, torch.bfloat16, stream=f"yardstick {number}")
+            )
         except Exception:  # noqa: BLE001  # no kernel for it; the floor is the yardstick
             break
         for part, of in errors.items():

@@ -34,7 +34,8 @@ PATIENCE = timedelta(seconds=20)
     ranks=2,
     seconds=120,
     why="On several ranks a layer must have the gradient that one process has of all the records.",
-    satisfy="Use every parameter in each pass (or state tags={'unused_parameters'}); keep no parameters outside the module's own.",
+    satisfy="Use every parameter in each pass (or state tags={'unused_parameters'}); keep no parameters outside "
+    "the module's own.",
     catches=("a parameter that forward does not use", "a parameter used outside of forward", "weights drawn anew on each rank"),
 )
 def data_parallel(trial: Trial) -> None:
@@ -54,7 +55,8 @@ def data_parallel(trial: Trial) -> None:
     tolerance="T1",
     ranks=2,
     seconds=120,
-    why="Large models are sharded over ranks; a layer that fully_shard refuses, or that reads its shard for the whole, cannot grow.",
+    why="Large models are sharded over ranks; a layer that fully_shard refuses, or that reads its shard for the "
+    "whole, cannot grow.",
     satisfy="Give each parameter at least one axis, read parameters inside forward only, compute norms over whole tensors.",
     catches=("a scalar parameter", "a weight read in the constructor of a view", "fairscale#767"),
 )
@@ -64,8 +66,8 @@ def sharded(trial: Trial) -> None:
     from torch.distributed.fsdp import fully_shard
 
     def wrap(module: nn.Module, group: Any) -> nn.Module:
-        made: nn.Module = fully_shard(module, mesh=DeviceMesh.from_group(group, "cpu"))
-        return made
+        fully_shard(module, mesh=DeviceMesh.from_group(group, "cpu"))  # in place
+        return module
 
     _equal(trial, "FSDP2", wrap, trial.world)
 
@@ -130,14 +132,14 @@ def _summed(trial: Trial, step: int) -> dict[str, Any]:
         total = _part(trial, module, step, rank)
         if not total.requires_grad:
             return {}
-        (total / sum(PARTS[: trial.world])).backward()
+        torch.autograd.backward(total / sum(PARTS[: trial.world]))
     return {n: None if p.grad is None else p.grad.clone() for n, p in module.named_parameters()}
 
 
 def _stepped(trial: Trial, module: nn.Module, step: int, world: int) -> dict[str, Any]:
     """Gradients of a step on this rank: the part's sum, so weighted that the mean over ranks is that over records."""
     module.zero_grad(set_to_none=True)
-    (_part(trial, module, step, trial.rank) * (world / sum(PARTS[:world]))).backward()
+    torch.autograd.backward(_part(trial, module, step, trial.rank) * (world / sum(PARTS[:world])))
     found = {}
     for name, parameter in module.named_parameters():
         grad = parameter.grad

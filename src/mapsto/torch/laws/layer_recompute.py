@@ -50,8 +50,10 @@ def _both(trial: Trial) -> tuple[dict[str, Any], dict[str, Any], bool]:
     "checkpointing",
     priority=0,
     tolerance="T0",
-    why="Activation checkpointing computes the forward pass twice; a second pass that differs gives gradients of another function.",
-    satisfy="Draw from PyTorch's generator alone, keep nothing from one pass to the next, and write nothing into saved tensors.",
+    why="Activation checkpointing computes the forward pass twice; a second pass that differs gives gradients of "
+    "another function.",
+    satisfy="Draw from PyTorch's generator alone, keep nothing from one pass to the next, and write nothing into "
+    "saved tensors.",
     catches=("OLMo-core#828", "pytorch#193671", "noise from a generator of its own"),
 )
 def checkpointing(trial: Trial) -> None:
@@ -60,7 +62,11 @@ def checkpointing(trial: Trial) -> None:
         plain, recomputed, drew = _both(trial)
         cause = None
         if differs(recomputed["gradient"], plain["gradient"]):
-            cause = _early_stop(trial, plain) or _first_op(trial) or ("random numbers in the second pass" if drew else "something kept between the passes")
+            cause = (
+                _early_stop(trial, plain)
+                or _first_op(trial)
+                or ("random numbers in the second pass" if drew else "something kept between the passes")
+            )
         for part in ("output", "gradient"):
             same(trial, f"{part} under activation checkpointing", recomputed[part], plain[part], cause=cause)
 
@@ -80,14 +86,20 @@ def checkpointing_buffers(trial: Trial) -> None:
         trial.skip("it has no buffers")
     with trial.case(size=3, dtype="float64", mode="training"):
         plain, recomputed, _ = _both(trial)
-        same(trial, "buffers under activation checkpointing", recomputed["buffer"], plain["buffer"], cause="updated by both passes")
+        same(
+            trial,
+            "buffers under activation checkpointing",
+            recomputed["buffer"],
+            plain["buffer"],
+            cause="updated by both passes",
+        )
 
 
-class _Record(TorchDispatchMode):
+class _Record(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's base has no annotations
     """The operations of a pass with copies of their results."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[tuple[str, list[Tensor]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -7,7 +7,6 @@ import random
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy
 import torch
@@ -75,15 +74,19 @@ def _twice(trial: Trial, training: bool) -> None:
     cause = "numbers drawn from a stream that torch.manual_seed does not set"
     same(trial, "a second run from the same seed", two, one, cause=cause)
     if not training and not trial.has("stateful"):
-        seen_by(trial, first, inputs(trial, 2, stream="others"))
-        again = seen_by(trial, first, given)
-        same(trial, "the same call after another one", again, one, cause="something kept from the call before; if meant, tags={'stateful'}")
+        later = build(trial).eval()
+        seen_by(trial, later, inputs(trial, 2, stream="others"))
+        said = "something kept from the call before; if meant, tags={'stateful'}"
+        same(trial, "a call after another one", seen_by(trial, later, given), one, cause=said)
+        same(trial, "the same call again", seen_by(trial, later, given), one, cause=said)
     if trial.has("stochastic") and not training:
         other = seen_by(trial, build(trial).eval(), given, seed=derive(trial.seed, "another seed"))
-        trial.demand(differs(other["output"], one["output"]), "it declares `stochastic`, and another seed gives the same output",
+        trial.demand(differs(other["output"], one["output"]), "it declares `stochastic`, and another seed gives the same",
                      cause="the seed is fixed inside, or nothing is drawn")  # fmt: skip
     if given:
-        trial.control("other inputs differ", differs(seen_by(trial, build(trial).train(training), inputs(trial, 3, stream="x")), one))
+        trial.control(
+            "other inputs differ", differs(seen_by(trial, build(trial).train(training), inputs(trial, 3, stream="x")), one)
+        )
 
 
 # -- modes -------------------------------------------------------------------------------------------------------------
@@ -98,7 +101,8 @@ KNOWN = (
     "modes",
     priority=1,
     tolerance="T0",
-    why="A layer that is silently noisy in training, or whose dropout never drops, is trained as another one than was designed.",
+    why="A layer that is silently noisy in training, or whose dropout never drops, is trained as another one than "
+    "was designed.",
     satisfy="State tags={'mode_dependent'} where training and evaluation differ on purpose.",
     catches=("dropout that is off in training", "a branch on self.training left from debugging"),
 )
@@ -115,10 +119,11 @@ def modes(trial: Trial) -> None:
     known = any(isinstance(m, KNOWN) or _drops(m) for m in module.modules())
     if trial.has("mode_dependent"):
         trial.demand(apart, "it declares `mode_dependent`, and training and evaluation give the same output",
-                     measured="no difference", allowed="a difference", cause="what should act in training does not")  # fmt: skip
+                     measured="no difference", allowed="a difference",
+                     cause="what should act in training does not")  # fmt: skip
     elif apart and not known and not trial.has("stochastic"):
-        trial.undecided("training and evaluation give different outputs and nothing says so: state tags={'mode_dependent'} in its "
-                        "mapsto.example if that is meant, and look for a branch on self.training if not")  # fmt: skip
+        trial.undecided("training and evaluation give different outputs and nothing says so: state tags={'mode_dependent'} in "
+                        "its mapsto.example if that is meant, and look for a branch on self.training if not")  # fmt: skip
     trial.exercised("outputs compared between modes", len(results[0]))
 
 
@@ -149,7 +154,9 @@ class _Saved:
     catches=("horovod#641", "a running mean that keeps its graph", "a list of losses"),
 )
 def memory(trial: Trial) -> None:
-    """What 20 training steps leave behind does not grow, and what is saved for backward is within `saved_bytes`, if declared."""
+    """What 20 training steps leave behind does not grow, and what is saved for backward is within `saved_bytes`, if
+    declared.
+    """
     settle(trial)
     module = build(trial).train()
     counts: list[tuple[int, int]] = []
@@ -163,8 +170,9 @@ def memory(trial: Trial) -> None:
             counts.append((len(alive), sum(1 for x in gc.get_objects() if type(x) in (Tensor, nn.Parameter))))
     _flat(trial, counts)
     if (budget := trial.example.more.get("saved_bytes")) is not None:
-        trial.demand(largest <= int(budget), f"{largest} bytes are saved for backward with 2 records, and {budget} are declared",
-                     measured=largest, allowed=int(budget), cause="intermediate results that backward does not need")  # fmt: skip
+        trial.demand(largest <= int(budget), f"{largest} bytes are saved for backward of 2 records, and {budget} are declared",
+                     measured=largest, allowed=int(budget),
+                     cause="intermediate results that backward does not need")  # fmt: skip
     trial.exercised("steps", STEPS)
 
 
@@ -205,7 +213,7 @@ def _flat(trial: Trial, counts: list[tuple[int, int]]) -> None:
         series = [c[number] for c in counts]
         grown = series[-1] - series[SETTLED]
         trial.demand(grown <= 0 or series[-1] == series[STEPS // 2],
-                     f"{what} left after a step grew from {series[SETTLED]} (step {SETTLED}) to {series[-1]} (step {STEPS - 1})",
+                     f"{what} left after a step grew from {series[SETTLED]} at step {SETTLED} to {series[-1]} at {STEPS - 1}",
                      measured=f"{grown / (STEPS - 1 - SETTLED):.2g} a step", allowed="0 a step",
                      first={"step": next((i for i in range(SETTLED + 1, STEPS) if series[i] > series[SETTLED]), 0)},
                      cause="a graph or an output is kept from step to step")  # fmt: skip

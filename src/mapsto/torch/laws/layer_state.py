@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -44,7 +44,9 @@ def used(trial: Trial) -> tuple[nn.Module, tuple[Any, ...]]:
     catches=("keras#17383", "a running mean in a plain attribute", "a random projection that is not a buffer"),
 )
 def state(trial: Trial) -> None:
-    """A fresh instance with the loaded state_dict gives the same outputs and gradients, and all tensors that are used are in it."""
+    """A fresh instance with the loaded state_dict gives the same outputs and gradients, and all tensors that are used
+    are in it.
+    """
     module, given = used(trial)
     want = seen_by(trial, module, given)
     with trial.case(size=3, dtype="float32", by="state_dict"):
@@ -70,14 +72,15 @@ def state(trial: Trial) -> None:
     priority=0,
     tolerance="T0",
     why="EMA, averaging and distillation copy modules; worker processes and torch.save pickle them.",
-    satisfy="Keep no lambdas, open files or generators in attributes, or define __getstate__ (else state tags={'unpicklable'}).",
+    satisfy="Keep no lambdas, open files or generators in attributes, or define __getstate__ (else state "
+    "tags={'unpicklable'}).",
     catches=("a deepcopy that shares a buffer with its original", "a lambda kept as an attribute", "tied weights untied"),
 )
 def copies(trial: Trial) -> None:
     """A deepcopy and a pickle give the same outputs and gradients, share no memory with it, and keep ties of weights."""
     module, given = used(trial)
     want = seen_by(trial, module, given)
-    ways = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}  # noqa: S301  # our own bytes
+    ways: dict[str, Callable[[nn.Module], Any]] = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}
     if trial.has("unpicklable") or "<locals>" in type(module).__qualname__ or type(module).__module__ == "__main__":
         del ways["pickle"]
     for name, way in ways.items():
@@ -87,7 +90,8 @@ def copies(trial: Trial) -> None:
             same(trial, f"its {name}", seen_by(trial, copied, given), want)
             shared = _storages(module).keys() & _storages(copied).keys()
             trial.demand(not shared, f"its {name} shares memory with it: {_storages(module)[min(shared)] if shared else ''}",
-                         first={"tensor": _storages(module)[min(shared)] if shared else ""}, cause="a copy by reference")  # fmt: skip
+                         first={"tensor": _storages(module)[min(shared)] if shared else ""},
+                         cause="a copy by reference")  # fmt: skip
             ties = [sorted(n for n, p in m.named_parameters(remove_duplicate=False) if p is q)
                     for m in (module, copied) for q in m.parameters()]  # fmt: skip
             trial.demand(ties[: len(ties) // 2] == ties[len(ties) // 2 :], f"its {name} has other ties between its weights")
@@ -127,7 +131,7 @@ def plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _unregistered(trial: Trial) -> None:
     """Tensors in plain attributes of a fresh instance: overwritten one at a time, none may change what comes out."""
     given = inputs(trial, 2)
-    options = {"seed": derive(trial.seed, "pass"), "backward": False, "in_place": trial.has("in_place")}
+    options: dict[str, Any] = {"seed": derive(trial.seed, "pass"), "backward": False, "in_place": trial.has("in_place")}
     want = observe(build(trial).eval(), given, **options)["output"]
     for index, (path, _) in enumerate(plain_tensors(build(trial))):
         module = build(trial).eval()
@@ -140,8 +144,8 @@ def _unregistered(trial: Trial) -> None:
             got = {}
         trial.demand(
             not differs(got, want),
-            f"the tensor in the attribute {path} is used and is neither a parameter nor a buffer: it is not saved, and does not "
-            "follow .to()",
+            f"the tensor in the attribute {path} is used and is neither a parameter nor a buffer: it is not saved, and "
+            "does not follow .to()",
             first={"attribute": path}, cause=f"use self.register_buffer({path.rpartition('.')[2]!r}, tensor)",
         )  # fmt: skip
 
@@ -157,7 +161,9 @@ def _unregistered(trial: Trial) -> None:
     catches=("transformers#45902", "LlamaFactory#10820", "a constructor that calls .item()"),
 )
 def meta_init(trial: Trial) -> None:
-    """Made on the meta device, emptied into poisoned memory, reset and loaded, it equals the original, and no poison remains."""
+    """Made on the meta device, emptied into poisoned memory, reset and loaded, it equals the original, and no poison
+    remains.
+    """
     original, given = used(trial)
     if trial.has("no_meta"):
         trial.skip("it cannot be made on the meta device, as it declares")
@@ -167,13 +173,21 @@ def meta_init(trial: Trial) -> None:
         with trial.component("reset_parameters after to_empty"):
             reset = _reset(empty)
         for name in (n for n in reset if bool(_tensors(empty)[n].isnan().any())):
-            trial.fail(f"{name} is not a number after reset_parameters", first={"tensor": name}, cause="reset_parameters leaves it out")
+            trial.fail(
+                f"{name} is not a number after reset_parameters", first={"tensor": name}, cause="reset_parameters leaves it out"
+            )
         trial.exercised("tensors that were reset", len(reset))
         with trial.component("loading the state_dict of the original"):
             empty.load_state_dict(original.state_dict(), strict=True)
         fixed = {n: b for n, b in _tensors(original).items() if n not in original.state_dict()}
         left = {n: t for n, t in _tensors(empty).items() if n in fixed}
-        same(trial, "tensors that no state_dict holds", left, fixed, cause="memory that nothing filled; compute it in reset_parameters")
+        same(
+            trial,
+            "tensors that no state_dict holds",
+            left,
+            fixed,
+            cause="memory that nothing filled; compute it in reset_parameters",
+        )
         same(trial, "the pass after loading", seen_by(trial, empty, given), seen_by(trial, original, given),
              cause="state outside parameters and buffers is still on the meta device, or was never computed")  # fmt: skip
         trial.control("the poison was there", not before or differs(before, _tensors(original)))
@@ -187,14 +201,15 @@ def poisoned(trial: Trial) -> nn.Module:
     if any(nn.parameter.is_lazy(p) for p in made.parameters()):
         trial.skip("its parameters are lazy: before the first call they have no shapes to allocate")
     module: nn.Module = made.to("meta")
-    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    poison: Any = torch.utils.deterministic
+    before, fill = torch.are_deterministic_algorithms_enabled(), poison.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = True
+        poison.fill_uninitialized_memory = True
         return module.to_empty(device="cpu").eval()
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        poison.fill_uninitialized_memory = fill
 
 
 def _reset(module: nn.Module) -> set[str]:
