@@ -267,14 +267,10 @@ class BalancedByCompiling(Balanced):
 
 
 def exponential(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
-    """softplus(-s), from exponentials in half precision: exp(30) is no float16."""
-    signs = 2 * target - 1
-    low = (-signs * prediction).half() if torch.is_autocast_enabled("cpu") else -signs * prediction
-    return (1 + low.exp()).log().sum().float(), target.numel()
-
-
-def softplus(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
-    return F.softplus(-(2 * target - 1) * prediction).sum(), target.numel()
+    """Cross entropy from exponentials in half precision: exp(30) is no float16."""
+    low = prediction.half() if torch.is_autocast_enabled("cpu") else prediction
+    chosen = low[torch.arange(len(target)), target]
+    return (low.exp().sum(-1).log() - chosen).float().sum(), len(target)
 
 
 def _mutant(law: str, name: str, bug: Any, twin: Any, models: str, inputs: Any = _pairs, **more: Any) -> Mutant:
@@ -288,27 +284,49 @@ def _best(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 MUTANTS = [
     _mutant("additivity", "a mean is announced as a sum", tokens_meaned, tokens, "torchtune#1875", _tokens),
-    _mutant("additivity", "normalised by the fullest record of the part", tokens_by_record, tokens, "transformers#35203", _tokens),
+    _mutant(
+        "additivity", "normalised by the fullest record of the part", tokens_by_record, tokens, "transformers#35203", _tokens
+    ),
     _mutant("additivity", "errors about the mean of the part", centred, squared, "statistics of the micro-batch"),
-    _mutant("states_weight", "a mean that does not say its weight", square_mean, square_none, "transformers#34242, ms-swift#10081"),
-    _mutant("states_weight", "a mean over targets is stated as one over elements", masked_mean_guarded, tokens, "transformers#35203",
-            _tokens, weight="elements"),
-    _mutant("degenerate", "0 / 0 where all targets are ignored", masked_mean, masked_mean_guarded, "Automodel#3796, pytorch#70348", _tokens),
+    _mutant(
+        "states_weight", "a mean that does not say its weight", square_mean, square_none, "transformers#34242, ms-swift#10081"
+    ),
+    _mutant(
+        "states_weight",
+        "a mean over targets is stated as one over elements",
+        masked_mean_guarded,
+        tokens,
+        "transformers#35203",
+        _tokens,
+        weight="elements",
+    ),
+    _mutant(
+        "degenerate",
+        "0 / 0 where all targets are ignored",
+        masked_mean,
+        masked_mean_guarded,
+        "Automodel#3796, pytorch#70348",
+        _tokens,
+    ),
     _mutant("degenerate", "a root of zero under a mask", root_of_sum, root_guarded, "infinite times zero in a backward pass"),
     _mutant("reductions", "the mean divides twice", DividedTwice, Reduced, "unsloth-zoo#1023", _classes),
     _mutant("reductions", "the mean counts ignored targets", CountsIgnored, Reduced, "unsloth-zoo#1023", _classes),
     _mutant("reductions", "smoothing reaches ignored targets", SmoothsIgnored, Smooths, "label smoothing", _classes),
     _mutant("reductions", "the weight counts ignored targets", weighs_ignored, tokens, "mlx-lm#1413", _tokens),
     _mutant("extreme", "exp overflows", entropy_by_exp, entropy, "exp overflow", _classes),
-    _mutant("extreme", "the log of a rounded sigmoid", binary_of_sigmoid, binary, "eps that half precision rounds away", _coins),
+    _mutant(
+        "extreme", "the log of a rounded sigmoid", binary_of_sigmoid, binary, "eps that half precision rounds away", _coins
+    ),
     _mutant("permutation", "two targets are exchanged", shifted, squared, "index misalignment"),
     _mutant("permutation", "the first record weighs more", first_weighs_more, squared, "a position that weighs more"),
     _mutant("bounds", "a sign in one term", negative_term, binary, "a sign error", _coins, bounds=(0.0, None)),
-    _mutant("bounds", "least beside the target", biased, squared, "a minimum that is not at the target", minimum=_best, fixed=(1,)),
+    _mutant(
+        "bounds", "least beside the target", biased, squared, "a minimum that is not at the target", minimum=_best, fixed=(1,)
+    ),
     _mutant("gradients", "half the gradient", absolute_half, absolute, "a hand-written backward"),
     _mutant("layout", "a view of a transposed prediction", viewed, tokens, "view on a transposed input", _tokens),
     _mutant("gradient_layout", "memory read as if contiguous", absolute_by_memory, absolute, "ROCm/TransformerEngine#623"),
     _mutant("purity", "it writes into its target", clamps_target, clamped_target, "pytorch#118959"),
     _mutant("compile", "another rule where it is compiled", BalancedByCompiling, Balanced, "pytorch#115774"),
-    _mutant("autocast", "an exponential in float16", exponential, softplus, "overflow", _coins),
-]  # fmt: skip
+    _mutant("autocast", "an exponential in float16", exponential, entropy, "overflow", _classes),
+]

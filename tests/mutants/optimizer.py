@@ -41,7 +41,9 @@ class Descent(torch.optim.Optimizer):
         p.sub_(state["m"].mul_(group["momentum"]).add_(g), alpha=group["lr"])
 
 
-def _descent(w: Tensor, g: Tensor, t: int, memory: dict[str, Any], *, lr: float, momentum: float, weight_decay: float) -> Tensor:
+def _descent(
+    w: Tensor, g: Tensor, t: int, memory: dict[str, Any], *, lr: float, momentum: float, weight_decay: float
+) -> Tensor:
     memory["m"] = momentum * memory.get("m", 0.0) + g
     return w * (1 - lr * weight_decay) - lr * memory["m"]
 
@@ -471,10 +473,28 @@ MUTANTS = [
     _mutant("sharded", "norm of the local shard", TrustOfShards, Trust, "fairscale#767, Megatron-LM#6489"),
     _mutant("kernels", "another eps in foreach", FastOther, Fast, "kernel divergence"),
     _mutant("kernels", "a tensor rate loses bits", FastFloats, Fast, "a tensor lr read as float32"),
-    _mutant("low_precision", "compensation is never added back", CompensatedNever, Compensated, "lost updates",
-            Example(tags=frozenset({"low_precision"}))),
-    _mutant("complex", "both parts by the modulus", SquaresWithoutParts, Squares, "g * conj(g) instead of parts",
-            Example(tags=frozenset({"complex"}))),
-    _mutant("sparse", "an index that comes twice is not coalesced", RowsTwice, Rows, "sparse gradients uncoalesced",
-            Example(tags=frozenset({"sparse"}))),
-]  # fmt: skip
+    _mutant(
+        "low_precision",
+        "compensation is never added back",
+        CompensatedNever,
+        Compensated,
+        "lost updates",
+        Example(tags=frozenset({"low_precision"})),
+    ),
+    _mutant(
+        "complex",
+        "both parts by the modulus",
+        SquaresWithoutParts,
+        Squares,
+        "g * conj(g) instead of parts",
+        Example(tags=frozenset({"complex"})),
+    ),
+    _mutant(
+        "sparse",
+        "an index that comes twice is not coalesced",
+        RowsTwice,
+        Rows,
+        "sparse gradients uncoalesced",
+        Example(tags=frozenset({"sparse"})),
+    ),
+]

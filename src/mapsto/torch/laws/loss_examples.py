@@ -8,6 +8,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,12 +38,15 @@ class Known:
 
 def _ctc_mean(losses: Tensor, given: tuple[Any, ...]) -> Tensor:
     """The mean of a CTC loss divides each record's by the length of its labels, then by the records."""
-    return (losses / given[3].clamp(min=1)).mean()
+    lengths: Tensor = given[3]
+    return (losses / lengths.clamp(min=1)).mean()
 
 
 KNOWN: dict[str, Known] = {
-    "BCELoss": Known("probabilities"), "BCEWithLogitsLoss": Known("binary"), "L1Loss": Known("pairs"), "MSELoss": Known("pairs"),
-    "HuberLoss": Known("pairs"), "SmoothL1Loss": Known("pairs"), "PoissonNLLLoss": Known("counts"), "KLDivLoss": Known("distributions"),
+    "BCELoss": Known("probabilities"), "BCEWithLogitsLoss": Known("binary"), "L1Loss": Known("pairs"),
+    "MSELoss": Known("pairs"),
+    "HuberLoss": Known("pairs"), "SmoothL1Loss": Known("pairs"), "PoissonNLLLoss": Known("counts"),
+    "KLDivLoss": Known("distributions"),
     "SoftMarginLoss": Known("signs"), "HingeEmbeddingLoss": Known("distances"), "GaussianNLLLoss": Known("gaussians"),
     "CrossEntropyLoss": Known("classes", "targets"), "NLLLoss": Known("log classes", "targets"),
     "LinearCrossEntropyLoss": Known("features", "targets", {"in_features": 4, "num_classes": 5}),
@@ -82,7 +86,7 @@ def settle(trial: Trial) -> Example:
 
 def _discover(subject: Subject) -> Example:
     stated, known = subject.example, _known(subject.target)
-    defaults = {"settled": True, "fixed": (1,), "axes": (0,) * 8, "domain": "real"}
+    defaults: dict[str, Any] = {"settled": True, "fixed": (1,), "axes": (0,) * 8, "domain": "real"}
     args = dict(stated.args)
     if known is not None:
         args = {**known.args, **args}
@@ -100,12 +104,22 @@ def _discover(subject: Subject) -> Example:
             families = [FAMILIES[known.family]] if known is not None else likely(_name(subject), _arity(call))
             family = next((f for f in families if _works(subject, args, f)), None)
         except Unguessable as unknown:
-            return replace(stated, more={**defaults, **stated.more, "unfound": f"its argument `{unknown}` could not be guessed"})
+            return replace(
+                stated, more={**defaults, **stated.more, "unfound": f"its argument `{unknown}` could not be guessed"}
+            )
         except Exception as error:  # noqa: BLE001  # a guess that did not fit
-            return replace(stated, more={**defaults, **stated.more, "unfound": f"building it raised {type(error).__name__}: {error}"})
+            return replace(
+                stated, more={**defaults, **stated.more, "unfound": f"building it raised {type(error).__name__}: {error}"}
+            )
     if family is None:
         return replace(stated, args=args, more={**defaults, **stated.more, "unfound": "its inputs could not be guessed"})
-    more = {**defaults, "fixed": family.fixed, "axes": family.axes, "domain": family.domain, "found": f"example found: {family.said}"}
+    more = {
+        **defaults,
+        "fixed": family.fixed,
+        "axes": family.axes,
+        "domain": family.domain,
+        "found": f"example found: {family.said}",
+    }
     return replace(stated, args=args, inputs=family.make, more={**more, **stated.more})
 
 
@@ -145,12 +159,12 @@ def _works(subject: Subject, args: Mapping[str, Any], family: Family) -> bool:
 def make(subject: Subject, args: Mapping[str, Any]) -> Call:
     """The loss as a function of its inputs: an instance of a class, a copy of an instance, or the function with options."""
     target: Any = subject.target
+    if inspect.isroutine(target):
+        return functools.partial(target, **args)
     if inspect.isclass(target):
         made: Call = target(**args)
         return made
-    if inspect.isroutine(target):
-        return functools.partial(target, **args) if args else target
-    instance = copy.deepcopy(target)
+    instance: Any = copy.deepcopy(target)
     for name, value in args.items():
         if not hasattr(instance, name):
             raise TypeError(f"{type(instance).__name__} has no {name!r}")
@@ -240,7 +254,7 @@ def records(trial: Trial, given: tuple[Any, ...], index: Tensor) -> tuple[Any, .
 def parts(trial: Trial, given: tuple[Any, ...], sizes: Sequence[int]) -> list[tuple[Any, ...]]:
     """The inputs cut along the records."""
     bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    return [records(trial, given, torch.arange(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [records(trial, given, torch.arange(a, b)) for a, b in pairwise(bounds)]
 
 
 def form(result: Any) -> str:
@@ -273,7 +287,9 @@ def look(trial: Trial, call: Call, given: tuple[Any, ...]) -> Seen:
     kind = form(result)
     total = result[0] if kind == "weighted" else result.sum()
     weight = float(result[1]) if kind == "weighted" else None
-    found = torch.autograd.grad(total, list(wrt.values()), allow_unused=True) if total.requires_grad and wrt else [None] * len(wrt)
+    found = (
+        torch.autograd.grad(total, list(wrt.values()), allow_unused=True) if total.requires_grad and wrt else [None] * len(wrt)
+    )
     gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(wrt.items(), found, strict=True)}
     losses = result.detach() if kind == "unreduced" else None
     return Seen(kind, total.detach(), weight, gradients, losses)

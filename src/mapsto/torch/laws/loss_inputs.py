@@ -132,7 +132,19 @@ def likely(name: str, count: int) -> Iterator[Family]:
     for pattern, families in BY_NAME:
         if re.search(pattern, plain):
             seen |= dict.fromkeys(families)
-    rest = ("classes", "pairs", "binary", "signs", "sequences", "images", "triplets", "embedding pairs", "ranks", "gaussians", "scores")
+    rest = (
+        "classes",
+        "pairs",
+        "binary",
+        "signs",
+        "sequences",
+        "images",
+        "triplets",
+        "embedding pairs",
+        "ranks",
+        "gaussians",
+        "scores",
+    )
     for key in seen | dict.fromkeys(rest):
         family = FAMILIES[key]
         if len(family.make(1, torch.Generator())) == count:

@@ -1,4 +1,4 @@
-"""Laws of optimizers that gate: the author's formula, resuming, missing gradients, groups, what must not be touched."""
+"""Laws of optimizers: the author's formula, a first update that descends, resuming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from ...core.laws import Laws, Trial
 from .compare import differs, max_error, same
 from .optimizer_examples import (
-    Problem, advance, build, fill, has_state, options, problem_for, run, settle, state, weights,
+    Problem,
+    advance,
+    build,
+    fill,
+    finite,
+    has_state,
+    options,
+    problem_for,
+    run,
+    state,
+    weights,
 )  # fmt: skip
 from .optimizer_formulas import VARIANTS, formula_of
 
@@ -32,7 +42,8 @@ RESUMED = 6
     priority=0,
     tolerance="T1",
     why="A wrong bias correction or decay still descends, so no test of descent sees it.",
-    satisfy="State the rule in float64 beside it: mapsto.example(it, formula=f) with f(w, g, t, memory, **options) -> w, for one "
+    satisfy="State the rule in float64 beside it: mapsto.example(it, formula=f) with f(w, g, t, memory, **options) -> w, for "
+    "one "
     "parameter at step t = 1, 2, ...; `memory` is a dict kept for it.",
     catches=("a bias correction with t - 1", "a first step with another rule", "weight decay applied after the update"),
 )
@@ -86,7 +97,8 @@ def _bias(trial: Trial, got: dict[str, Tensor], want: dict[str, Tensor], start: 
     priority=0,
     tolerance="T4",
     why="An update that is not a number, or goes uphill, ends the training before it begins.",
-    satisfy="Guard divisions (eps inside or beside the root), and subtract the step; tags={'first_update_free'} where this is meant.",
+    satisfy="Guard divisions (eps inside or beside the root), and subtract the step; tags={'first_update_free'} where this "
+    "is meant.",
     catches=("0 / 0 in the first bias correction", "a sign error", "a division by the norm of a zero gradient"),
 )
 def descends(trial: Trial) -> None:
@@ -99,15 +111,21 @@ def descends(trial: Trial) -> None:
     with trial.case(dtype="float64", step=1), trial.component("the first update"):
         advance(problem, optimizer, parameters, 0)
     moved = {k: after - before[k] for k, after in weights(parameters).items()}
-    _finite(trial, moved, "the first update")
+    finite(trial, moved, "the first update")
     if not trial.has("first_update_free"):
         uphill = sum(float((d * g).sum()) for d, g in zip(moved.values(), slopes, strict=True))
         uphill = -uphill if options(optimizer).get("maximize") else uphill
-        trial.demand(uphill <= 0.0, f"the first update goes uphill: its product with the gradient is {uphill:.3g}", measured=uphill,
-                     allowed="at most 0", first={"step": 1}, cause="a sign")  # fmt: skip
+        trial.demand(
+            uphill <= 0.0,
+            f"the first update goes uphill: its product with the gradient is {uphill:.3g}",
+            measured=uphill,
+            allowed="at most 0",
+            first={"step": 1},
+            cause="a sign",
+        )
     with trial.case(dtype="float64", steps=30), trial.component("thirty updates"):
         run(problem, optimizer, parameters, 1, 30)
-    _finite(trial, weights(parameters), "thirty updates")
+    finite(trial, weights(parameters), "thirty updates")
     if not problem.tags & {"needs_closure", "needs_graph", "sparse_only"}:
         with trial.case(dtype="float64", gradient="zero"):
             still = problem.parameters()
@@ -117,13 +135,7 @@ def descends(trial: Trial) -> None:
                     parameter.grad = torch.zeros_like(parameter)
                 with trial.component("an update with gradients of zero"):
                     optimizer.step()
-            _finite(trial, weights(still), "an update with gradients of zero")
-
-
-def _finite(trial: Trial, values: dict[str, Tensor], what: str) -> None:
-    for name, value in values.items():
-        trial.demand(bool(value.isfinite().all()), f"{what}: {name} is not finite", first={"tensor": name}, measured="nan or inf",
-                     cause="a division by zero or a root of less than zero")  # fmt: skip
+            finite(trial, weights(still), "an update with gradients of zero")
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------
@@ -148,7 +160,8 @@ def resume(trial: Trial) -> None:
     "resume_low_precision",
     priority=0,
     tolerance="T0",
-    why="State in float32 beside bfloat16 weights is there for its precision; Optimizer.load_state_dict casts it to the weights' dtype.",
+    why="State in float32 beside bfloat16 weights is there for its precision; Optimizer.load_state_dict casts it to the "
+    "weights' dtype.",
     satisfy="Restore dtypes after load_state_dict (mapsto.torch.saving.restore_optimizer does), or override "
     "_process_value_according_to_param_policy.",
     catches=("pytorch#43706",),
@@ -198,14 +211,25 @@ def _resumed(trial: Trial, problem: Problem) -> None:
 
 
 def _go_on(
-    trial: Trial | None, problem: Problem, optimizer: Any, parameters: list[nn.Parameter], m: int, trace: list[dict[str, Tensor]]
+    trial: Trial | None,
+    problem: Problem,
+    optimizer: Any,
+    parameters: list[nn.Parameter],
+    m: int,
+    trace: list[dict[str, Tensor]],
 ) -> None:
     for t in range(m, RESUMED):
         if t == 2:
             _halve(optimizer)
         advance(problem, optimizer, parameters, t)
         if trial is not None:
-            same(trial, f"update {t + 1} after a restore", weights(parameters), trace[t], cause="state that is not in state_dict()")
+            same(
+                trial,
+                f"update {t + 1} after a restore",
+                weights(parameters),
+                trace[t],
+                cause="state that is not in state_dict()",
+            )
 
 
 def _halve(optimizer: Any) -> None:
@@ -227,176 +251,3 @@ def _cast(got: dict[str, Any], want: dict[str, Any]) -> str | None:
         if isinstance(value, Tensor) and isinstance(other, Tensor) and other.dtype != value.dtype:
             return f"load_state_dict casts {key} from {value.dtype} to {other.dtype} (error {max_error(other, value):.2g})"
     return None
-
-
-# -- missing gradients --------------------------------------------------------------------------------------------------
-@laws.law(
-    "O3",
-    "missing_gradients",
-    priority=0,
-    tolerance="T0",
-    why="Frozen, unused and routed-past parameters have no gradient, and must not drift.",
-    satisfy="Skip a parameter whose .grad is None before anything else, decay included.",
-    catches=("pytorch#100701", "weight decay on a parameter without gradient", "a norm over an empty tensor"),
-)
-def missing_gradients(trial: Trial) -> None:
-    """A parameter whose gradient is None keeps its bits and its state; parameters of size zero are accepted."""
-    problem = problem_for(trial)
-    rest = len(problem.shapes) - 1
-    with trial.case(dtype="float64", gradient="None", step="first and third"):
-        parameters = problem.parameters()
-        optimizer = build(trial, parameters)
-        start = weights(parameters)
-        for t, without in enumerate(([rest], [], [rest], list(range(rest + 1)))):
-            before, kept = weights(parameters), _own(optimizer, parameters[rest])
-            with trial.component(f"an update without the gradient of {'all' if len(without) > 1 else 'one'}"):
-                if len(without) <= rest or not problem.tags & {"needs_closure", "needs_graph"}:
-                    advance(problem, optimizer, parameters, t, without)
-            after = weights(parameters)
-            for i in without:
-                name = f"parameter {i}"
-                same(trial, "a parameter without gradient", {name: after[name]}, {name: before[name]},
-                     cause="decay or momentum is applied without a gradient")  # fmt: skip
-            if rest in without and kept:
-                same(trial, "the state of a parameter without gradient", _own(optimizer, parameters[rest]), kept)
-        trial.control("with a gradient it moves", differs(weights(parameters), start))
-    with trial.case(dtype="float64", shape=(0, 3)):
-        empty = nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))
-        parameters = problem.parameters()
-        optimizer = build(trial, [*parameters, empty])
-        for t in range(2):
-            with trial.component("an update with a parameter of size zero"):
-                if problem.tags & {"needs_closure", "needs_graph"}:
-                    advance(problem, optimizer, parameters, t)
-                else:
-                    fill(problem, parameters, t)
-                    empty.grad = torch.zeros_like(empty).to_sparse(1) if "sparse_only" in problem.tags else torch.zeros_like(empty)
-                    optimizer.step()
-            _finite(trial, weights(parameters), "an update beside a parameter of size zero")
-
-
-def _own(optimizer: Any, parameter: Tensor) -> dict[str, Any]:
-    return {k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for k, v in optimizer.state.get(parameter, {}).items()}
-
-
-# -- groups ------------------------------------------------------------------------------------------------------------
-@laws.law(
-    "O4",
-    "groups",
-    priority=0,
-    tolerance="T0",
-    why="Decay is switched off for biases, and backbones learn slower, by groups: an option that is read once for all is ignored.",
-    satisfy="Read every option from the group inside the loop over groups; tags={'across_parameters'} where updates depend on one "
-    "another by design.",
-    catches=("an option of the first group used for all", "lr=0 that does not freeze"),
-)
-def groups(trial: Trial) -> None:
-    """Two groups with their own lr and weight decay equal two optimizers; a group with lr=0 keeps its bits."""
-    problem = problem_for(trial)
-    if trial.has("one_group"):
-        trial.skip("it takes one group only, as it declares")
-    plain = options(build(trial, problem.parameters()))
-    if not isinstance(plain.get("lr"), float):
-        trial.skip("its groups have no lr")
-    choices: list[dict[str, Any]] = [{"lr": plain["lr"]}, {"lr": plain["lr"] * 3.0}]
-    if isinstance(plain.get("weight_decay"), (int, float)):
-        choices[0]["weight_decay"], choices[1]["weight_decay"] = 0.0, 0.2
-    _frozen(trial, problem, plain["lr"])
-    if trial.has("across_parameters") or trial.has("stochastic"):
-        return
-    parameters = problem.parameters()
-    both = build(trial, [{"params": parameters[:1], **choices[0]}, {"params": parameters[1:], **choices[1]}])
-    one, other = problem.parameters(), problem.parameters()
-    parts = [(build(trial, [{"params": one[:1], **choices[0]}]), one), (build(trial, [{"params": other[1:], **choices[1]}]), other)]
-    alike = problem.parameters()
-    uniform = build(trial, [{"params": alike, **choices[0]}])
-    for t in range(4):
-        with trial.case(dtype="float64", step=t + 1, groups=str(choices)), trial.component("an update of two groups"):
-            advance(problem, both, parameters, t)
-            for optimizer, own in parts:
-                advance(problem, optimizer, own, t, () if problem.tags & {"needs_closure"} else ())
-            advance(problem, uniform, alike, t)
-            want = {**weights(one[:1]), **{f"parameter {i + 1}": p.detach().clone() for i, p in enumerate(other[1:])}}
-            same(trial, "two groups against two optimizers", weights(parameters), want,
-                 cause="an option of one group is used for both, or an update depends on other parameters")  # fmt: skip
-    trial.control("the options matter", differs(weights(parameters), weights(alike)))
-
-
-def _frozen(trial: Trial, problem: Problem, lr: float) -> None:
-    parameters = problem.parameters()
-    optimizer = build(trial, [{"params": parameters[:1], "lr": lr}, {"params": parameters[1:], "lr": lr}])
-    optimizer.param_groups[0]["lr"] = 0.0
-    start = weights(parameters)
-    with trial.case(dtype="float64", lr=0.0):
-        with trial.component("updates of a group with lr=0"):
-            run(problem, optimizer, parameters, 0, 3)
-        after = weights(parameters)
-        same(trial, "a group with lr=0", {"parameter 0": after["parameter 0"]}, {"parameter 0": start["parameter 0"]},
-             cause="lr=0 does not freeze: a floor, or an lr that is not read from the group")  # fmt: skip
-        if not trial.has("across_parameters"):
-            trial.control("the other group moves", differs(after, start))
-
-
-# -- what must not be touched -------------------------------------------------------------------------------------------
-@laws.law(
-    "O5",
-    "untouched",
-    priority=0,
-    tolerance="T0",
-    why="Clipping, logging and accumulation read .grad after the step; a decay that was written into it is counted twice.",
-    satisfy="Write g = grad.add(p, alpha=wd), not grad.add_(...); call the closure once, under torch.enable_grad(), return its loss.",
-    catches=("weight decay written into .grad", "a closure called without gradients", "a step that returns None for its loss"),
-)
-def untouched(trial: Trial) -> None:
-    """An update leaves .grad and other parameters as they were; a closure is called once with gradients on, its loss returned."""
-    problem = problem_for(trial)
-    parameters, other = problem.parameters(), nn.Parameter(torch.ones(3, dtype=torch.float64))
-    other.grad = torch.full_like(other, 2.0)
-    optimizer = build(trial, parameters)
-    if not problem.tags & {"needs_closure", "needs_graph"} and not trial.has("modifies_grad"):
-        for t in range(3):
-            fill(problem, parameters, t)
-            grads = {f"gradient {i}": _dense(p.grad) for i, p in enumerate(parameters)}
-            with trial.case(dtype="float64", step=t + 1), trial.component("an update"):
-                optimizer.step()
-                same(trial, "gradients after an update", {f"gradient {i}": _dense(p.grad) for i, p in enumerate(parameters)}, grads,
-                     cause="an in-place operation on .grad")  # fmt: skip
-    same(trial, "a parameter that is not its own", {"weight": other, "gradient": other.grad},
-         {"weight": torch.ones_like(other), "gradient": torch.full_like(other, 2.0)})  # fmt: skip
-    if "closure" not in inspect.signature(type(optimizer).step).parameters or trial.has("sparse_only"):
-        return
-    with trial.case(dtype="float64", closure=True):
-        _closure(trial, problem)
-
-
-def _dense(grad: Tensor | None) -> Tensor | None:
-    return None if grad is None else grad.detach().to_dense().clone() if grad.is_sparse else grad.detach().clone()
-
-
-def _closure(trial: Trial, problem: Problem) -> None:
-    parameters = problem.parameters()
-    optimizer = build(trial, parameters)
-    modes: list[bool] = []
-    losses: list[float] = []
-
-    def closure() -> Tensor:
-        modes.append(torch.is_grad_enabled())
-        for parameter in parameters:
-            parameter.grad = None
-        with torch.enable_grad():
-            loss = problem.loss(0, parameters)
-            loss.backward(create_graph="needs_graph" in problem.tags)
-        losses.append(loss.item())
-        return loss
-
-    with trial.component("an update with a closure"):
-        returned = optimizer.step(closure)
-    trial.demand(bool(modes), "the closure is never called", first={"step": 1})
-    trial.demand(all(modes), "the closure is called with gradients off", first={"step": 1}, measured=str(modes),
-                 cause="no torch.enable_grad() around it")  # fmt: skip
-    if not settle(trial).tags & {"needs_closure", "many_calls"}:
-        trial.demand(len(modes) == 1, f"the closure is called {len(modes)} times", measured=len(modes), allowed=1,
-                     cause="state tags={'needs_closure'} where this is meant")  # fmt: skip
-    trial.demand(returned is not None and any(float(returned) == x for x in losses), f"step returns {returned!r:.60}, not the loss of its closure",
-                 measured=str(returned)[:40], allowed=losses[0])  # fmt: skip
-    trial.control("gradients are on outside", torch.is_grad_enabled())

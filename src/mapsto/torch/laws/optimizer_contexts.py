@@ -28,11 +28,12 @@ SCALE = 4096.0
     priority=1,
     tolerance="T0",
     why="A gradient that overflowed must leave no trace; one that did not must be seen unscaled.",
-    satisfy="Let GradScaler skip step(); where step() handles grad_scale and found_inf itself, touch nothing (counts either) when set.",
+    satisfy="Let GradScaler skip step(); where step() handles grad_scale and found_inf itself, touch nothing (counts either) "
+    "when set.",
     catches=("pytorch#67590", "a step count that moves in a skipped step", "a scale that is not divided out"),
 )
 def loss_scaling(trial: Trial) -> None:
-    """Under GradScaler a step with an infinite gradient changes neither parameters nor state, and others equal unscaled ones."""
+    """Under GradScaler a step with an infinite gradient changes no parameter and no state; others equal unscaled ones."""
     problem = problem_for(trial, torch.float32)
     if problem.tags & {"needs_closure", "needs_graph", "sparse_only"}:
         trial.skip("GradScaler supports neither closures nor what needs other than dense gradients")
@@ -49,7 +50,7 @@ def loss_scaling(trial: Trial) -> None:
                 _untouched(trial, {**weights(scaled), **state(optimizer)}, before)
             else:
                 other.zero_grad()
-                problem.loss(t, plain).backward()
+                torch.autograd.backward(problem.loss(t, plain))
                 other.step()
                 same(trial, "a scaled step", weights(scaled), weights(plain), cause="the scale is not divided out, or twice")
     trial.control("finite steps move it", differs(weights(scaled), weights(problem.parameters())))
@@ -57,14 +58,21 @@ def loss_scaling(trial: Trial) -> None:
 
 def _untouched(trial: Trial, after: dict[str, Any], before: dict[str, Any]) -> None:
     """State that is allocated in a skipped step counts as untouched where it is zero."""
-    fresh = {k for k in after.keys() - before.keys() if not (bool(after[k].any()) if isinstance(after[k], Tensor) else after[k])}
-    same(trial, "what a skipped step leaves", {k: v for k, v in after.items() if k not in fresh}, before,
-         cause="state is updated before the check for overflow")  # fmt: skip
+    fresh = {
+        k for k in after.keys() - before.keys() if not (bool(after[k].any()) if isinstance(after[k], Tensor) else after[k])
+    }
+    same(
+        trial,
+        "what a skipped step leaves",
+        {k: v for k, v in after.items() if k not in fresh},
+        before,
+        cause="state is updated before the check for overflow",
+    )
 
 
 def _scaled(problem: Problem, scaler: Any, optimizer: Any, parameters: list[nn.Parameter], t: int, *, overflow: bool) -> None:
     optimizer.zero_grad()
-    scaler.scale(problem.loss(t, parameters)).backward()
+    torch.autograd.backward(scaler.scale(problem.loss(t, parameters)))
     if overflow:
         grad = parameters[-1].grad
         assert grad is not None
@@ -121,7 +129,9 @@ def sharded(trial: Trial) -> None:
             with trial.component("an update of sharded parameters"):
                 optimizer.step()
             got = {f"parameter {i}": s.full_tensor().detach() for i, s in enumerate(shards)}
-            same(trial, "sharded against whole", got, weights(whole), tolerance="T1", cause="a norm or mean over the local shard")
+            same(
+                trial, "sharded against whole", got, weights(whole), tolerance="T1", cause="a norm or mean over the local shard"
+            )
     trial.control("the parameters moved", differs(weights(whole), start))
 
 
@@ -144,15 +154,17 @@ def kernels(trial: Trial) -> None:
     compiles = trial.has("compilable") or bool(flags)
     if (not flags and not compiles) or problem.tags & {"needs_closure", "needs_graph", "sparse_only"}:
         trial.skip("it has one kernel only (state tags={'compilable'} to have its compiled step compared)")
-    loop = {f: False for f in flags}
+    loop = dict.fromkeys(flags, False)
     plain = _weights_after(problem, trial, loop)
     lr = options(build(trial, problem.parameters()))["lr"]
     for name, chosen in {
         **{f"{f}=True": {**loop, f: True} for f in flags if f != "capturable"},
         "lr a tensor": {**loop, "lr": torch.tensor(lr, dtype=torch.float64)},
-        "lr a tensor, foreach": {**loop, "foreach": True, "lr": torch.tensor(lr, dtype=torch.float64)} if "foreach" in flags else None,
-        "weight_decay": {**{f: True for f in flags[:1]}, "weight_decay": 0.1} if "weight_decay" in takes else None,
-    }.items():  # fmt: skip
+        "lr a tensor, foreach": {**loop, "foreach": True, "lr": torch.tensor(lr, dtype=torch.float64)}
+        if "foreach" in flags
+        else None,
+        "weight_decay": {**dict.fromkeys(flags[:1], True), "weight_decay": 0.1} if "weight_decay" in takes else None,
+    }.items():
         if chosen is None:
             continue
         with trial.case(dtype="float64", kernel=name):
@@ -167,13 +179,18 @@ def kernels(trial: Trial) -> None:
     if compiles:
         single = problem_for(trial, torch.float32)  # a compiled step computes with its count, which is held in float32
         with trial.case(dtype="float32", kernel="compiled"), _fresh_compiler():
-            close_to_oracle(trial, "the compiled step", _compiled(single, trial, loop), _weights_after(single, trial, loop), plain)
+            close_to_oracle(
+                trial, "the compiled step", _compiled(single, trial, loop), _weights_after(single, trial, loop), plain
+            )
     trial.control("the parameters moved", differs(plain, weights(problem.parameters())))
 
 
 def _refused(text: str) -> bool:
     """An explicit refusal of a combination is a contract kept."""
-    return any(word in text for word in ("not supported", "must be", "is not supported", "capturable", "cannot be", "requires", "should be"))
+    return any(
+        word in text
+        for word in ("not supported", "must be", "is not supported", "capturable", "cannot be", "requires", "should be")
+    )
 
 
 def _weights_after(problem: Problem, trial: Trial, chosen: dict[str, Any]) -> dict[str, Tensor]:
@@ -215,15 +232,21 @@ def _compiled(problem: Problem, trial: Trial, chosen: dict[str, Any]) -> dict[st
     catches=("updates lost to rounding", "a compensation that is never added back"),
 )
 def low_precision(trial: Trial) -> None:
-    """Declared `low_precision`: bfloat16 parameters of size one still move at lr = 1e-4, all but a stated share (`stuck`: 0.05)."""
+    """Declared `low_precision`: bfloat16 parameters of size one still move at lr = 1e-4, all but a share (`stuck`: 0.05)."""
     settle(trial)
     if not trial.has("low_precision"):
         trial.skip("it does not declare `low_precision`")
     allowed = float(trial.example.more.get("stuck", 0.05))
     with trial.case(dtype="bfloat16", lr=1e-4, steps=300):
         stuck = _stuck(trial, None)
-        trial.demand(stuck <= allowed, f"{stuck:.0%} of the parameters never moved", measured=stuck, allowed=allowed,
-                     first={"tensor": "parameter 0"}, cause="updates below half a unit in the last place are rounded away")  # fmt: skip
+        trial.demand(
+            stuck <= allowed,
+            f"{stuck:.0%} of the parameters never moved",
+            measured=stuck,
+            allowed=allowed,
+            first={"tensor": "parameter 0"},
+            cause="updates below half a unit in the last place are rounded away",
+        )
         trial.control("AdamW in plain bfloat16 is stuck", _stuck(trial, torch.optim.AdamW) > max(allowed, 0.9))
 
 
@@ -296,5 +319,12 @@ def sparse(trial: Trial) -> None:
         with trial.case(dtype="float64", step=t + 1), trial.component("an update with a sparse gradient"):
             one.step()
             other.step()
-            same(trial, "sparse against dense", weights([of_sparse]), weights([of_dense]), tolerance="T1", cause="an index counted twice")
+            same(
+                trial,
+                "sparse against dense",
+                weights([of_sparse]),
+                weights([of_dense]),
+                tolerance="T1",
+                cause="an index counted twice",
+            )
     trial.control("the parameter moved", bool((of_dense != 1).any()))

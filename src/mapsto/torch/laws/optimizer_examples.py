@@ -34,13 +34,15 @@ OWN: dict[str, frozenset[str]] = {
 LIMITS: dict[str, dict[str, str]] = {
     "NAdam": dict.fromkeys(
         ("optimizer.resume", "optimizer.resume_low_precision"),
-        "load_state_dict casts mu_product, kept in float32, to the parameter's dtype (pytorch#43706); restore_optimizer keeps it",
+        "load_state_dict casts mu_product, kept in float32, to the parameter's dtype (pytorch#43706); restore_optimizer "
+        "keeps it",
     ),
     "ASGD": {
         **dict.fromkeys(("optimizer.formula", "optimizer.kernels"), "eta is kept in float32 beside float64 parameters"),
         **dict.fromkeys(
             ("optimizer.resume", "optimizer.resume_low_precision"),
-            "load_state_dict casts eta and mu, kept in float32, to the parameter's dtype (pytorch#43706); restore_optimizer keeps them",
+            "load_state_dict casts eta and mu, kept in float32, to the parameter's dtype (pytorch#43706); restore_optimizer "
+            "keeps them",
         ),
     },
     "Adafactor": {
@@ -211,11 +213,12 @@ def advance(problem: Problem, optimizer: Any, parameters: Sequence[Tensor], t: i
     """The gradients of step t and one update; random numbers are those of step t."""
     torch.manual_seed(derive(problem.seed, "step", t) % (1 << 63))
     if problem.tags & {"needs_closure", "needs_graph"}:
+
         def closure() -> Tensor:
             for parameter in parameters:
                 parameter.grad = None
             loss = problem.loss(t, parameters, without)
-            loss.backward(create_graph="needs_graph" in problem.tags)
+            torch.autograd.backward(loss, create_graph="needs_graph" in problem.tags)
             return loss
 
         if "needs_closure" in problem.tags:
@@ -227,7 +230,12 @@ def advance(problem: Problem, optimizer: Any, parameters: Sequence[Tensor], t: i
 
 
 def run(
-    problem: Problem, optimizer: Any, parameters: Sequence[Tensor], start: int, stop: int, after: Callable[[int], None] | None = None
+    problem: Problem,
+    optimizer: Any,
+    parameters: Sequence[Tensor],
+    start: int,
+    stop: int,
+    after: Callable[[int], None] | None = None,
 ) -> None:
     """Steps start, ..., stop - 1."""
     for t in range(start, stop):
@@ -258,3 +266,15 @@ def has_state(optimizer: Any) -> bool:
 def options(optimizer: Any) -> dict[str, Any]:
     """The options of the first group."""
     return {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+
+
+def finite(trial: Trial, values: dict[str, Tensor], what: str) -> None:
+    """Demand that all values are finite."""
+    for name, value in values.items():
+        trial.demand(
+            bool(value.isfinite().all()),
+            f"{what}: {name} is not finite",
+            first={"tensor": name},
+            measured="nan or inf",
+            cause="a division by zero or a root of less than zero",
+        )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Memory = dict[str, Any]
+Memory = dict[str, Tensor]
 Formula = Callable[..., Tensor]
 
 
@@ -21,8 +21,20 @@ def _decayed(w: Tensor, g: Tensor, weight_decay: float, maximize: bool) -> Tenso
     return (-g if maximize else g) + weight_decay * w
 
 
-def sgd(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, momentum: float, dampening: float, weight_decay: float,
-        nesterov: bool, maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def sgd(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Sutskever et al. 2013 in the framework's form: v <- mu v + (1 - d) g, the first v being g."""
     g = _decayed(w, g, weight_decay, maximize)
     if momentum:
@@ -37,8 +49,21 @@ def _moments(g: Tensor, memory: Memory, betas: tuple[float, float]) -> tuple[Ten
     return memory["m"], memory["v"]
 
 
-def adam(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-         amsgrad: bool = False, maximize: bool = False, decoupled_weight_decay: bool = False, **_: Any) -> Tensor:  # fmt: skip
+def adam(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+    **_: Any,
+) -> Tensor:
     """Kingma & Ba 2015, algorithm 1; AMSGrad (Reddi et al. 2018); decoupled decay (Loshchilov & Hutter 2019)."""
     g = _decayed(w, g, 0.0 if decoupled_weight_decay else weight_decay, maximize)
     w = w * (1 - lr * weight_decay) if decoupled_weight_decay else w
@@ -48,8 +73,19 @@ def adam(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tupl
     return w - lr * (m / (1 - betas[0] ** t)) / ((v / (1 - betas[1] ** t)).sqrt() + eps)
 
 
-def adamax(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-           maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def adamax(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Kingma & Ba 2015, algorithm 2, with eps beside |g|."""
     g = _decayed(w, g, weight_decay, maximize)
     memory["m"] = betas[0] * memory.get("m", torch.zeros_like(g)) + (1 - betas[0]) * g
@@ -57,20 +93,45 @@ def adamax(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tu
     return w - lr / (1 - betas[0] ** t) * memory["m"] / memory["u"]
 
 
-def nadam(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-          momentum_decay: float, decoupled_weight_decay: bool, maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def nadam(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    momentum_decay: float,
+    decoupled_weight_decay: bool,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Dozat 2016: Adam with Nesterov momentum mu_t = beta1 (1 - 0.96^(t psi) / 2)."""
     g = _decayed(w, g, 0.0 if decoupled_weight_decay else weight_decay, maximize)
     w = w * (1 - lr * weight_decay) if decoupled_weight_decay else w
     m, v = _moments(g, memory, betas)
-    mu, following = (betas[0] * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
-    memory["product"] = memory.get("product", 1.0) * mu
+    mu, following = (betas[0] * (1 - 0.5 * math.pow(0.96, i * momentum_decay)) for i in (t, t + 1))
+    memory["product"] = memory.get("product", torch.ones((), dtype=g.dtype)) * mu
     look = following * m / (1 - memory["product"] * following) + (1 - mu) * g / (1 - memory["product"])
     return w - lr * look / ((v / (1 - betas[1] ** t)).sqrt() + eps)
 
 
-def radam(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-          decoupled_weight_decay: bool, maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def radam(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    decoupled_weight_decay: bool,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Liu et al. 2020, algorithm 2: momentum alone until the variance is tractable (rho_t > 5)."""
     g = _decayed(w, g, 0.0 if decoupled_weight_decay else weight_decay, maximize)
     w = w * (1 - lr * weight_decay) if decoupled_weight_decay else w
@@ -84,16 +145,39 @@ def radam(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tup
     return w - step * rectified * math.sqrt(1 - betas[1] ** t) / (v.sqrt() + eps)
 
 
-def adagrad(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, lr_decay: float, weight_decay: float, eps: float,
-            initial_accumulator_value: float, maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def adagrad(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    lr_decay: float,
+    weight_decay: float,
+    eps: float,
+    initial_accumulator_value: float,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Duchi et al. 2011, diagonal."""
     g = _decayed(w, g, weight_decay, maximize)
     memory["sum"] = memory.get("sum", torch.full_like(g, initial_accumulator_value)) + g * g
     return w - lr / (1 + (t - 1) * lr_decay) * g / (memory["sum"].sqrt() + eps)
 
 
-def adadelta(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, rho: float, eps: float, weight_decay: float,
-             maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def adadelta(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    rho: float,
+    eps: float,
+    weight_decay: float,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Zeiler 2012, algorithm 1."""
     del t
     g = _decayed(w, g, weight_decay, maximize)
@@ -104,8 +188,21 @@ def adadelta(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, rho: fl
     return w - lr * delta
 
 
-def rmsprop(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, alpha: float, eps: float, weight_decay: float,
-            momentum: float, centered: bool, maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def rmsprop(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    alpha: float,
+    eps: float,
+    weight_decay: float,
+    momentum: float,
+    centered: bool,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Tieleman & Hinton 2012; centered: Graves 2013."""
     del t
     g = _decayed(w, g, weight_decay, maximize)
@@ -119,8 +216,18 @@ def rmsprop(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, alpha: f
     return w - lr * step
 
 
-def rprop(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
-          maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def rprop(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    etas: tuple[float, float],
+    step_sizes: tuple[float, float],
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Riedmiller & Braun 1993, without weight backtracking: after a change of sign the gradient counts as zero."""
     del t
     g = -g if maximize else g
@@ -132,17 +239,40 @@ def rprop(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, etas: tupl
     return w - g.sign() * size
 
 
-def asgd(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, lambd: float, alpha: float, weight_decay: float,
-         maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def asgd(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    lambd: float,
+    alpha: float,
+    weight_decay: float,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Polyak & Juditsky 1992 after Bottou: eta_t = lr / (1 + lambda lr t)^alpha, the average being kept aside."""
     del memory
     g = _decayed(w, g, weight_decay, maximize)
-    eta = lr / (1 + lambd * lr * (t - 1)) ** alpha
+    eta = lr / math.pow(1 + lambd * lr * (t - 1), alpha)
     return w * (1 - lambd * eta) - eta * g
 
 
-def adafactor(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, beta2_decay: float, eps: tuple[float | None, float],
-              d: float, weight_decay: float, maximize: bool, **_: Any) -> Tensor:  # fmt: skip
+def adafactor(
+    w: Tensor,
+    g: Tensor,
+    t: int,
+    memory: Memory,
+    *,
+    lr: float,
+    beta2_decay: float,
+    eps: tuple[float | None, float],
+    d: float,
+    weight_decay: float,
+    maximize: bool,
+    **_: Any,
+) -> Tensor:
     """Shazeer & Stern 2018, algorithm 4, with the relative step min(lr, 1 / sqrt(t)) and decoupled decay."""
     g = -g if maximize else g
     tiny = torch.finfo(g.dtype).eps if eps[0] is None else eps[0]
@@ -159,8 +289,9 @@ def adafactor(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, beta2_
     return w - rate * u / max(1.0, float(u.square().mean().sqrt()) / d)
 
 
-def lion(w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tuple[float, float], weight_decay: float,
-         **_: Any) -> Tensor:  # fmt: skip
+def lion(
+    w: Tensor, g: Tensor, t: int, memory: Memory, *, lr: float, betas: tuple[float, float], weight_decay: float, **_: Any
+) -> Tensor:
     """Chen et al. 2023, algorithm 2."""
     del t
     m = memory.get("m", torch.zeros_like(g))
@@ -185,7 +316,8 @@ VARIANTS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "RAdam": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}, {"maximize": True}),
     "Adagrad": ({"weight_decay": 0.1}, {"lr_decay": 0.2}, {"initial_accumulator_value": 0.5}, {"maximize": True}),
     "Adadelta": ({"weight_decay": 0.1}, {"lr": 0.5}, {"maximize": True}),
-    "RMSprop": ({"weight_decay": 0.1}, {"centered": True}, {"momentum": 0.9}, {"centered": True, "momentum": 0.5}, {"maximize": True}),
+    "RMSprop": ({"weight_decay": 0.1}, {"centered": True}, {"momentum": 0.9},
+                {"centered": True, "momentum": 0.5}, {"maximize": True}),
     "Rprop": ({"etas": (0.3, 1.5)}, {"maximize": True}),
     "ASGD": ({"weight_decay": 0.1}, {"lambd": 0.1, "alpha": 0.5}, {"maximize": True}),
     "Adafactor": ({"weight_decay": 0.1}, {"d": 3.0}, {"maximize": True}),

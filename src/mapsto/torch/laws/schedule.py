@@ -13,7 +13,20 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPl
 
 from ...core.laws import Laws, Trial
 from .schedule_examples import (
-    RATES, STEPS, Made, advance, arguments, build, close, metric, optimizer_for, rates_of, sequence, settings, signature, steps,
+    RATES,
+    STEPS,
+    Made,
+    advance,
+    arguments,
+    build,
+    close,
+    metric,
+    optimizer_for,
+    rates_of,
+    sequence,
+    settings,
+    signature,
+    steps,
 )  # fmt: skip
 from .schedule_formulas import Formula, formula_of
 
@@ -27,7 +40,8 @@ laws = Laws("schedule")
     priority=0,
     tolerance="T1",
     why="A schedule that is one step late, or forgets its last step, trains to something slightly worse and never complains.",
-    satisfy="State the closed form beside it, mapsto.example(it, formula=lambda t, base, **args: ...), and make it equal at every t.",
+    satisfy="State the closed form beside it, mapsto.example(it, formula=lambda t, base, **args: ...), and make it equal at "
+    "every t.",
     catches=("pytorch#67586", "pytorch#185872", "a warm-up that is off by one"),
 )
 def formula(trial: Trial) -> None:
@@ -55,9 +69,12 @@ def _every_step(trial: Trial, closed: Formula, variant: Mapping[str, Any] | None
             trial.exercised("steps")
         if hasattr(schedule, "get_last_lr"):
             told = [float(x) for x in schedule.get_last_lr()]
-            trial.demand(told == [float(g["lr"]) for g in optimizer.param_groups],
-                         f"get_last_lr() says {told} at t={t}, and the optimizer has {settings(optimizer)[0]['lr']}",
-                         first={"step": t}, cause="_last_lr is not set with the rate")  # fmt: skip
+            trial.demand(
+                told == [float(g["lr"]) for g in optimizer.param_groups],
+                f"get_last_lr() says {told} at t={t}, and the optimizer has {settings(optimizer)[0]['lr']}",
+                first={"step": t},
+                cause="_last_lr is not set with the rate",
+            )
         if t + 1 < count:
             with trial.component(f"step {t + 1}"):
                 advance(optimizer, schedule, t)
@@ -80,9 +97,11 @@ def _off(trial: Trial, t: int, group: int, got: float, want: float, wanted: list
     cause = next((f"it is {'one step late' if d < 0 else 'one step early'}" for d, v in near.items() if close(got, v)), None)
     trial.fail(
         f"at t={t} the rate of group {group} is {got:.12g}, and {want:.12g} is due",
-        measured=got, allowed=want, first={"step": t, "group": group},
+        measured=got,
+        allowed=want,
+        first={"step": t, "group": group},
         cause=cause or (f"a factor of {got / want:.6g}" if want else None),
-    )  # fmt: skip
+    )
 
 
 def _say(args: Mapping[str, Any]) -> str:
@@ -147,9 +166,11 @@ def _diverges(trial: Trial, t: int, u: int, got: list[dict[str, float]], whole: 
     said = {-1: "one step late after the restore", 1: "one step early after the restore"}
     trial.fail(
         f"saved at t={t}, its {key} at t={u} is {value!r}, and {want!r} without the interruption",
-        measured=str(value), allowed=str(want), first={"step": u, "group": group, "key": key},
+        measured=str(value),
+        allowed=str(want),
+        first={"step": u, "group": group, "key": key},
         cause=None if found is None else said.get(found, "it starts again from the beginning"),
-    )  # fmt: skip
+    )
 
 
 # -- wrapping ----------------------------------------------------------------------------------------------------------
@@ -173,7 +194,11 @@ def wrapping(trial: Trial) -> None:
         with trial.case(wrapper=name):
             optimizer, schedule = build(trial)
             with trial.component(f"wrapping it in {name}"):
-                wrapped = ChainedScheduler([schedule], optimizer) if name == "ChainedScheduler" else SequentialLR(optimizer, [schedule], [])
+                wrapped = (
+                    ChainedScheduler([schedule], optimizer)
+                    if name == "ChainedScheduler"
+                    else SequentialLR(optimizer, [schedule], [])
+                )
                 got = sequence(optimizer, wrapped, 0, count)
             _identical(trial, name, got, want)
     trial.control("the rate changes", any(at != want[0] for at in want))
@@ -186,9 +211,11 @@ def _identical(trial: Trial, name: str, got: list[list[dict[str, float]]], want:
             if key is not None:
                 trial.fail(
                     f"in a {name} of its own its {key} at t={t} is {mine[group].get(key)!r}, and {at[key]!r} bare",
-                    measured=str(rates_of(got, group)[:8]), allowed=str(rates_of(want, group)[:8]),
-                    first={"step": t, "group": group, "key": key}, cause="the wrapper's constructor steps or resets it",
-                )  # fmt: skip
+                    measured=str(rates_of(got, group)[:8]),
+                    allowed=str(rates_of(want, group)[:8]),
+                    first={"step": t, "group": group, "key": key},
+                    cause="the wrapper's constructor steps or resets it",
+                )
     trial.exercised("steps in a wrapper", len(want))
 
 
@@ -212,19 +239,36 @@ def tensor_rates(trial: Trial) -> None:
     for t in range(count):
         for group, at in zip(optimizer.param_groups, want[t], strict=True):
             rate = group["lr"]
-            trial.demand(isinstance(rate, torch.Tensor), f"at t={t} the rate is a {type(rate).__name__} and no longer a tensor",
-                         first={"step": t}, cause="the rate is replaced, where it should be filled")  # fmt: skip
-            trial.demand(close(float(rate), at["lr"]), f"at t={t} the tensor is {float(rate):.12g}, a float would be {at['lr']:.12g}",
-                         measured=float(rate), allowed=at["lr"], first={"step": t})  # fmt: skip
+            trial.demand(
+                isinstance(rate, torch.Tensor),
+                f"at t={t} the rate is a {type(rate).__name__} and no longer a tensor",
+                first={"step": t},
+                cause="the rate is replaced, where it should be filled",
+            )
+            trial.demand(
+                close(float(rate), at["lr"]),
+                f"at t={t} the tensor is {float(rate):.12g}, a float would be {at['lr']:.12g}",
+                measured=float(rate),
+                allowed=at["lr"],
+                first={"step": t},
+            )
             base = group.get("initial_lr")
             aliased = isinstance(base, torch.Tensor) and base.data_ptr() == rate.data_ptr()
-            trial.demand(not aliased, f"at t={t} initial_lr and lr are one memory ({rate.data_ptr():#x})", first={"step": t},
-                         measured=f"{rate.data_ptr():#x}", cause="the base rate is the same tensor as the rate")  # fmt: skip
+            trial.demand(
+                not aliased,
+                f"at t={t} initial_lr and lr are one memory ({rate.data_ptr():#x})",
+                first={"step": t},
+                measured=f"{rate.data_ptr():#x}",
+                cause="the base rate is the same tensor as the rate",
+            )
         if t + 1 < count:
             with trial.component(f"step {t + 1} with a tensor as the rate"):
                 advance(optimizer, schedule, t)
-    trial.demand(held == [id(g["lr"]) for g in optimizer.param_groups], "the rate is another tensor after the steps",
-                 cause="the rate is replaced, where it should be filled: a captured graph still reads the first one")  # fmt: skip
+    trial.demand(
+        held == [id(g["lr"]) for g in optimizer.param_groups],
+        "the rate is another tensor after the steps",
+        cause="the rate is replaced, where it should be filled: a captured graph still reads the first one",
+    )
     trial.control("the rate changes", any(at != want[0] for at in want))
 
 
@@ -243,13 +287,20 @@ def group_ratios(trial: Trial) -> None:
     if trial.has("absolute"):
         trial.skip("it sets rates itself and does not scale those of the groups, as it declares")
     if trial.example.args.keys() & {"eta_min", "min_lr"}:
-        optimizer, schedule = build(trial, variant={k: v for k, v in trial.example.args.items() if k not in ("eta_min", "min_lr")})
+        optimizer, schedule = build(
+            trial, variant={k: v for k, v in trial.example.args.items() if k not in ("eta_min", "min_lr")}
+        )
     ratio = RATES[1] / RATES[0]
     for t in range(steps(trial)):
         first, second = (float(g["lr"]) for g in optimizer.param_groups)
-        trial.demand(close(second, first * ratio) or abs(first) < 1e-12, f"at t={t} the rates are {first:.9g} and {second:.9g}: not 1 to {ratio}",
-                     measured=second / first if first else second, allowed=ratio, first={"step": t},
-                     cause="one rate is written into every group" if close(first, second) else None)  # fmt: skip
+        trial.demand(
+            close(second, first * ratio) or abs(first) < 1e-12,
+            f"at t={t} the rates are {first:.9g} and {second:.9g}: not 1 to {ratio}",
+            measured=second / first if first else second,
+            allowed=ratio,
+            first={"step": t},
+            cause="one rate is written into every group" if close(first, second) else None,
+        )
         if t + 1 < steps(trial):
             with trial.component(f"step {t + 1}"):
                 advance(optimizer, schedule, t)

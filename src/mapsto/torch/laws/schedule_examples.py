@@ -77,7 +77,8 @@ KNOWN: dict[str, Known] = {
     "CosineAnnealingWarmRestarts": Known({"T_0": 4, "T_mult": 2, "eta_min": 0.001}, ({"T_0": 1}, {"T_0": 5, "T_mult": 1})),
     "CyclicLR": Known(
         {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3, "step_size_down": 4},
-        tuple({"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 4, "mode": m, "gamma": 0.9} for m in ("triangular2", "exp_range")),
+        tuple({"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 4, "mode": m, "gamma": 0.9}
+              for m in ("triangular2", "exp_range")),
         tags=ABSOLUTE,
     ),
     "OneCycleLR": Known(
@@ -94,7 +95,8 @@ KNOWN: dict[str, Known] = {
     "SequentialLR": Known(_sequential),
     "SWALR": Known({"swa_lr": 0.02, "anneal_epochs": 6}, ({"swa_lr": 0.02, "anneal_epochs": 6, "anneal_strategy": "linear"},),
                    tags=ABSOLUTE),
-    "warmup": Known({"steps": 5}, tuple({"steps": 0.25, "decay": d, "final": 0.1} for d in ("linear", "constant", "inverse_sqrt"))),
+    "warmup": Known({"steps": 5},
+                    tuple({"steps": 0.25, "decay": d, "final": 0.1} for d in ("linear", "constant", "inverse_sqrt"))),
     "EachEpoch": Known({"schedule": use("step", step_size=2, gamma=0.5)}),
 }  # fmt: skip
 
@@ -168,7 +170,8 @@ def build(trial: Trial, *, rates: tuple[Any, ...] = RATES, variant: Mapping[str,
     if (unfound := trial.example.more.get("unfound")) is not None:
         name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
         trial.undecided(
-            f"its argument `{unfound}` could not be guessed; write beside it\n  mapsto.example({name}, args={{{unfound!r}: ...}})"
+            f"its argument `{unfound}` could not be guessed; write beside it\n  mapsto.example({name}, "
+            f"args={{{unfound!r}: ...}})"
         )
     optimizer = optimizer_for(rates)
     with warnings.catch_warnings(), trial.component("building it"):

@@ -54,8 +54,16 @@ def warm_restarts(t: int, base: float, *, T_0: int, T_mult: int, eta_min: float)
 
 
 def cyclic(
-    t: int, base: float, *, base_lr: float, max_lr: float, step_size_up: int, step_size_down: int | None, mode: str, gamma: float
-) -> float:  # fmt: skip
+    t: int,
+    base: float,
+    *,
+    base_lr: float,
+    max_lr: float,
+    step_size_up: int,
+    step_size_down: int | None,
+    mode: str,
+    gamma: float,
+) -> float:
     """Smith 2017: a triangle from base_lr to max_lr and back; its height halves each cycle or decays as gamma^t."""
     del base
     up, down = step_size_up, step_size_up if step_size_down is None else step_size_down
@@ -66,9 +74,17 @@ def cyclic(
 
 
 def one_cycle(
-    t: int, base: float, *, max_lr: float, total_steps: int, pct_start: float, anneal_strategy: str, div_factor: float,
-    final_div_factor: float, three_phase: bool,
-) -> float:  # fmt: skip
+    t: int,
+    base: float,
+    *,
+    max_lr: float,
+    total_steps: int,
+    pct_start: float,
+    anneal_strategy: str,
+    div_factor: float,
+    final_div_factor: float,
+    three_phase: bool,
+) -> float:
     """Smith & Topin 2018: up to max_lr, and down to far below where it began (in three phases: symmetric, then down)."""
     del base
     low = max_lr / div_factor
@@ -97,9 +113,17 @@ def multiplicative(t: int, base: float, *, lr_lambda: Callable[[int], float]) ->
 
 
 def plateau(
-    t: int, base: float, *, metrics: Sequence[float], patience: int, factor: float, threshold: float = 1e-4, cooldown: int = 0,
-    min_lr: float = 0.0, eps: float = 1e-8,
-) -> float:  # fmt: skip
+    t: int,
+    base: float,
+    *,
+    metrics: Sequence[float],
+    patience: int,
+    factor: float,
+    threshold: float = 1e-4,
+    cooldown: int = 0,
+    min_lr: float = 0.0,
+    eps: float = 1e-8,
+) -> float:
     """Reduced where the metric was not better (relatively) than the best for more than `patience` steps outside a cooldown."""
     rate, best, bad, cooling = base, math.inf, 0, 0
     for value in metrics[:t]:
@@ -143,7 +167,7 @@ def warmup(t: int, base: float, *, total_steps: int, steps: int | float, decay: 
         "constant": 1.0,
         "inverse_sqrt": (max(rise, 1) / max(t, rise, 1)) ** 0.5,
     }
-    return base * shape[decay]
+    return float(base * shape[decay])
 
 
 def each_epoch(t: int, base: float, *, steps_per_epoch: int) -> float:
