@@ -135,6 +135,13 @@ class EachSize(nn.Module):
         return x / x.shape[0]
 
 
+class ReordersExported(nn.Module):
+    """Correct: exported, it takes another path with other roundings (as the fast path of TransformerEncoderLayer does)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 3.0 * 0.7 if torch.compiler.is_exporting() else x * 0.7 / 3.0
+
+
 class BranchesOnSize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] > 4:
@@ -171,6 +178,17 @@ class SoftmaxOverBatch(nn.Module):
 
 class SoftmaxOverFeatures(SoftmaxOverBatch):
     axis = -1
+
+
+class DrawsForNegatives(nn.Module):
+    """Correct: in training it draws for negative numbers alone, so that other records shift its draws (as RReLU's)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x * 0.5
+        slopes = torch.ones_like(x)
+        slopes[x < 0] = torch.rand(int((x < 0).sum()), dtype=x.dtype)
+        return x * slopes
 
 
 class MixingView(nn.Module):
@@ -607,8 +625,10 @@ MUTANTS = [
     _mutant("one_graph", "a counter recompiles every call", Recompiles, CountsInBuffer, "Python counters in forward"),
     _mutant("dynamic_compile", "the traced size is a constant", TracedSize, EachSize, "pytorch#133653"),
     _mutant("dynamic_export", "a branch on the size", BranchesOnSize, FlipsAlways, "pytorch#133653"),
+    _mutant("dynamic_export", "a baked constant, beside rounding", BakesConstant, ReordersExported, "pytorch#80973"),
     _mutant("dynamic_export", "a baked constant", BakesConstant, ComputesScale, "pytorch#80973"),
     _mutant("row_independence", "softmax over the batch", SoftmaxOverBatch, SoftmaxOverFeatures, "dim=0 for dim=-1", ROWS),
+    _mutant("row_independence", "softmax over the batch, beside draws", SoftmaxOverBatch, DrawsForNegatives, "RReLU", ROWS),
     _mutant("row_independence", "a view mixes records", MixingView, PoolsTime, "view where transpose is due", ROWS_IN_TIME),
     _mutant("mask_independence", "mean over padding", MeanOverPadding, MeanOverKept, "keras#23038", MASKED),
     _mutant("mask_independence", "masked scores are zero", AttendsToPadding, AttendsToKept, "transformers#31673", MASKED),

@@ -86,7 +86,7 @@ def _families(module: nn.Module, leaves: list[nn.Module], embeds: bool) -> Itera
     for kind in (name, *(type(m).__name__ for m in leaves[:3])):
         if found := re.search(r"([123])d$", kind, re.IGNORECASE):
             seen[f"image{found[1]}"] = None
-        elif kind in ("PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "Upsample"):
+        elif kind in ("PixelShuffle", "PixelUnshuffle", "ChannelShuffle", "Upsample", "Unfold"):
             seen["image2"] = None
         elif kind == "Fold":
             seen["columns"] = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -24,6 +23,7 @@ PARTS = (7, 6)
 STEPS = 2
 """Parameters that take no part in a step are seen in the next one."""
 PATIENCE = timedelta(seconds=20)
+_GROUPS: list[Any] = []
 
 
 @laws.law(
@@ -84,13 +84,22 @@ def _equal(trial: Trial, name: str, wrap: Callable[[nn.Module, Any], nn.Module],
     wanted = [_summed(trial, step) for step in range(STEPS)]
     if not wanted[0]:
         trial.skip("nothing of it is differentiable")
-    group = dist.new_group(timeout=PATIENCE, backend="gloo")
+    failed = torch.ones(1)
     try:
-        _steps(trial, name, wrap, group, wanted)
+        _steps(trial, name, wrap, _group(), wanted)
+        failed.zero_()
     finally:
-        with contextlib.suppress(RuntimeError, ValueError):  # a group that timed out is gone already
-            dist.destroy_process_group(group)
+        dist.all_reduce(failed)  # the ranks agree whether the group can serve again
+        if failed.item():
+            _GROUPS.clear()
     trial.control("steps differ", differs(wanted[0], wanted[1]))
+
+
+def _group() -> Any:
+    """The group that laws share, with a patience of its own: what waits for a collective that never comes fails in seconds."""
+    if not _GROUPS:
+        _GROUPS.append(dist.new_group(timeout=PATIENCE, backend="gloo"))
+    return _GROUPS[0]
 
 
 def _steps(
@@ -111,7 +120,9 @@ def _compare(trial: Trial, name: str, got: dict[str, Any], want: dict[str, Any])
     lost = sorted(n for n, g in want.items() if g is not None and got.get(n) is None)
     trial.demand(not lost, f"under {name} there is no gradient for {', '.join(lost)}", first={"tensor": min(lost, default="")})
     kept = {n: g for n, g in want.items() if g is not None}
-    same(trial, f"gradients under {name}", {n: got[n] for n in kept}, kept, tolerance="T1")
+    idle = [n for n, g in want.items() if g is None]
+    cause = f"{name} waits for the gradients of {', '.join(idle)}, which forward does not use" if idle else None
+    same(trial, f"gradients under {name}", {n: got[n] for n in kept}, kept, tolerance="T1", cause=cause)
 
 
 def _part(trial: Trial, module: nn.Module, step: int, rank: int) -> Tensor:
