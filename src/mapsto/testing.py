@@ -9,14 +9,19 @@ def test_laws(law):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from .check.runner import check, owed
+from .check.runner import check, owed, require_known
 from .check.targets import find, of_target, subjects
-from .core.laws import BAD, Law, Subject, Trial, Verdict, find_law, verdict
+from .check.wings import law_wings
+from .check.words import in_words
+from .core.errors import SpecError
+from .core.laws import BAD, Law, Subject, Trial, Verdict, all_laws, find_law, verdict
 
-__all__ = ["LawBroken", "judge_law", "laws_of"]
+__all__ = ["LawBroken", "in_words", "judge_law", "laws_of"]
 
 
 class LawBroken(AssertionError):
@@ -28,34 +33,49 @@ def laws_of(
 ) -> Callable[[Callable[..., Any]], Any]:
     """Parametrise a pytest function over every law that the targets owe; its argument `law` is called to demand it.
 
-    targets: names, import paths or the objects themselves. gate: priority 0 alone; thorough: priority 2 as well.
+    targets: names, import paths, specs, or the objects themselves. gate: priority 0 alone; thorough: priority 2 as well.
+    Raises SpecError where a target owes no law, since a test of nothing would pass.
     """
     import pytest
 
-    chosen, priority = list(only), 0 if gate else 2 if thorough else 1
-    found = [s for t in targets for s in (subjects([t], kind=kind) if isinstance(t, str) else [of_target(t, kind)])]
-    items = [
-        pytest.param(_demand(s, w, seed, thorough), id=f"{s.label.rpartition(':')[2]}-{w.name}")
-        for s in found
-        for w in owed(s, priority=priority, only=chosen)
-        if w.ranks == 1
-    ]
+    priority, chosen, laws = 0 if gate else 2 if thorough else 1, list(only), list(all_laws().values())
+    require_known(chosen, laws)
+    items = []
+    for subject in (s for t in targets for s in (subjects([t], kind=kind) if isinstance(t, str) else [of_target(t, kind)])):
+        own = owed(subject, laws, priority=priority, only=chosen)
+        if not own and len(targets) == 1 and "#" not in subject.reference:
+            raise SpecError(
+                f"{subject.label}: a {subject.kind} owes no law" + (f" named {', '.join(chosen)}" if chosen else "")
+            )
+        label = subject.label.rpartition(":")[2]
+        items += [pytest.param(_Demand(subject, w, seed, thorough), id=f"{label}-{w.name}") for w in own]
     return pytest.mark.parametrize("law", items)
 
 
-def _demand(subject: Subject, law: Law, seed: int, thorough: bool) -> Callable[[], None]:
-    def demand() -> None:
+class _Demand:
+    """What a test calls: judges one law, and raises LawBroken, skips or expects the failure."""
+
+    def __init__(self, subject: Subject, law: Law, seed: int, thorough: bool) -> None:
+        self.subject, self.law, self.seed, self.thorough = subject, law, seed, thorough
+
+    def __repr__(self) -> str:
+        return f"{self.law.name} of {self.subject.label}"
+
+    def __call__(self) -> None:
         import pytest
 
-        made = verdict(Trial(subject, law, seed=seed, thorough=thorough))
+        if self.law.ranks > 1 and not self.subject.reference:
+            pytest.skip(
+                f"{self.law.ranks} processes judge {self.law.name}, and they cannot find {self.subject.label} again: "
+                "name it by its import path"
+            )
+        made = _judged(self.subject, self.law, self.seed, self.thorough)
         if made.status == "not applicable":
             pytest.skip(made.reason)
         if made.status == "expected failure":
             pytest.xfail(made.reason)
         if made.status in BAD:
-            raise LawBroken(in_words(made, law))
-
-    return demand
+            raise LawBroken(in_words(made, self.law, script=True))
 
 
 def judge_law(target: Any, law: str, *, kind: str | None = None, seed: int = 0, thorough: bool = False) -> Verdict:
@@ -64,24 +84,30 @@ def judge_law(target: Any, law: str, *, kind: str | None = None, seed: int = 0, 
         subject = find(target, kind or "program")
     else:
         subject = subjects([target], kind=kind)[0] if isinstance(target, str) else of_target(target, kind)
-    judged = find_law(law)
-    if judged.ranks > 1:
-        return check([subject], only=[judged.name], thorough=thorough, seed=seed)[0]
-    return verdict(Trial(subject, judged, seed=seed, thorough=thorough))
+    return _judged(subject, find_law(law), seed, thorough)
 
 
-def in_words(made: Verdict, law: Law) -> str:
-    """A verdict for people: the law, what was seen, the numbers and how to satisfy it."""
-    lines = [f"{made.subject} {made.status}: law {made.law} ({made.id}): {law.statement}", f"  {made.reason}"]
-    if made.witness is not None:
-        w = made.witness
-        if w.case:
-            lines.append("  case: " + ", ".join(f"{k}={v}" for k, v in w.case.items()))
-        if w.measured is not None:
-            lines.append(f"  measured {w.measured}, allowed {w.allowed} ({law.tolerance})")
-        if w.first:
-            lines.append("  first: " + ", ".join(f"{k} {v}" for k, v in w.first.items()))
-        if w.cause:
-            lines.append(f"  likely cause: {w.cause}")
-    lines.append(f"  to satisfy it: {law.satisfy}")
-    return "\n".join(lines)
+def _judged(subject: Subject, law: Law, seed: int, thorough: bool) -> Verdict:
+    if law.ranks > 1:
+        return check([subject], only=[law.name], thorough=thorough, seed=seed)[0]
+    with warnings.catch_warnings(), _settings_kept() as changed:
+        warnings.simplefilter("ignore")
+        made = verdict(Trial(subject, law, seed=seed, thorough=thorough))
+    if changed and made.status == "pass":
+        raise LawBroken(f"{subject.label}: it changed the {' and the '.join(changed)}, which no component may")
+    return made
+
+
+@contextmanager
+def _settings_kept() -> Iterator[list[str]]:
+    """Put the frameworks' global settings back, and name those that were changed."""
+    wings, changed = law_wings(), list[str]()
+    before = [wing.globals() for wing in wings]
+    try:
+        yield changed
+    finally:
+        for wing, settings in zip(wings, before, strict=True):
+            now = wing.globals()
+            changed += [name for name, value in settings.items() if now.get(name) != value]
+            if now != settings:
+                wing.put_back(settings)

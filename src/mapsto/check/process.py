@@ -1,12 +1,14 @@
-"""A worker, or a group of rank workers, as a process that can be asked, heard within a time limit, and ended for certain."""
+"""The checker's side of its processes: a fork server, and workers that can be asked, heard in time, and ended for certain."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,40 +19,166 @@ from pathlib import Path
 from typing import Any
 
 START_LIMIT = 120.0
-"""Seconds in which a worker must have imported its frameworks and, in a group, met its peers."""
-KEPT = 8192
+"""Seconds in which the server must have imported its frameworks, and a group of ranks have met."""
+GRACE = 5.0
+"""Seconds that the other ranks have to answer once one has found the law broken: they may wait for it for ever."""
+PATIENCE = 2.0
+"""Seconds that a worker has to print where it is, and one that ends to end."""
+KEPT = 16384
 """Characters of a worker's output that are kept."""
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # no thread pool, which would not survive a fork
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no compile workers, which would look like processes left behind
+    "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
+}
 
 
 class Dead(Exception):
     """A worker that did not answer: its time was up, or it ended."""
 
 
+class Server:
+    """The fork server. A context manager: leaving it ends every worker, whatever it is doing."""
+
+    def __init__(self, *, memory: int = 0) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._lock = threading.Lock()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
+        self._ready = self.closed = False
+        command = [sys.executable, "-m", "mapsto.check.forkserver", f"--socket={theirs.fileno()}", f"--memory={memory}"]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  # our own module
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors,
+                pass_fds=(theirs.fileno(),), start_new_session=True, env={**os.environ, **ENVIRONMENT},
+            )  # fmt: skip
+        finally:
+            theirs.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fork(self, descriptors: list[int], rank: int, world: int, store: str) -> int:
+        """A new worker's pid; it holds the descriptors for requests, answers and output. Raises Dead."""
+        with self._lock:
+            if not self._ready:
+                self._ours.settimeout(START_LIMIT)
+                self._hear()
+                self._ready = True
+            request = json.dumps({"do": "fork", "rank": rank, "world": world, "store": store}).encode()
+            try:
+                socket.send_fds(self._ours, [request], descriptors)
+            except OSError:
+                raise Dead(self._how_it_ended()) from None
+            return int(self._hear()["pid"])
+
+    def end(self, pid: int, patience: float = 0.0) -> int | None:
+        """End a worker and every process it started; its exit code, where that can be told."""
+        with self._lock:
+            try:
+                self._ours.sendall(json.dumps({"do": "end", "pid": pid, "patience": patience}).encode())
+                code = self._hear()["code"]
+            except (OSError, Dead):  # the server has ended and took its workers along
+                return None
+        return None if code is None else int(code)
+
+    def close(self) -> None:
+        """End the server, which ends its workers. Safe to call from any thread, and twice."""
+        self.closed = True
+        with contextlib.suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._ours.close()
+        self._errors.close()
+
+    def _hear(self) -> dict[str, Any]:
+        line = b""
+        while not line.endswith(b"\n"):
+            try:
+                chunk = self._ours.recv(4096)
+            except OSError as error:
+                raise Dead(f"the checker's fork server did not answer: {error}") from None
+            if not chunk:
+                raise Dead(self._how_it_ended())
+            line += chunk
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+    def _how_it_ended(self) -> str:
+        if self.closed:
+            return "the check was stopped"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        last = f": {said[-1]}" if said else ""
+        return f"the checker's fork server ended with exit code {self._process.returncode}{last}"
+
+
 class Group:
     """One worker (`ranks` = 1) or a group of rank workers that judge a law together."""
 
-    def __init__(self, ranks: int = 1) -> None:
+    def __init__(self, server: Server, ranks: int = 1) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="mapsto-check-", ignore_cleanup_errors=True)
         self._workers: list[_Worker] = []
         try:
             for rank in range(ranks):
-                self._workers.append(_Worker(rank, ranks, str(Path(self._folder.name) / "store")))
+                self._workers.append(_Worker(server, rank, ranks, str(Path(self._folder.name) / "store")))
             self._hear(START_LIMIT, "start")
         except BaseException:
             self.end()
             raise
 
     def ask(self, request: dict[str, Any], limit: float) -> list[dict[str, Any]]:
-        """The answer of each rank. Raises Dead where one does not come within `limit` seconds."""
+        """The answer of each rank, or of those that answered where one of them found the law broken.
+
+        Raises Dead where one does not come within `limit` seconds, and tells where that one hangs.
+        """
         for worker in self._workers:
             worker.send(request)
         return self._hear(limit, "answer")
 
     def _hear(self, limit: float, what: str) -> list[dict[str, Any]]:
         until = time.monotonic() + limit
-        return [
-            w.hear(until, limit, what, who=f"rank {i}" if len(self._workers) > 1 else "it") for i, w in enumerate(self._workers)
-        ]
+        heard: dict[int, dict[str, Any]] = {}
+        with selectors.DefaultSelector() as selector:
+            for rank, worker in enumerate(self._workers):
+                selector.register(worker.answers, selectors.EVENT_READ, rank)
+            while len(heard) < len(self._workers):
+                ready = selector.select(max(0.0, until - time.monotonic()))
+                if not ready:
+                    return self._late(heard, limit, what)
+                for key, _ in ready:
+                    made = self._workers[key.data].hear(self._who(key.data))
+                    if made is not None:
+                        heard[key.data] = made
+                        selector.unregister(key.fileobj)
+                        if made.get("verdict", {}).get("status") == "fail":
+                            until = min(until, time.monotonic() + GRACE)
+        return [heard[rank] for rank in sorted(heard)]
+
+    def _late(self, heard: dict[int, dict[str, Any]], limit: float, what: str) -> list[dict[str, Any]]:
+        late = [rank for rank in range(len(self._workers)) if rank not in heard]
+        places = {rank: self._workers[rank].place() for rank in late}
+        if any(a.get("verdict", {}).get("status") == "fail" for a in heard.values()):
+            return [heard[rank] for rank in sorted(heard)]
+        said = "; ".join(
+            f"{self._who(r)} did not {what} within {limit:.3g} s" + (f" (it was {places[r]})" if places[r] else "")
+            for r in late
+        )
+        done = f"; {', '.join(self._who(r) for r in sorted(heard))} did" if heard else ""
+        raise Dead(said + done)
+
+    def _who(self, rank: int) -> str:
+        return f"rank {rank}" if len(self._workers) > 1 else "it"
 
     def output(self) -> str:
         """What the workers printed since they were last asked."""
@@ -64,80 +192,105 @@ class Group:
 
 
 class _Worker:
-    def __init__(self, rank: int, world: int, store: str) -> None:
-        reading, writing = os.pipe()
-        command = [sys.executable, "-m", "mapsto.check.worker", f"--answers={writing}"]
-        if world > 1:
-            command += [f"--rank={rank}", f"--world={world}", f"--store={store}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    def __init__(self, server: Server, rank: int, world: int, store: str) -> None:
+        self._server = server
+        (asked, self._requests), (self.answers, told), (self._heard, printed) = os.pipe(), os.pipe(), os.pipe()
         try:
-            self._process = subprocess.Popen(  # noqa: S603  # our own module
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writing,),
-                start_new_session=True, env=environment,
-            )  # fmt: skip
+            self._pid = server.fork([asked, told, printed], rank, world, store)
+        except BaseException:
+            for descriptor in (self._requests, self.answers, self._heard):
+                os.close(descriptor)
+            raise
         finally:
-            os.close(writing)
-        self._reading, self._buffer = reading, b""
+            for descriptor in (asked, told, printed):
+                os.close(descriptor)
+        self._buffer = b""
+        self._ended: str | None = None
         self._printed: deque[str] = deque(maxlen=64)
-        self._cut = 0
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
     def _listen(self) -> None:
         """Keep the last of what is printed; a component that prints megabytes neither blocks nor fills memory."""
-        stream = self._process.stdout
-        assert stream is not None
-        while chunk := os.read(stream.fileno(), 65536):
-            self._cut += max(0, len(chunk) - KEPT)
-            self._printed.append(chunk[-KEPT:].decode(errors="replace"))
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self._heard, 65536):
+                self._printed.append(chunk[-KEPT:].decode(errors="replace"))
 
     def send(self, request: dict[str, Any]) -> None:
-        stream = self._process.stdin
-        assert stream is not None
+        data = json.dumps(request).encode() + b"\n"
         try:
-            stream.write(json.dumps(request).encode() + b"\n")
-            stream.flush()
+            while data:
+                data = data[os.write(self._requests, data) :]
         except BrokenPipeError:
-            raise Dead(self._how_it_ended()) from None
+            raise Dead(f"it {self._how_it_ended()}") from None
 
-    def hear(self, until: float, limit: float, what: str, who: str) -> dict[str, Any]:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._reading, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                left = until - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise Dead(f"{who} did not {what} within its time limit of {limit:.0f} s")
-                chunk = os.read(self._reading, 1 << 20)
-                if not chunk:
-                    raise Dead(f"{who}: {self._how_it_ended()}")
-                self._buffer += chunk
+    def hear(self, who: str) -> dict[str, Any] | None:
+        """The answer, where all of it has come. Raises Dead where the worker has ended."""
+        chunk = os.read(self.answers, 1 << 20)
+        if not chunk:
+            raise Dead(f"{who} {self._how_it_ended()}")
+        self._buffer += chunk
+        if b"\n" not in self._buffer:
+            return None
         line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        heard: dict[str, Any] = json.loads(line)
+        return heard
+
+    def place(self) -> str:
+        """Where the worker is now, by the stack that it prints when it is sent SIGUSR1."""
+        before = self._text()
+        self._printed.clear()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self._pid, signal.SIGUSR1)
+        until, found = time.monotonic() + PATIENCE, ""
+        while time.monotonic() < until and not (found.endswith("<module>\n") and found == self._text()):
+            found = self._text()
+            time.sleep(0.05)
+        self._printed.clear()
+        self._printed.append(before)  # the stack itself is no output of the component
+        return place_in(found)
 
     def _how_it_ended(self) -> str:
-        try:
-            code = self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            return "the worker closed its answers"
-        if code < 0:
-            return f"the worker process was ended by {signal.Signals(-code).name}"
-        return f"the worker process ended with exit code {code}"
+        if self._ended is None:
+            code = self._server.end(self._pid, patience=PATIENCE)
+            self._listener.join(1)
+            at = place_in(self._text())
+            where = f" ({at})" if at else ""
+            if code is None:
+                self._ended = "closed its answers"
+            elif code < 0:
+                self._ended = f"ended the worker process by {signal.Signals(-code).name}{where}"
+            else:
+                self._ended = f"ended the worker process with exit code {code}{where}"
+        return self._ended
+
+    def _text(self) -> str:
+        return "".join(self._printed)
 
     def taken(self) -> str:
         """What was printed since this was last asked, the last of it."""
-        text = "".join(self._printed)[-KEPT:]
+        text = self._text()[-KEPT:]
         self._printed.clear()
         return text
 
     def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._ended is None:
+            self._server.end(self._pid)
+            self._ended = "was ended"
         self._listener.join(1)
-        with contextlib.suppress(OSError):
-            os.close(self._reading)
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        for descriptor in (self._requests, self.answers, self._heard):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
+
+
+def place_in(text: str) -> str:
+    """`file.py:12 in forward`: the innermost frame of a printed stack that is neither the library's nor the checker's."""
+    stack = text.rpartition("(most recent call first)")[2]
+    frames = [m.groups() for m in FRAME.finditer(stack)] if "(most recent call first)" in text else []
+    ours = str(Path(__file__).parents[1])
+    foreign = (ours, "site-packages", "dist-packages", f"lib/python{sys.version_info.major}.", "<frozen")
+    own = next((f for f in frames if not any(part in f[0] for part in foreign)), frames[0] if frames else None)
+    return f"at {own[0]}:{own[1]} in {own[2]}" if own else ""

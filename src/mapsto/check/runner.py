@@ -2,33 +2,152 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import queue
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from ..core.laws import Law, Subject, Verdict, Witness, all_laws, laws_for
-from .process import Dead, Group
-from .targets import recipe_files
+from ..core.errors import RegistryError, UnknownName, nearest
+from ..core.laws import Example, Law, Subject, Verdict, Witness, all_laws
+from . import catalogue
+from .process import Dead, Group, Server
+from .targets import Problem, recipe_files
 
 Progress = Callable[[Verdict, int, int], None]
+Task = tuple[Subject, Law]
+ORDER = ("fail", "unknown", "vacuous", "expected failure", "not applicable", "pass")
+"""Verdicts from the worst to the best."""
+IMPORT_LIMIT = 60.0
+"""Seconds in which a target must have been imported."""
+LATE, SHORT = 2, 10.0
+"""A mapping that did not answer so many times has so many seconds for each further law."""
+FREE = 0.8
+"""The share of the memory of the machine (or container) that all workers together may allocate."""
 
 
-def owed(subject: Subject, *, priority: int = 1, only: Iterable[str] = ()) -> list[Law]:
-    """The laws that a subject owes: those of its kind, or of them only the named ones (name, id or end of name)."""
+def owed(subject: Subject, laws: Sequence[Law], *, priority: int = 1, only: Iterable[str] = ()) -> list[Law]:
+    """The laws that a subject owes: those of its kind up to a priority, or of them only the named ones."""
     chosen = set(only)
-    if not chosen:
-        return laws_for(subject.kind, priority=priority)
-    return [w for w in laws_for(subject.kind, priority=2) if chosen & {w.name, w.id, w.name.partition(".")[2]}]
+    own = [w for w in laws if subject.kind in w.kinds]
+    return [w for w in own if chosen & spellings(w)] if chosen else [w for w in own if w.priority <= priority]
 
 
+def spellings(law: Law) -> set[str]:
+    """How a law may be named: `layer.layout`, `layout`, `L2`."""
+    return {law.name, law.name.partition(".")[2], law.id}
+
+
+def require_known(only: Iterable[str], laws: Sequence[Law]) -> None:
+    """Raises UnknownName for a name that no law has, with the nearest."""
+    for name in only:
+        if not any(name in spellings(w) for w in laws):
+            raise UnknownName(f"there is no law {name!r}; {nearest(name, [w.name for w in laws])}")
+
+
+def memory_of_a_worker(jobs: int) -> int:
+    """Bytes that each of so many workers may allocate, by what the machine or its container has; at least 1 GiB."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(1 << 30, int(FREE * total / jobs))
+
+
+def server(jobs: int | None = None) -> Server:
+    """A fork server whose workers may take their share of the memory."""
+    return Server(memory=memory_of_a_worker(jobs or os.cpu_count() or 1))
+
+
+# -- resolving -------------------------------------------------------------------------------------------------------
+@dataclass
+class Resolved:
+    """What targets name: subjects (their targets stand in the workers), problems, and all laws."""
+
+    subjects: list[Subject] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    laws: list[Law] = field(default_factory=list)
+
+
+def resolve(targets: Iterable[str], served: Server, *, kind: str | None = None, limit: float = 1.0) -> Resolved:
+    """What the targets name, found in a worker: a target that cannot be imported, or ends the process, is a problem.
+
+    Raises RegistryError where the laws themselves cannot be imported.
+    """
+    found, seen = Resolved(), set[tuple[str, str]]()
+    with _Asker(served, IMPORT_LIMIT * limit) as asker:
+        told = asker.ask({"do": "laws"})
+        if told.get("problem"):
+            raise RegistryError(f"the laws cannot be loaded: {told['problem']}")
+        found.laws = catalogue.from_data(told["laws"])
+        for target in targets:
+            try:
+                told = asker.ask({"do": "resolve", "target": target, "subject_kind": kind})
+            except Dead as dead:
+                found.problems.append(Problem(subject=target, kind=kind or "", reason=f"when it was imported, {dead}"))
+                continue
+            found.problems += [Problem(**p) for p in told["problems"]]
+            for data in told["subjects"]:
+                if (key := (data["kind"], data["label"])) not in seen:
+                    seen.add(key)
+                    _describe(asker, data, found)
+    return found
+
+
+def _describe(asker: _Asker, data: dict[str, Any], found: Resolved) -> None:
+    try:
+        told = asker.ask({"do": "describe", "reference": data["reference"], "kind": data["kind"]})
+        problem = told.get("problem")
+    except Dead as dead:
+        told, problem = {}, f"when it was imported, {dead}"
+    if problem:
+        found.problems.append(Problem(subject=data["label"], kind=data["kind"], reason=problem))
+    else:
+        found.subjects.append(Subject(**data, target=None, example=Example(expect=told["expect"])))
+
+
+class _Asker:
+    """A worker for questions, replaced when one of them ends it."""
+
+    def __init__(self, served: Server, limit: float) -> None:
+        self._server, self._limit, self._group = served, limit, None
+
+    _group: Group | None
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer. Raises Dead."""
+        self._group = self._group or Group(self._server)
+        try:
+            return self._group.ask({**request, **surroundings()}, self._limit)[0]
+        except Dead:
+            self._group.end()
+            self._group = None
+            raise
+
+    def __enter__(self) -> _Asker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._group is not None:
+            self._group.end()
+
+
+def surroundings() -> dict[str, Any]:
+    """What a worker needs to find what is found here."""
+    return {"recipes": recipe_files(), "path": [path for path in sys.path if path]}
+
+
+# -- judging ---------------------------------------------------------------------------------------------------------
 def check(
     subjects: Sequence[Subject],
     *,
+    laws: Sequence[Law] | None = None,
     only: Iterable[str] = (),
     thorough: bool = False,
     gate: bool = False,
@@ -36,84 +155,134 @@ def check(
     jobs: int | None = None,
     limit: float = 1.0,
     progress: Progress | None = None,
+    served: Server | None = None,
 ) -> list[Verdict]:
     """Verdicts of all laws that the subjects owe, in a stable order.
 
-    only: laws by name or id; gate: priority 0 alone; thorough: priority 2 as well; jobs: worker processes (default: the
-    cores); limit: a factor on every law's time limit.
+    laws: all there are (default: as registered here); only: those of these names or ids; gate: priority 0 alone; thorough:
+    priority 2 as well; jobs: worker processes (default: the cores); limit: a factor on every law's time limit; served: a
+    fork server to share. Raises UnknownName where `only` names no law, and KeyboardInterrupt when every worker has ended;
+    what was judged before that went to `progress`.
     """
-    only = list(only)
+    laws, only = list(all_laws().values()) if laws is None else laws, list(only)
+    require_known(only, laws)
     priority = 0 if gate else 2 if thorough else 1
-    tasks = [(s, w) for s in subjects for w in owed(s, priority=priority, only=only)]
-    made: dict[tuple[str, str, str], Verdict] = {}
-    lock = threading.Lock()
+    tasks = [(s, w) for s in subjects for w in owed(s, laws, priority=priority, only=only)]
+    run = _Run(limit=limit, seed=seed, thorough=thorough, total=len(tasks), progress=progress)
+    count = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
+    if tasks:
+        with served_by(served, count) as shared:
+            _carry_out(run, tasks, count, shared)
+    unmatched = [v for s in subjects for v in _unmatched(s, laws, seed)]
+    return [run.made[s.kind, s.label, w.name] for s, w in tasks] + unmatched
 
-    def done(task: tuple[Subject, Law], verdict: Verdict) -> None:
-        with lock:
-            made[task[0].kind, task[0].label, task[1].name] = verdict
-            if progress is not None:
-                progress(verdict, len(made), len(tasks))
 
-    settings: dict[str, Any] = {"seed": seed, "thorough": thorough, "recipes": recipe_files()}
-    waiting: dict[int, queue.SimpleQueue[tuple[Subject, Law]]] = {}
+@contextlib.contextmanager
+def served_by(served: Server | None, jobs: int) -> Iterator[Server]:
+    """The server that is shared, or one of one's own for as long as this lasts."""
+    if served is not None:
+        yield served
+    else:
+        with server(jobs) as own:
+            yield own
+
+
+def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server) -> None:
+    waiting: dict[int, queue.SimpleQueue[Task]] = {}
     for task in sorted(tasks, key=lambda t: -t[1].seconds):  # the long ones first, so that none is left alone at the end
         waiting.setdefault(task[1].ranks, queue.SimpleQueue()).put(task)
-    count = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
-    threads = []
-    for ranks, line in waiting.items():
-        for _ in range(count if ranks == 1 else 1):
-            threads.append(threading.Thread(target=_serve, args=(ranks, line, settings, limit, done), daemon=True))
+    threads = [
+        threading.Thread(target=run.serve, args=(ranks, line, served), daemon=True)
+        for ranks, line in waiting.items()
+        for _ in range(count if ranks == 1 else 1)
+    ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        while thread.is_alive():  # a join without a timeout would not be interrupted
-            thread.join(0.2)
-    unmatched = [v for s in subjects for v in _unmatched(s)]
-    return [made[s.kind, s.label, w.name] for s, w in tasks if (s.kind, s.label, w.name) in made] + unmatched
-
-
-def _serve(
-    ranks: int,
-    waiting: queue.SimpleQueue[tuple[Subject, Law]],
-    settings: dict[str, Any],
-    limit: float,
-    done: Callable[[tuple[Subject, Law], Verdict], None],
-) -> None:
-    group: Group | None = None
     try:
-        while True:
-            try:
-                task = waiting.get_nowait()
-            except queue.Empty:
-                return
-            subject, law = task
-            request = {
-                "law": law.name, "label": subject.label, "kind": subject.kind, "reference": subject.reference, **settings,
-            }  # fmt: skip
-            began = time.perf_counter()
-            try:
-                group = group or Group(ranks)
-                answers = group.ask(request, law.seconds * limit)
-                verdict = _together([_verdict(a) for a in answers])
-                if any(a["changed"] or a["children"] for a in answers):
-                    verdict = _told(verdict, answers)
-                    group.end()
-                    group = None
-                else:
-                    verdict = replace(verdict, output=group.output()[-2000:])
-            except Dead as dead:
-                blank = Verdict(
-                    subject=subject.label, kind=subject.kind, law=law.name, id=law.id, priority=law.priority, status="unknown",
-                    reason=str(dead), seconds=time.perf_counter() - began, seed=settings["seed"],
-                )  # fmt: skip
-                verdict = replace(blank, output=group.output()[-2000:]) if group is not None else blank
-                if group is not None:
-                    group.end()
-                group = None
-            done(task, verdict)
-    finally:
-        if group is not None:
-            group.end()
+        for thread in threads:
+            while thread.is_alive():  # a join without a timeout would not be interrupted
+                thread.join(0.1)
+    except BaseException:
+        run.stopped.set()
+        served.close()  # ends every worker, and so every wait for one
+        for thread in threads:
+            thread.join(10)
+        raise
+    if run.error is not None:
+        raise run.error
+
+
+class _Run:
+    """What the threads that ask workers share."""
+
+    def __init__(self, *, limit: float, seed: int, thorough: bool, total: int, progress: Progress | None) -> None:
+        self.limit, self.seed, self.thorough, self.total, self.progress = limit, seed, thorough, total, progress
+        self.late: Counter[str] = Counter()
+        self.made: dict[tuple[str, str, str], Verdict] = {}
+        self.stopped = threading.Event()
+        self.error: Exception | None = None
+        self._lock = threading.Lock()
+
+    def serve(self, ranks: int, waiting: queue.SimpleQueue[Task], served: Server) -> None:
+        """Take one task after another to a worker (or a group of ranks), which is kept while it stays as it was."""
+        group: Group | None = None
+        try:
+            while not self.stopped.is_set():
+                try:
+                    task = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                verdict, group = self._judged(task, group, ranks, served)
+                if not self.stopped.is_set():
+                    self._done(task, verdict)
+        except Exception as error:  # noqa: BLE001  # raised again by the thread that waits
+            self.error = error
+        finally:
+            if group is not None:
+                group.end()
+
+    def _done(self, task: Task, verdict: Verdict) -> None:
+        subject, law = task
+        with self._lock:
+            self.made[subject.kind, subject.label, law.name] = verdict
+            if self.progress is not None:
+                self.progress(verdict, len(self.made), self.total)
+
+    def _judged(self, task: Task, group: Group | None, ranks: int, served: Server) -> tuple[Verdict, Group | None]:
+        """The verdict, and the group where it can go on."""
+        subject, law = task
+        request = {
+            "do": "judge", "law": law.name, "label": subject.label, "kind": subject.kind, "reference": subject.reference,
+            "seed": self.seed, "thorough": self.thorough, **surroundings(),
+        }  # fmt: skip
+        began = time.perf_counter()
+        try:
+            group = group or Group(served, ranks)
+            answers = group.ask(request, self._limit(subject, law))
+        except Dead as dead:
+            self.late[subject.label] += 1
+            reason, output = str(dead), group.output() if group is not None else ""
+            if group is not None:
+                group.end()
+            return self._ended(task, reason, output, time.perf_counter() - began), None
+        verdict = together([_verdict(a) for a in answers])
+        verdict = replace(verdict, output=group.output()[-2000:])
+        if len(answers) == ranks and not any(a["changed"] or a["left"] for a in answers):
+            return verdict, group
+        group.end()
+        return blamed(verdict, answers), None
+
+    def _limit(self, subject: Subject, law: Law) -> float:
+        """The law's time limit; a short one where laws of this subject did not answer already, as it may hang in each."""
+        limit = law.seconds * self.limit
+        return limit if self.late[subject.label] < LATE else min(limit, SHORT * self.limit)
+
+    def _ended(self, task: Task, reason: str, output: str, seconds: float) -> Verdict:
+        subject, law = task
+        return Verdict(
+            subject=subject.label, kind=subject.kind, law=law.name, id=law.id, priority=law.priority, status="unknown",
+            reason=reason, seconds=seconds, seed=self.seed, output=output[-2000:],
+        )  # fmt: skip
 
 
 def _verdict(answer: dict[str, Any]) -> Verdict:
@@ -123,35 +292,36 @@ def _verdict(answer: dict[str, Any]) -> Verdict:
     return Verdict(**data)
 
 
-def _together(verdicts: list[Verdict]) -> Verdict:
+def together(verdicts: list[Verdict]) -> Verdict:
     """What a group of ranks found: the worst of it, told by the first rank that found it."""
-    order = ("fail", "unknown", "vacuous", "expected failure", "not applicable", "pass")
-    worst = min(range(len(verdicts)), key=lambda r: (order.index(verdicts[r].status), r))
+    worst = min(range(len(verdicts)), key=lambda r: (ORDER.index(verdicts[r].status), r))
     found = verdicts[worst]
     if len(verdicts) > 1 and found.status in ("fail", "unknown"):
         return replace(found, reason=f"rank {worst}: {found.reason}")
     return found
 
 
-def _told(verdict: Verdict, answers: list[dict[str, Any]]) -> Verdict:
+def blamed(verdict: Verdict, answers: list[dict[str, Any]]) -> Verdict:
     """A component that changes global settings, or leaves processes behind, does not pass."""
     changed = sorted({name for a in answers for name in a["changed"]})
-    left = max(a["children"] for a in answers)
-    said = [f"it changed the {name}" for name in changed] + ([f"it left {left} process(es) running"] if left else [])
+    left = sorted({name for a in answers for name in a["left"]})
+    said = [f"it changed the {name}" for name in changed] + [f"it left a process running ({name})" for name in left]
     text = " and ".join(said)
+    if not text:
+        return verdict
     if verdict.status != "pass":
         return replace(verdict, reason=f"{verdict.reason} ({text})")
     return replace(verdict, status="fail", reason=text, witness=Witness(said=text, cause="global state"))
 
 
-def _unmatched(subject: Subject) -> list[Verdict]:
-    """Expected failures that name no law: data that rots."""
-    laws = all_laws()
-    known = set(laws) | {law.id for law in laws.values()}
+def _unmatched(subject: Subject, laws: Sequence[Law], seed: int) -> list[Verdict]:
+    """Expected failures that name no law of the kind: data that rots."""
+    own = [w for w in laws if subject.kind in w.kinds]
+    known = {name for w in own for name in (w.name, w.id)}
     return [
         Verdict(
-            subject=subject.label, kind=subject.kind, law=name, id="", priority=0, status="fail",
-            reason=f"`expect` names the law {name!r}, which does not exist",
+            subject=subject.label, kind=subject.kind, law=name, id="", priority=0, status="fail", seed=seed,
+            reason=f"`expect` names {name!r}, which is no law of a {subject.kind}; {nearest(name, [w.name for w in own])}",
         )
         for name in subject.example.expect
         if name not in known
@@ -159,5 +329,5 @@ def _unmatched(subject: Subject) -> list[Verdict]:
 
 
 def record(verdict: Verdict) -> dict[str, Any]:
-    """One JSON record a law."""
+    """A verdict as plain data."""
     return dataclasses.asdict(verdict)

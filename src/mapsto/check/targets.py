@@ -2,30 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import SpecError, UnknownName, nearest
-from ..core.kinds import KINDS
+from ..core.errors import MapstoError, SpecError, UnknownName, nearest
 from ..core.laws import Example, Subject, example_of
-from ..core.parts import Part
+from ..core.parts import OFFERED, Checked, Part, check
 from ..core.recipes import load_file, loaded_files
 from ..core.registry import Entry, reference_of, registry
 from ..core.spec import Spec, load_spec
 from .wings import law_wings
 
-UNCHECKED = ("law", "mesh")
+UNCHECKED = ("law", "kind")
 """Kinds that are not mappings of a run."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What a target names, by the reference under which another process finds it again."""
+
+    kind: str
+    label: str
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A target, or a part of one, that cannot be used."""
+
+    subject: str
+    kind: str
+    reason: str
+
+
+def named(target: str, kind: str | None = None) -> list[Named | Problem]:
+    """What a target names. Imports nothing where it is a registered name. Raises UnknownName, SpecError."""
+    if _is_spec(target, kind):
+        return [f if isinstance(f, Problem) else _named_by(f) for f in of_spec(target)]
+    if ":" in target:
+        return [_named_by(of_reference(target, kind))]
+    return [Named(kind=e.kind, label=e.key, reference=e.key) for e in entries(target, kind)]
+
+
+def _named_by(subject: Subject) -> Named:
+    return Named(kind=subject.kind, label=subject.label, reference=subject.reference)
+
+
 def subjects(targets: Iterable[str], *, kind: str | None = None) -> list[Subject]:
-    """Every subject that the targets name, each once. Raises UnknownName, SpecError."""
+    """Every subject that the targets name, each once, imported here. Raises UnknownName, SpecError."""
     found: dict[tuple[str, str], Subject] = {}
     for target in targets:
         for subject in _subjects(target, kind):
@@ -34,60 +69,77 @@ def subjects(targets: Iterable[str], *, kind: str | None = None) -> list[Subject
 
 
 def _subjects(target: str, kind: str | None) -> Iterator[Subject]:
-    if _is_spec(target):
-        yield from of_spec(target)
+    if _is_spec(target, kind):
+        for found in of_spec(target):
+            if isinstance(found, Problem):
+                raise SpecError(f"{found.subject}: {found.reason}")
+            yield found
     elif ":" in target:
         yield of_reference(target, kind)
-    elif (entries := _named(target, kind)) or (entries := _distribution(target)):
-        for entry in entries:
-            yield of_entry(entry)
     else:
-        names = [e.name for e in registry.entries()] + [e.key for e in registry.entries()]
-        raise UnknownName(
-            f"{target!r} is no registered name, import path (package.module:Thing), installed distribution or spec; "
-            + nearest(target, names)
-        )
+        yield from map(of_entry, entries(target, kind))
 
 
-def _is_spec(target: str) -> bool:
-    path, _, _ = target.partition(":")
-    return (Path(path).suffix in (".py", ".yaml", ".yml") and not _names_component(target)) or Path(target).is_dir()
+# -- registered names and distributions ------------------------------------------------------------------------------
+def entries(target: str, kind: str | None = None) -> list[Entry]:
+    """The registered mappings that a name, a kind or a distribution names; imports nothing. Raises UnknownName."""
+    if found := _by_name(target, kind):
+        return found
+    if target in registry.kinds() and kind is None:
+        if target in UNCHECKED:
+            raise UnknownName(f"{target} is no kind of mapping: it has no laws of its own")
+        raise UnknownName(f"no {target} is registered: there is nothing to check")
+    installed = _distribution(target, kind)
+    if installed:
+        return installed
+    if installed is not None:
+        raise UnknownName(f"the distribution {target} registers no mapping" + (f" of kind {kind}" if kind else ""))
+    names = {name for e in registry.entries(kind) if e.kind not in UNCHECKED for name in (e.name, e.key)}
+    raise UnknownName(
+        f"{target!r} is no registered name, kind, installed distribution, import path (package.module:Thing or file.py:Thing) "
+        f"or spec; {_close(target, names)}"
+    )
 
 
-def _names_component(target: str) -> bool:
-    """Whether `file.py:Name` names a component rather than a function that returns a spec."""
-    path, _, name = target.partition(":")
-    if not name or Path(path).suffix != ".py":
-        return False
-    found = getattr(load_file(path), name, None)
-    if inspect.isclass(found) or not callable(found):
-        return found is not None
-    return registry_kind(found) is not None or any(w.infer_kind(found) for w in law_wings())
+def _close(name: str, allowed: set[str]) -> str:
+    """The nearest names only, since all of them would fill the screen."""
+    hint = nearest(name, allowed).rpartition("; did you mean ")
+    return f"did you mean {hint[2]}" if hint[1] else "`mapsto list` prints what is registered"
 
 
-def _named(target: str, kind: str | None) -> list[Entry]:
+def _by_name(target: str, kind: str | None) -> list[Entry]:
     family, slash, name = target.partition("/")
     if slash:
-        return [e for e in registry.entries(family) if e.name == name] if family in KINDS else []
-    if target in KINDS and kind is None:
-        return [e for e in registry.entries(target) if e.kind not in UNCHECKED]
-    hits = [e for e in registry.entries(kind) if e.name == target and e.kind not in UNCHECKED]
-    if len({e.kind for e in hits}) > 1:
+        if family not in registry.kinds() or family in UNCHECKED or kind not in (None, family):
+            return []
+        return _unrivalled([e for e in registry.entries(family) if e.name == name])
+    if target in registry.kinds() and kind is None:
+        return _unrivalled([e for e in registry.entries(target) if e.kind not in UNCHECKED])
+    hits = _unrivalled([e for e in registry.entries(kind) if e.name == target and e.kind not in UNCHECKED])
+    if len(hits) > 1:
         raise UnknownName(f"{target!r} may be {' or '.join(e.key for e in hits)}: name one of them")
     return hits
 
 
-def _distribution(target: str) -> list[Entry]:
-    wanted = target.lower().replace("_", "-")
+def _unrivalled(found: list[Entry]) -> list[Entry]:
+    """One entry a key: where two distributions claim it, using it tells so."""
+    return list({e.key: e for e in found}.values())
+
+
+def _distribution(target: str, kind: str | None) -> list[Entry] | None:
+    """What a distribution registers, or None where it is not installed. Names are compared as package indexes do (PEP 503)."""
+    wanted = re.sub(r"[-_.]+", "-", target).lower()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", target):
+        return None
     try:
         metadata.distribution(target)
-    except metadata.PackageNotFoundError:
-        return []
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
     return [
         e
-        for e in registry.entries()
+        for e in registry.entries(kind)
         if e.kind not in UNCHECKED and e.point is not None and e.point.dist is not None
-        and e.point.dist.name.lower().replace("_", "-") == wanted
+        and re.sub(r"[-_.]+", "-", e.point.dist.name).lower() == wanted
     ]  # fmt: skip
 
 
@@ -97,9 +149,10 @@ def of_entry(entry: Entry) -> Subject:
     return complete(Subject(kind=entry.kind, label=entry.key, reference=entry.key, target=target, example=_stated(target)))
 
 
-def of_reference(reference: str, kind: str | None = None, args: Mapping[str, Any] | None = None) -> Subject:
+# -- import paths and objects ----------------------------------------------------------------------------------------
+def of_reference(reference: str, kind: str | None = None) -> Subject:
     """The subject of `package.module:Thing` or `file.py:Thing`: a class, a factory or an instance."""
-    where, _, name = reference.partition(":")
+    where, _, name = reference.rpartition(":")
     if where.endswith(".py"):
         module: Any = load_file(where)
     else:
@@ -110,66 +163,47 @@ def of_reference(reference: str, kind: str | None = None, args: Mapping[str, Any
     target = module
     for step in name.split("."):
         if not hasattr(target, step):
-            public = [n for n in dir(target) if not n.startswith("_")]
-            raise UnknownName(f"{reference!r}: {where} has no {step!r}; {nearest(step, public)}")
+            public = {n for n, v in vars(module).items() if not n.startswith("_") and callable(v)}
+            raise UnknownName(f"{reference!r}: {where} has no {step!r}; {_close(step, public)}")
         target = getattr(target, step)
-    return of_target(target, kind, reference=reference, args=args)
+    return of_target(target, kind, reference=reference)
 
 
-def of_target(
-    target: Any, kind: str | None = None, *, reference: str | None = None, args: Mapping[str, Any] | None = None
-) -> Subject:
+def of_target(target: Any, kind: str | None = None, *, reference: str | None = None) -> Subject:
     """The subject of an object at hand. Raises SpecError where its kind cannot be told."""
-    found = kind or registry_kind(target) or next((k for w in law_wings() if (k := w.infer_kind(target))), None)
-    label = reference or reference_of(target)
-    if found is None:
-        raise SpecError(f"{label}: its kind cannot be told; say one of {', '.join(k for k in KINDS if k not in UNCHECKED)}")
-    registry.kind(found)
-    stated = _stated(target)
-    if args:
-        stated = replace(stated, args={**stated.args, **args})
+    found = kind or kind_of_object(target)
     instance = not inspect.isclass(target) and not inspect.isroutine(target) and not isinstance(target, Part)
+    label = reference or reference_of(type(target) if instance else target)
+    if found is None:
+        kinds = ", ".join(k for k in registry.kinds() if k not in UNCHECKED)
+        raise SpecError(f"{label}: its kind cannot be told; say it with --kind (kind=... in Python), one of {kinds}")
+    registry.kind(found)
     make = (lambda: copy.deepcopy(target)) if instance and found not in ("loss", "transform") else None
-    return complete(Subject(kind=found, label=label, reference=label, target=target, example=stated, make=make))
+    elsewhere = reference or ("" if instance else _found_elsewhere(target))
+    return complete(Subject(kind=found, label=label, reference=elsewhere, target=target, example=_stated(target), make=make))
 
 
-def of_spec(argument: str) -> Iterator[Subject]:
-    """Every part of a spec with the arguments it is given there, and the composed program."""
-    spec: Spec = load_spec(argument)
-    spec.load_imports()
-    for path, kind, part in spec.parts():
-        if not isinstance(part, Part):
-            continue
-        target = registry.get(kind, part.use) if isinstance(part.use, str) and ":" not in part.use else part.use
-        if isinstance(target, str):
-            subject = of_reference(target, kind, part.args)
-        else:
-            stated = _stated(target)
-            example = replace(stated, args={**stated.args, **part.args})
-            subject = complete(Subject(kind=kind, label=path, reference=f"{argument}#{path}", target=target, example=example))
-        yield replace(subject, label=path, reference=f"{argument}#{path}")
-    yield Subject(kind="program", label=spec.name, reference=f"{argument}#", target=spec, example=Example())
+def _found_elsewhere(target: Any) -> str:
+    """The reference under which another process finds a class or function; empty where none can."""
+    module, _, name = reference_of(target).partition(":")
+    if "<" in name:
+        return ""
+    found = sys.modules.get(module)
+    if module == "__main__" or module in loaded_files():
+        file = getattr(found, "__file__", None)
+        return f"{file}:{name}" if file else ""
+    return f"{module}:{name}"
 
 
-def find(reference: str, kind: str) -> Subject:
-    """The subject that another process named by `reference`."""
-    if "#" in reference:
-        argument, _, path = reference.rpartition("#")
-        for subject in of_spec(argument):
-            if subject.reference == reference and subject.kind == kind:
-                return subject
-        raise UnknownName(f"{argument} has no part {path!r}")
-    if ":" in reference:
-        return of_reference(reference, kind)
-    family, _, name = reference.partition("/")
-    return next(of_entry(e) for e in registry.entries(family) if e.name == name)
-
-
-def complete(subject: Subject) -> Subject:
-    """The subject with what a wing finds of its example."""
-    for wing in law_wings():
-        subject = wing.complete(subject)
-    return subject
+def kind_of_object(target: Any) -> str | None:
+    """The kind under which it is registered, else what a wing knows it as, or the class that a factory says it returns."""
+    if (known := registry_kind(target)) is not None:
+        return known
+    candidates = [target]
+    if inspect.isroutine(target):
+        with contextlib.suppress(Exception):  # hints that name what is not there
+            candidates.append(typing.get_type_hints(target).get("return"))
+    return next((k for c in candidates if c is not None for w in law_wings() if (k := w.infer_kind(c))), None)
 
 
 def registry_kind(target: Any) -> str | None:
@@ -180,8 +214,115 @@ def registry_kind(target: Any) -> str | None:
     return None
 
 
+# -- specs -----------------------------------------------------------------------------------------------------------
+def _is_spec(target: str, kind: str | None) -> bool:
+    path, _, _ = target.partition(":")
+    return (Path(path).suffix in (".py", ".yaml", ".yml") and not _names_component(target, kind)) or Path(target).is_dir()
+
+
+def _names_component(target: str, kind: str | None) -> bool:
+    """Whether `file.py:Name` names a component rather than a function that returns a spec."""
+    path, _, name = target.partition(":")
+    if not name or Path(path).suffix != ".py" or kind is not None:
+        return bool(name) and kind is not None
+    found = getattr(load_file(path), name, None)
+    if inspect.isclass(found) or not callable(found):
+        return True  # where there is none, the error that names what is there is the better one
+    return kind_of_object(found) is not None
+
+
+@functools.lru_cache(maxsize=8)
+def of_spec(argument: str) -> tuple[Subject | Problem, ...]:
+    """Every part of a spec, nested ones too, with the arguments it is given there; then the composed program."""
+    try:
+        spec: Spec = load_spec(argument)
+    except SpecError as error:
+        if "mapsto.Spec is wanted" in str(error):
+            raise SpecError(f"{error}; where it makes a layer, say --kind layer") from None
+        raise
+    spec.load_imports()
+    found: list[Subject | Problem] = []
+    for path, kind, part in spec.parts():
+        if not isinstance(part, Part):
+            found.append(replace(of_target(part, kind), label=path, reference=f"{argument}#{path}"))
+            continue
+        try:
+            checked = check(part, kind, path, offers=OFFERED)
+        except MapstoError as error:
+            found.append(Problem(subject=path, kind=kind, reason=str(error)))
+            continue
+        found += [_of_part(each, argument, spec.seed) for each in _nested(checked)]
+    program = Subject(kind="program", label=spec.name, reference=f"{argument}#", target=spec, example=Example())
+    return (*found, complete(program))
+
+
+def _nested(checked: Checked) -> Iterator[Checked]:
+    """A part and, below it, every part among its arguments that has a kind."""
+    if checked.kind is not None:
+        yield checked
+    for value in checked.args.values():
+        for inner in value.values() if isinstance(value, Mapping) else value if type(value) in (list, tuple) else [value]:
+            if isinstance(inner, Checked):
+                yield from _nested(inner)
+
+
+def _of_part(checked: Checked, argument: str, seed: int) -> Subject:
+    """A part as a subject: built anew by its own arguments where its kind is given nothing, else with them as its example."""
+    assert checked.kind is not None
+    kind, stated, make = checked.kind, _stated(checked.target), None
+    if not kind.given and not kind.is_mapping(checked.target):
+        make = _builder(checked, seed)
+    args = {name: _plain(value, seed) for name, value in checked.args.items()}
+    example = replace(stated, args={**stated.args, **args})
+    reference = f"{argument}#{checked.path}"
+    return complete(
+        Subject(kind=kind.name, label=checked.path, reference=reference, target=checked.target, example=example, make=make)
+    )
+
+
+def _builder(checked: Checked, seed: int) -> Callable[[], Any]:
+    return lambda: checked.build(offers={"seed": seed})
+
+
+def _plain(value: Any, seed: int) -> Any:
+    """An argument with the parts in it built."""
+    if isinstance(value, Checked):
+        return value.build(offers={"seed": seed}) if value.kind is None or not value.kind.given else value.build
+    if type(value) in (list, tuple):
+        return type(value)(_plain(v, seed) for v in value)
+    return {k: _plain(v, seed) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+# -- across processes ------------------------------------------------------------------------------------------------
+def find(reference: str, kind: str) -> Subject:
+    """The subject that another process named by `reference`."""
+    if "#" in reference:
+        argument, _, path = reference.rpartition("#")
+        for subject in of_spec(argument):
+            if isinstance(subject, Subject) and subject.reference == reference and subject.kind == kind:
+                return subject
+        raise UnknownName(f"{argument} has no part {path!r}")
+    if ":" in reference:
+        return of_reference(reference, kind)
+    family, _, name = reference.partition("/")
+    found = [e for e in registry.entries(family) if e.name == name] if family in registry.kinds() else []
+    if not found:
+        raise UnknownName(f"there is no {reference!r} here; `mapsto list` prints what is registered")
+    return of_entry(found[0])
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject with what a wing finds of its example."""
+    for wing in law_wings():
+        subject = wing.complete(subject)
+    return subject
+
+
 def _stated(target: Any) -> Example:
-    return example_of(target) or Example()
+    try:
+        return example_of(target) or Example()
+    except TypeError:
+        return Example()
 
 
 def recipe_files() -> list[str]:

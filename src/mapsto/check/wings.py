@@ -31,6 +31,10 @@ class LawWing(Protocol):
         """Set them as they were."""
         ...
 
+    def seed(self, number: int) -> None:
+        """Start the framework's global random stream anew."""
+        ...
+
     def join(self, rank: int, world: int, store: str) -> None:
         """Join the process group of a rank worker (gloo, float64 on the CPU), rendezvous at the file `store`."""
         ...

@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "measure a run on one of its data sets",
     "predict": "write a run's predictions to a file",
     "report": "write a run's report page, and open it",
+    "check": "prove that mappings keep the laws of their kind",
     "list": "what is registered: built in, by plugins, by recipe files",
     "show": "the plan and the parts of a spec, or one mapping's options",
     "new": "write an installable plugin package for a mapping of one's own",

@@ -81,6 +81,11 @@ def put_back(settings: Mapping[str, Any]) -> None:
     torch.set_float32_matmul_precision(settings["matmul precision"])
 
 
+def seed(number: int) -> None:
+    """Start the framework's global random stream anew."""
+    torch.manual_seed(number)
+
+
 def join(rank: int, world: int, store: str) -> None:
     """Join a gloo group that meets at the file `store`."""
     import torch.distributed as dist

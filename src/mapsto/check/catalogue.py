@@ -1,0 +1,108 @@
+"""The laws on paper: as data from a worker (so that asking loads no framework here), as a page, one explained in words."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..core.errors import RegistryError
+from ..core.laws import TOLERANCES, Law, Trial
+
+PRIORITIES = {
+    0: "P0: it gates (`--gate` runs these alone)",
+    1: "P1: it runs by default",
+    2: "P2: it runs with `--thorough`",
+}
+
+
+def from_data(found: Iterable[dict[str, Any]]) -> list[Law]:
+    """Laws as a worker tells them: everything but their checks."""
+    return [
+        Law(**{**data, "kinds": tuple(data["kinds"]), "catches": tuple(data["catches"])}, check=_elsewhere) for data in found
+    ]
+
+
+def _elsewhere(trial: Trial) -> None:
+    raise RegistryError(f"law {trial.law.name}: its check stands in a worker process")
+
+
+def explanation(law: Law) -> str:
+    """A law in words: what it says, why, what it catches, how exactly it is measured, how to satisfy it."""
+    paragraphs = [
+        f"{law.name} ({law.id}), a law of {_and(law.kinds)}",
+        law.statement,
+        f"Why: {law.why}",
+        f"To satisfy it: {law.satisfy}",
+        f"Measured: {law.tolerance}, {TOLERANCES[law.tolerance]}.",
+        f"When: {PRIORITIES[law.priority]}. Its time limit is {law.seconds:.0f} s"
+        + (f"; {law.ranks} processes judge it together." if law.ranks > 1 else "."),
+    ]
+    if law.catches:
+        paragraphs.insert(3, f"Real bugs it catches: {'; '.join(law.catches)}")
+    text = "\n\n".join(textwrap.fill(p, 100) for p in paragraphs)
+    return f"{text}\n\nTry it:\n  mapsto check {law.kinds[0]} --laws {law.name}"
+
+
+def listing(laws: Sequence[Law]) -> list[tuple[str, ...]]:
+    """Rows for a table: name, id, priority, tolerance, statement."""
+    return [(w.name, w.id, f"P{w.priority}", w.tolerance, first_sentence(w.statement)) for w in laws]
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop or colon that ends something."""
+    for mark in (". ", ": ", "; "):
+        text = text.partition(mark)[0]
+    return text.rstrip(".")
+
+
+def page(laws: Sequence[Law]) -> str:
+    """docs/laws.md: every law by kind."""
+    lines = [
+        "# The laws",
+        "",
+        "What each kind of mapping owes, as `mapsto check` judges it ([how](check.md)).",
+        "`mapsto check --explain LAW` prints one. This page is written by `mapsto check --list --markdown > docs/laws.md`.",
+        "",
+        "| tolerance | means |",
+        "|---|---|",
+        *(f"| {name} | {_cell(text)} |" for name, text in TOLERANCES.items()),
+        "",
+        f"{PRIORITIES[0]}; {PRIORITIES[1]}; {PRIORITIES[2]}.",
+    ]
+    for kind in dict.fromkeys(w.kinds[0] for w in laws):
+        own = [w for w in laws if w.kinds[0] == kind]
+        lines += ["", f"## {kind}", "", "| law | id | | | what it says |", "|---|---|---|---|---|"]
+        lines += [
+            f"| [`{w.name}`](#{_anchor(w)}) | {w.id} | P{w.priority} | {w.tolerance} | {_cell(first_sentence(w.statement))} |"
+            for w in own
+        ]
+        for law in own:
+            lines += ["", f"### {law.name}", *_entry(law)]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(law: Law) -> list[str]:
+    also = f" Also of {_and(law.kinds[1:])}." if len(law.kinds) > 1 else ""
+    ranks = f", {law.ranks} ranks" if law.ranks > 1 else ""
+    lines = ["", f"{law.id}, P{law.priority}, {law.tolerance}{ranks}.{also} {_end(law.statement)}", ""]
+    lines += [f"* Why: {_end(law.why)}", f"* To satisfy it: {_end(law.satisfy)}"]
+    if law.catches:
+        lines.append(f"* Catches: {'; '.join(law.catches)}.")
+    return lines
+
+
+def _end(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _anchor(law: Law) -> str:
+    return law.name.replace(".", "").lower()
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
