@@ -16,11 +16,16 @@ optimizer = decorator("optimizer")
 Params = Iterable[Any]
 
 
-def _fused(params: list[Any], fused: bool | None, *others: bool | None) -> bool | None:
-    """Whether to use the fused kernel where nothing was said: all parameters real floats on the CPU or a CUDA device."""
+def _fused(params: list[Any], fused: bool | None, *others: bool | None, shards: bool = True) -> bool | None:
+    """Whether to use the fused kernel where nothing was said: all parameters real floats on the CPU or a CUDA device.
+
+    shards: whether the kernel takes sharded parameters (DTensor); that of SGD does not.
+    """
     if fused is not None or any(others):
         return fused
     tensors = [t for p in params for t in (p["params"] if isinstance(p, dict) else [p])]
+    if not shards and any(hasattr(t, "placements") for t in tensors):
+        return None
     return all(t.is_floating_point() and t.device.type in ("cpu", "cuda") for t in tensors) or None
 
 
@@ -71,5 +76,5 @@ def sgd(
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent, with momentum (Sutskever et al. 2013): `torch.optim.SGD`, fused where it can be."""
     given = list(params)
-    fused = _fused(given, fused, foreach)
+    fused = _fused(given, fused, foreach, shards=False)
     return torch.optim.SGD(given, lr, momentum, dampening, weight_decay, nesterov, foreach=foreach, fused=fused)

@@ -162,7 +162,7 @@ def make(subject: Subject, args: Mapping[str, Any]) -> Call:
     if inspect.isroutine(target):
         return functools.partial(target, **args)
     if inspect.isclass(target):
-        made: Call = target(**args)
+        made: Call = subject.target(**args)
         return made
     instance: Any = copy.deepcopy(target)
     for name, value in args.items():
