@@ -21,7 +21,8 @@ from ...core.random import derive
 from .layer_guess import Unguessable, guess, guesses, required
 from .layer_ladder import Candidate, candidates, forward_parameters
 
-_FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
+_FOUND: dict[int, tuple[Any, Example, Example]] = {}
+"""By the target's id: the target, what was stated of it, and that completed."""
 
 
 def complete(subject: Subject) -> Subject:
@@ -33,10 +34,11 @@ def settle(trial: Trial) -> Example:
     """The example of a trial's subject, completed by trying where its author stated none or half of one."""
     subject = trial.subject
     if "settled" not in subject.example.more:
-        key = (id(subject.target), repr(sorted(subject.example.args.items(), key=str)))
-        held = _FOUND.get(key)
-        example = held[1] if held is not None and held[0] is subject.target else discover(subject)
-        _FOUND[key] = (subject.target, example)
+        held = _FOUND.get(id(subject.target))
+        if held is None or held[0] is not subject.target or held[1] != subject.example:
+            held = (subject.target, subject.example, discover(subject))
+            _FOUND[id(subject.target)] = held
+        example = held[2]
         trial.subject = replace(subject, example=example)
     return trial.example
 
