@@ -131,17 +131,17 @@ def hand(problem: Problem, name: str, gate: Gate) -> None:
 
 # -- mapsto ------------------------------------------------------------------------------------------------------------
 SAME = use("adamw", lr=LR, fused=False)
-INACTIVE = (
-    use("accumulate", steps=1),
-    use("clip_norm", max_norm=None),
-    use("clip_value", max_value=None),
-    use("ema", decay=None),
+INACTIVE = (  # each in the setting in which it has nothing to do
+    use("timing", every=0),
+    use("compile", enabled=False),
+    use("mixed_precision", dtype="fp32"),
     use("sam", rho=0.0),
-    use("gradient_noise", eta=0.0),
+    use("accumulate", steps=1),
     use("mixup", alpha=0.0),
-    use("mixed_precision", dtype=None),
-    use("non_finite_guard", action=None),
-    use("timing", every=None),
+    use("distillation", teacher=nn.Identity(), alpha=0.0),
+    use("clip_norm", max_norm=None),
+    use("clip_value", value=None),
+    use("gradient_noise", eta=0.0),
 )
 
 

@@ -132,26 +132,30 @@ def hf_trainer(problem: Problem, name: str, gate: Gate) -> None:
 
 
 def ignite(problem: Problem, name: str, gate: Gate) -> None:
-    from ignite.engine import Events, create_supervised_trainer
-    from ignite.metrics import RunningAverage
+    from ignite.engine import Engine, Events
 
-    net = problem.net(name, gate)
-    trainer = create_supervised_trainer(net, problem.optimizer(net.parameters()), F.cross_entropy)
-    RunningAverage(output_transform=lambda loss: loss).attach(trainer, "loss")
-    file = (problem.folder / f"{name}.jsonl").open("w", buffering=1)
+    quiet("ignite")
+    net, log = problem.net(name, gate), problem.log(name)
+    adamw = problem.optimizer(net.parameters())
 
-    @trainer.on(Events.ITERATION_COMPLETED(every=LOG_EVERY))
-    def _write(engine: Any) -> None:
-        file.write(f'{{"step": {engine.state.iteration}, "loss": {engine.state.metrics["loss"]}}}\n')
+    def update(engine: Engine, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        adamw.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        loss.backward()
+        adamw.step()
+        return loss.detach()
 
+    trainer = Engine(update)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: log(engine.state.output))
     trainer.run(problem.batches(), max_epochs=10**9)
 
 
 def quiet(*names: str) -> None:
-    """Hints of a library about the configuration are no part of the result."""
+    """What a library says about its configuration, or when its loop is ended, is no part of the result."""
     warnings.simplefilter("ignore")
     for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 PEERS: dict[str, tuple[str, Callable[[Problem, str, Gate], None]]] = {
