@@ -40,6 +40,10 @@ class CheckpointError(MapstoError, RuntimeError):
     """A checkpoint that cannot be written, read or restored."""
 
 
+class ExportError(MapstoError, RuntimeError):
+    """A model that cannot be made into an artefact, or an artefact that does not compute what the model does."""
+
+
 class MissingExtra(MapstoError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -1,0 +1,3 @@
+from ...core.laws import Laws
+
+laws = Laws("op")
