@@ -44,6 +44,8 @@ class Arrays(Source):
         return self._count
 
     def __getitem__(self, indices: Indices) -> Batch:
+        if len(indices) and indices.min() < 0:  # NumPy would count from the end
+            check_indices(indices, self._count, "arrays")
         try:
             return {name: take(values, indices) for name, values, take in self._gathers}
         except IndexError:

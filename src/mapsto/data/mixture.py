@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, nearest
+from ..core.laws import example
 from ..core.random import derive
 from ..core.registry import decorator
 from .combine import Concatenated
@@ -120,6 +121,9 @@ class Mixture(Batches):
             prefetch=prefetch,
             seed=seed,
         )
+
+
+example(Mixture, tags={"repeats"})  # an epoch takes so many records of each, and the next goes on from there
 
 
 def _paired(sources: Any, weights: Any) -> tuple[list[Any], list[float]]:
