@@ -23,7 +23,7 @@ import mapsto
 from mapsto.check import check
 from mapsto.check.runner import record
 from mapsto.check.targets import of_reference
-from mapsto.core.laws import BAD, Verdict
+from mapsto.core.laws import BAD, Verdict, laws_for
 
 LEFT_OUT = {
     "Container", "Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential",  # they hold layers
@@ -36,11 +36,15 @@ MIXES_RECORDS = ("BatchNorm", "MultiheadAttention")
 SYMBOLS = {"pass": ".", "fail": "F", "unknown": "?", "vacuous": "V", "not applicable": "-", "expected failure": "x"}
 
 
+def is_loss(name: str) -> bool:
+    return name.endswith("Loss") or issubclass(getattr(nn, name), nn.modules.loss._Loss)
+
+
 def layers() -> Iterator[tuple[str, type[nn.Module]]]:
     """The layer classes of torch.nn by name."""
     for name in sorted(dir(nn)):
         found = getattr(nn, name)
-        if inspect.isclass(found) and issubclass(found, nn.Module) and not name.endswith("Loss") and name not in LEFT_OUT:
+        if inspect.isclass(found) and issubclass(found, nn.Module) and not is_loss(name) and name not in LEFT_OUT:
             yield name, found
 
 
@@ -67,10 +71,11 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="classes of torch.nn (default: all)")
     parser.add_argument("--out", help="write one JSON record a law to this file")
     parser.add_argument("--jobs", type=int, default=None)
-    parser.add_argument("--only", nargs="*", default=[], help="laws by name or id")
+    parser.add_argument("--only", nargs="*", help="laws by name or id (default: those of layers; exports have their own)")
     parser.add_argument("--thorough", action="store_true", help="P2 too")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    owed = [w.name for w in laws_for("layer", priority=2 if options.thorough else 1) if w.name.startswith("layer.")]
     chosen = [of_reference(f"{__file__}:{name}", "layer") for name in options.names or NAMES]
     began = time.perf_counter()
     out = open(options.out, "w", encoding="utf-8") if options.out else None  # noqa: SIM115  # closed below
@@ -82,7 +87,9 @@ def main() -> int:
         if verdict.status in BAD or done % 200 == 0:
             print(f"{done}/{total} {short(verdict)} {verdict.law}: {verdict.status}", file=sys.stderr, flush=True)
 
-    found = check(chosen, only=options.only, thorough=options.thorough, seed=options.seed, jobs=options.jobs, progress=progress)
+    found = check(
+        chosen, only=options.only or owed, thorough=options.thorough, seed=options.seed, jobs=options.jobs, progress=progress
+    )
     if out is not None:
         out.close()
     show(found)

@@ -477,6 +477,11 @@ class Samples(nn.Module):
         return x + torch.randn_like(x)
 
 
+class BatchNoise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) * x.detach().std()
+
+
 class NeverDrops(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x, 0.5, training=False)
@@ -614,6 +619,7 @@ def _mutant(law: str, name: str, bug: Any, twin: Any, models: str, example: Exam
 
 
 ROWS, ROWS_IN_TIME = tagged(_vectors, "row_independent"), tagged(_sequences, "row_independent")
+ROWS_AND_NOISE = tagged(_vectors, "row_independent", "stochastic")
 MASKED, CAUSAL = tagged(_masked, "masked", mask=1), tagged(_sequences, "causal")
 STOCHASTIC, MODES = tagged(_vectors, "stochastic"), tagged(_vectors, "mode_dependent")
 
@@ -629,6 +635,7 @@ MUTANTS = [
     _mutant("dynamic_export", "a baked constant", BakesConstant, ComputesScale, "pytorch#80973"),
     _mutant("row_independence", "softmax over the batch", SoftmaxOverBatch, SoftmaxOverFeatures, "dim=0 for dim=-1", ROWS),
     _mutant("row_independence", "softmax over the batch, beside draws", SoftmaxOverBatch, DrawsForNegatives, "RReLU", ROWS),
+    _mutant("row_independence", "noise scaled by the batch", BatchNoise, Samples, "FractionalMaxPool2d", ROWS_AND_NOISE),
     _mutant("row_independence", "a view mixes records", MixingView, PoolsTime, "view where transpose is due", ROWS_IN_TIME),
     _mutant("mask_independence", "mean over padding", MeanOverPadding, MeanOverKept, "keras#23038", MASKED),
     _mutant("mask_independence", "masked scores are zero", AttendsToPadding, AttendsToKept, "transformers#31673", MASKED),

@@ -67,9 +67,15 @@ def hints(module: nn.Module) -> Hints:
         widths=tuple(widths)[:8],
         vocabulary=embedding.num_embeddings if embedding is not None else None,
         families=tuple(_families(module, leaves, embedding is not None)),
-        batch_first=getattr(module, "batch_first", True) is not False,
+        batch_first=_batch_first(module),
         recurrent=isinstance(module, nn.RNNBase),
     )
+
+
+def _batch_first(module: nn.Module) -> bool:
+    """Whether records come first: as it says itself or, in PyTorch's own blocks, as its attention says."""
+    own = (module, *module.children()) if type(module).__module__.startswith("torch.nn") else (module,)
+    return next((bool(m.batch_first) for m in own if hasattr(m, "batch_first")), True)
 
 
 def forward_parameters(module: nn.Module) -> dict[str, inspect.Parameter]:
