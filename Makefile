@@ -31,7 +31,7 @@ $(VENV)/.bench: $(VENV)/.test
 	@$(PIP) -e ".[bench]" && touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/mapsto train recipes/digits.py --run $(RUN)
+	OMP_NUM_THREADS=1 $(BIN)/mapsto train recipes/digits.py --run $(RUN)
 	$(BIN)/mapsto evaluate $(RUN) --data test
 
 test: $(VENV)/.test

@@ -108,7 +108,7 @@ def spec() -> Spec:
     """The whole of the run as one value; `mapsto show recipes/digits.py` prints it and its plan."""
     return Spec(
         name="digits",
-        model=use("digit_net", width=32),
+        model=use("digit_net", width=24),
         task=use("classification", loss=use("poly1"), labels=[str(i) for i in range(10)]),
         data={
             "train": {"source": use("digits", split="train"), "batch_size": 64, "shuffle": True, "transforms": [use("jitter")]},
@@ -118,7 +118,7 @@ def spec() -> Spec:
         optimizer=use("adamw", lr=4e-3, weight_decay=0.05),
         schedule=use("warmup", steps=0.1),
         middleware=[use("timing", every=20), use("clip_norm", max_norm=1.0), "centralise", use("ema", decay=0.98)],
-        epochs=25,
+        epochs=20,
         log_every=20,
         seed=0,
     )
