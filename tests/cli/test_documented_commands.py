@@ -23,7 +23,7 @@ def commands(text: str) -> list[str]:
 
 def documented() -> list[str]:
     texts = list[str]()
-    for page in ("cli.md", "plugins.md"):
+    for page in ("cli.md", "plugins.md", "check.md"):
         texts += re.findall(r"(?s)```\n(.*?)```", (DOCS / page).read_text())
     texts += [entry._EPILOG, *(importlib.import_module(f"mapsto.cli.{verb}").EPILOG for verb in entry.VERBS)]
     return sorted({command for text in texts for command in commands(text)})

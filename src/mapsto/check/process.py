@@ -21,7 +21,7 @@ from typing import Any
 START_LIMIT = 120.0
 """Seconds in which the server must have imported its frameworks, and a group of ranks have met."""
 GRACE = 5.0
-"""Seconds that the other ranks have to answer once one has found the law broken: they may wait for it for ever."""
+"""Seconds that the other ranks have to answer once one has failed: they may wait for it for ever."""
 PATIENCE = 2.0
 """Seconds that a worker has to print where it is, and one that ends to end."""
 KEPT = 16384
@@ -138,7 +138,7 @@ class Group:
             raise
 
     def ask(self, request: dict[str, Any], limit: float) -> list[dict[str, Any]]:
-        """The answer of each rank, or of those that answered where one of them found the law broken.
+        """The answer of each rank, or of those that answered where one of them failed.
 
         Raises Dead where one does not come within `limit` seconds, and tells where that one hangs.
         """
@@ -161,14 +161,14 @@ class Group:
                     if made is not None:
                         heard[key.data] = made
                         selector.unregister(key.fileobj)
-                        if made.get("verdict", {}).get("status") == "fail":
+                        if _is_bad(made):
                             until = min(until, time.monotonic() + GRACE)
         return [heard[rank] for rank in sorted(heard)]
 
     def _late(self, heard: dict[int, dict[str, Any]], limit: float, what: str) -> list[dict[str, Any]]:
         late = [rank for rank in range(len(self._workers)) if rank not in heard]
         places = {rank: self._workers[rank].place() for rank in late}
-        if any(a.get("verdict", {}).get("status") == "fail" for a in heard.values()):
+        if any(map(_is_bad, heard.values())):
             return [heard[rank] for rank in sorted(heard)]
         said = "; ".join(
             f"{self._who(r)} did not {what} within {limit:.3g} s" + (f" (it was {places[r]})" if places[r] else "")
@@ -189,6 +189,10 @@ class Group:
         for worker in self._workers:
             worker.end()
         self._folder.cleanup()
+
+
+def _is_bad(heard: dict[str, Any]) -> bool:
+    return heard.get("verdict", {}).get("status") in ("fail", "unknown")
 
 
 class _Worker:
@@ -243,9 +247,9 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self._pid, signal.SIGUSR1)
         until, found = time.monotonic() + PATIENCE, ""
-        while time.monotonic() < until and not (found.endswith("<module>\n") and found == self._text()):
+        while time.monotonic() < until and not (FIRST in found and found == self._text()):
             found = self._text()
-            time.sleep(0.05)
+            time.sleep(0.1)
         self._printed.clear()
         self._printed.append(before)  # the stack itself is no output of the component
         return place_in(found)
@@ -283,14 +287,18 @@ class _Worker:
                 os.close(descriptor)
 
 
+FIRST = "(most recent call first)"
 FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
 def place_in(text: str) -> str:
     """`file.py:12 in forward`: the innermost frame of a printed stack that is neither the library's nor the checker's."""
-    stack = text.rpartition("(most recent call first)")[2]
-    frames = [m.groups() for m in FRAME.finditer(stack)] if "(most recent call first)" in text else []
+    stack = text.rpartition(FIRST)[2]
+    frames = [m.groups() for m in FRAME.finditer(stack)] if FIRST in text else []
     ours = str(Path(__file__).parents[1])
-    foreign = (ours, "site-packages", "dist-packages", f"lib/python{sys.version_info.major}.", "<frozen")
-    own = next((f for f in frames if not any(part in f[0] for part in foreign)), frames[0] if frames else None)
+    library = ("site-packages", "dist-packages", f"lib/python{sys.version_info.major}.", "<frozen")
+    checker = (f"{ours}/check", f"{ours}/core")
+    own = next((f for f in frames if not f[0].startswith(ours) and not any(part in f[0] for part in library)), None)
+    law = next((f for f in frames if f[0].startswith(ours) and not f[0].startswith(checker)), None)
+    own = own or law or (frames[0] if frames else None)
     return f"at {own[0]}:{own[1]} in {own[2]}" if own else ""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ FREE = 0.8
 def owed(subject: Subject, laws: Sequence[Law], *, priority: int = 1, only: Iterable[str] = ()) -> list[Law]:
     """The laws that a subject owes: those of its kind up to a priority, or of them only the named ones."""
     chosen = set(only)
-    own = [w for w in laws if subject.kind in w.kinds]
+    own = sorted((w for w in laws if subject.kind in w.kinds), key=lambda w: w.kinds[0] != subject.kind)
     return [w for w in own if chosen & spellings(w)] if chosen else [w for w in own if w.priority <= priority]
 
 
@@ -82,10 +82,7 @@ def resolve(targets: Iterable[str], served: Server, *, kind: str | None = None, 
     """
     found, seen = Resolved(), set[tuple[str, str]]()
     with _Asker(served, IMPORT_LIMIT * limit) as asker:
-        told = asker.ask({"do": "laws"})
-        if told.get("problem"):
-            raise RegistryError(f"the laws cannot be loaded: {told['problem']}")
-        found.laws = catalogue.from_data(told["laws"])
+        laws = _laws(asker)
         for target in targets:
             try:
                 told = asker.ask({"do": "resolve", "target": target, "subject_kind": kind})
@@ -97,7 +94,17 @@ def resolve(targets: Iterable[str], served: Server, *, kind: str | None = None, 
                 if (key := (data["kind"], data["label"])) not in seen:
                     seen.add(key)
                     _describe(asker, data, found)
+            if told["subjects"]:
+                laws |= _laws(asker)  # a file may declare laws beside its mappings
+    found.laws = list(laws.values())
     return found
+
+
+def _laws(asker: _Asker) -> dict[str, Law]:
+    told = asker.ask({"do": "laws"})
+    if told.get("problem"):
+        raise RegistryError(f"the laws cannot be loaded: {told['problem']}")
+    return {w.name: w for w in catalogue.from_data(told["laws"])}
 
 
 def _describe(asker: _Asker, data: dict[str, Any], found: Resolved) -> None:
@@ -252,8 +259,9 @@ class _Run:
         """The verdict, and the group where it can go on."""
         subject, law = task
         request = {
-            "do": "judge", "law": law.name, "label": subject.label, "kind": subject.kind, "reference": subject.reference,
-            "seed": self.seed, "thorough": self.thorough, **surroundings(),
+            "do": "judge", "label": subject.label, "kind": subject.kind, "reference": subject.reference,
+            "law": law.name, "id": law.id, "priority": law.priority, "seed": self.seed, "thorough": self.thorough,
+            **surroundings(),
         }  # fmt: skip
         began = time.perf_counter()
         try:
@@ -264,8 +272,10 @@ class _Run:
             reason, output = str(dead), group.output() if group is not None else ""
             if group is not None:
                 group.end()
+            if self.late[subject.label] > LATE:
+                reason += f": a short limit, since {LATE} of its laws did not answer before"
             return self._ended(task, reason, output, time.perf_counter() - began), None
-        verdict = together([_verdict(a) for a in answers])
+        verdict = together({a["rank"]: _verdict(a) for a in answers}, ranks)
         verdict = replace(verdict, output=group.output()[-2000:])
         if len(answers) == ranks and not any(a["changed"] or a["left"] for a in answers):
             return verdict, group
@@ -292,11 +302,11 @@ def _verdict(answer: dict[str, Any]) -> Verdict:
     return Verdict(**data)
 
 
-def together(verdicts: list[Verdict]) -> Verdict:
+def together(verdicts: Mapping[int, Verdict], ranks: int) -> Verdict:
     """What a group of ranks found: the worst of it, told by the first rank that found it."""
-    worst = min(range(len(verdicts)), key=lambda r: (ORDER.index(verdicts[r].status), r))
+    worst = min(verdicts, key=lambda r: (ORDER.index(verdicts[r].status), r))
     found = verdicts[worst]
-    if len(verdicts) > 1 and found.status in ("fail", "unknown"):
+    if ranks > 1 and found.status in ("fail", "unknown"):
         return replace(found, reason=f"rank {worst}: {found.reason}")
     return found
 

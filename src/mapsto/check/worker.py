@@ -35,7 +35,8 @@ def serve(requests: int, answers: int, rank: int, world: int, store: str) -> Non
     if world > 1:
         for wing in wings:
             wing.join(rank, world, store)
-    with os.fdopen(requests, encoding="utf-8") as asked, os.fdopen(answers, "w", encoding="utf-8") as told:
+    # what a component says may hold lone surrogates, which no file of a report could
+    with os.fdopen(requests, encoding="utf-8") as asked, os.fdopen(answers, "w", encoding="utf-8", errors="replace") as told:
         answer(told, {"ready": own})
         for line in asked:
             request = json.loads(line)
@@ -44,7 +45,7 @@ def serve(requests: int, answers: int, rank: int, world: int, store: str) -> Non
             if os.getpid() != own:
                 os._exit(0)  # a component forked and came back twice: only the first may answer
             changed = [name for name, value in settings(wings).items() if before.get(name) != value]
-            answer(told, {**made, "changed": changed, "left": [name_of(pid) for pid in children()]})
+            answer(told, {**made, "rank": rank, "changed": changed, "left": [name_of(pid) for pid in children()]})
 
 
 def answer(stream: Any, data: dict[str, Any]) -> None:
@@ -54,7 +55,7 @@ def answer(stream: Any, data: dict[str, Any]) -> None:
             printed.flush()
         except (OSError, ValueError, AttributeError):  # a component may have closed or replaced it
             continue
-    stream.write(json.dumps(data, default=str) + "\n")
+    stream.write(json.dumps(data, default=str, ensure_ascii=False) + "\n")
     stream.flush()
 
 
@@ -62,14 +63,14 @@ def answer(stream: Any, data: dict[str, Any]) -> None:
 def judge(request: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
     """The verdict of one law; a target that cannot be found or built is a verdict too."""
     started = time.perf_counter()
-    law = find_law(request["law"])
     made = Verdict(
-        subject=request["label"], kind=request["kind"], law=law.name, id=law.id, priority=law.priority, status="unknown",
-        seed=request["seed"],
+        subject=request["label"], kind=request["kind"], law=request["law"], id=request["id"], priority=request["priority"],
+        status="unknown", seed=request["seed"],
     )  # fmt: skip
     try:
         with quiet(request):
             subject = dataclasses.replace(targets.find(request["reference"], request["kind"]), label=request["label"])
+            law = find_law(request["law"])
             seed_all(request["seed"])
             made = verdict(Trial(subject, law, seed=request["seed"], thorough=request["thorough"], rank=rank, world=world))
     except BaseException as error:  # noqa: BLE001  # the target's own doing, SystemExit and KeyboardInterrupt included

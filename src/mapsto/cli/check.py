@@ -8,6 +8,7 @@ with a witness. Exit code 0 only where something passed and nothing failed, is u
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -140,6 +141,8 @@ def _shown(total: int) -> Iterator[Callable[[Verdict, int, int], None]]:
 def _print(results: Results) -> None:
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a component says may be in any script
     coded = "utf" in (sys.stdout.encoding or "").lower()
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
     for line in terminal.lines(results, width=min(console.width, 160), ascii_only=not coded):

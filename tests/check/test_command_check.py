@@ -1,0 +1,246 @@
+"""`mapsto check`: what it prints and writes, its exit codes, and how it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import psutil
+import pytest
+
+from mapsto.cli import main
+
+FILE = Path(__file__).with_name("gadgets.py")
+
+
+def gadgets(*names: str) -> list[str]:
+    return [*(f"{FILE}:{name}" for name in names), "--kind", "gadget", "--jobs", "2"]
+
+
+@pytest.fixture
+def mapsto(capsys):
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as ended:
+            code = ended.code
+        found = capsys.readouterr()
+        return code, found.out, found.err
+
+    return call
+
+
+def test_a_clean_report_says_what_was_exercised(mapsto):
+    code, out, _ = mapsto("check", *gadgets("Good"), "--laws", "works,G2")
+    assert code == 0
+    assert "✓ works  G1" in out
+    assert re.search(r"\d+ compared: \d+ drawn by", out)
+    assert re.search(r"2 verdicts on 1 mapping: 2 pass; [\d,]+ comparisons, 0 controls that differed \(.* s, seed 0\)", out)
+
+
+def test_several_mappings_are_a_matrix_that_fits(mapsto, tmp_path):
+    code, out, err = mapsto(
+        "check", *gadgets("Good", "Raises", "CannotBeBuilt", "AnnouncedAndBroken"), "--json", tmp_path / "a"
+    )
+    assert code == 1
+    matrix = out.partition("\n  exercised")[0]
+    assert max(map(len, out.partition("\n✓ pass")[0].splitlines())) <= 100
+    head = next(line for line in out.splitlines() if line.split()[:1] == ["G1"])
+    assert head.split() == ["G1", "G2", "G3"]
+    rows = {line.split()[0].rpartition(":")[2]: line[36:] for line in matrix.splitlines() if "gadgets.py:" in line}
+    assert [rows[name][0] for name in ("Good", "Raises", "CannotBeBuilt", "AnnouncedAndBroken")] == ["✓", "✗", "?", "!"]
+    assert "law gadget.works (G1): It is built, called and returns." in out
+    assert "calling it raised ArithmeticError: nought" in out
+    assert "case: size=1" in out
+    assert "likely cause: the component raised" in out
+    assert "to satisfy it: Work." in out
+    assert f"again: mapsto check {FILE}:Raises --laws gadget.works --kind gadget" in out
+    assert f"written: {tmp_path / 'a'}" in err
+
+
+def test_the_command_of_a_witness_finds_it_again(mapsto):
+    _, out, _ = mapsto("check", *gadgets("Raises"), "--laws", "works", "--seed", "7")
+    again = re.search(r"again: mapsto (.*)", out)[1].split()
+    code, out, _ = mapsto(*again)
+    assert code == 1
+    assert "calling it raised ArithmeticError: nought" in out
+    assert "seed 7" in out
+
+
+def test_the_files_hold_every_verdict(mapsto, tmp_path):
+    paths = {name: tmp_path / f"check.{name}" for name in ("json", "html", "junit")}
+    words = [word for name, path in paths.items() for word in (f"--{name}", path)]
+    code, _, _ = mapsto("check", *gadgets("Good", "Raises", "AnnouncedAndBroken", "Deadlocks"), "--limit", "0.03", *words)
+    assert code == 1
+    records = [json.loads(line) for line in paths["json"].read_text().splitlines()]
+    by = {(r["subject"].rpartition(":")[2], r["law"]): r for r in records}
+    assert len(records) == len(by) == 12
+    broken = by["Raises", "gadget.works"]
+    assert (broken["status"], broken["id"], broken["seed"], broken["kind"]) == ("fail", "G1", 0, "gadget")
+    assert broken["statement"] == "It is built, called and returns."
+    assert broken["witness"]["case"] == {"size": 1}
+    assert broken["versions"]["torch"]
+    assert by["AnnouncedAndBroken", "gadget.works"]["status"] == "expected failure"
+    assert by["Deadlocks", "gadget.meets"]["status"] == "unknown"
+    _page_is_whole(paths["html"].read_text())
+    root = ElementTree.parse(paths["junit"]).getroot()
+    cases = {(c.get("classname").rpartition(":")[2], c.get("name")): c for c in root.iter("testcase")}
+    assert cases.keys() == by.keys()
+    assert cases["Raises", "gadget.works"].find("failure").text.startswith(f"{FILE}:Raises fail: law gadget.works")
+    assert cases["Deadlocks", "gadget.meets"].find("error") is not None
+    assert cases["AnnouncedAndBroken", "gadget.works"].find("skipped").get("type") == "expected failure"
+    assert list(cases["Good", "gadget.works"].iter("failure")) == []
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
+
+
+def _page_is_whole(page: str) -> None:
+    anchors = re.findall(r'href="#([^"]+)"', page)
+    assert anchors
+    assert all(page.count(f'id="{anchor}"') == 1 for anchor in anchors)
+    assert "judge_law(" in page
+    assert not re.search(r'(src|href)="(?!#|data:)', page)  # it loads nothing
+    assert "calling it raised ArithmeticError: nought" in page
+
+
+def test_text_of_a_component_cannot_break_the_files(mapsto, tmp_path):
+    file = tmp_path / "nasty.py"
+    file.write_text(
+        f"from mapsto.core.recipes import load_file\nGadget = load_file({str(FILE)!r}).Gadget\n"
+        "class Nasty(Gadget):\n    def __call__(self, rank=0):\n"
+        "        print('\\x00\\x1b[31m\\udcff'.encode('utf-8', 'surrogatepass'))\n"
+        "        raise ValueError('</pre><script>alert(1)</script> \\x00 \\ud800 ]]>')\n"
+    )
+    words = ["--json", tmp_path / "a.json", "--html", tmp_path / "a.html", "--junit", tmp_path / "a.xml"]
+    code, out, _ = mapsto("check", f"{file}:Nasty", "--kind", "gadget", "--laws", "works", *words)
+    assert (code, "alert(1)" in out) == (1, True)
+    assert "<script>alert" not in (tmp_path / "a.html").read_text()
+    assert json.loads((tmp_path / "a.json").read_text())["status"] == "fail"
+    assert "alert(1)" in ElementTree.parse(tmp_path / "a.xml").getroot().find(".//failure").get("message")
+
+
+def test_what_owes_no_law_is_said_and_is_no_success(mapsto, tmp_path):
+    code, out, _ = mapsto("check", *gadgets("Good"), "--laws", "layer.layout", "--json", tmp_path / "a")
+    assert code == 1
+    assert "no law that was asked for is owed by a gadget" in out
+    assert "nothing was judged" in out
+    assert json.loads((tmp_path / "a").read_text())["status"] == "owes no law"
+
+
+def test_what_is_not_applicable_alone_is_no_success(mapsto):
+    code, out, _ = mapsto("check", *gadgets("Good"), "--laws", "meets")
+    assert code == 1
+    assert "not applicable: it does not declare `ranked`" in out
+
+
+def test_a_target_that_is_not_there_is_unknown_and_the_others_are_judged(mapsto):
+    code, out, _ = mapsto("check", "optimizer/adamv", *gadgets("Good"), "--laws", "works")
+    assert code == 1
+    assert "optimizer/adamv unknown: target" in out
+    assert "✓ works" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say what to check, or --list, or --explain LAW"),
+        (["adamw", "--gate", "--thorough"], "exclude each other"),
+        (["adamw", "--jobs", "0"], "at least 1 is wanted"),
+        (["adamw", "--limit", "-1"], "a number above 0 is wanted"),
+        (["--list", "--seed", "x"], "invalid int value: 'x'"),
+        (["adamw", "--markdown"], "--markdown is said with --list"),
+    ],
+)
+def test_wrong_usage(mapsto, words, said):
+    code, _, err = mapsto("check", *words)
+    assert code == 2
+    assert said in err
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_judged(mapsto, tmp_path):
+    code, out, err = mapsto("check", *gadgets("Hangs"), "--json", tmp_path / "no" / "a.json")
+    assert (code, out) == (1, "")
+    assert "a file in a folder that exists is wanted" in err
+
+
+def test_an_unknown_law_names_the_nearest(mapsto):
+    code, _, err = mapsto("check", *gadgets("Good"), "--laws", "layer.layuot")
+    assert code == 1
+    assert "did you mean 'layer.layout'?" in err
+
+
+def test_a_law_is_explained(mapsto):
+    code, out, _ = mapsto("check", "--explain", "L1")
+    assert code == 0
+    assert out.startswith("layer.gradients (L1), a law of layer")
+    for part in ("\n\nWhy: ", "\n\nTo satisfy it: ", "\n\nReal bugs it catches: ", "T3, gradcheck's defaults", "P0: it gates"):
+        assert part in out
+    assert "mapsto check layer --laws layer.gradients" in out
+    code, _, err = mapsto("check", "--explain", "layer.gradeints")
+    assert (code, "did you mean 'layer.gradients'?" in err) == (1, True)
+
+
+def test_laws_are_listed(mapsto):
+    code, out, _ = mapsto("check", "--list", "--kind", "optimizer")
+    assert code == 0
+    assert all(line.startswith(("law ", "optimizer.")) for line in out.splitlines())
+    code, out, _ = mapsto("check", "--list", "--gate", "schedule/step")
+    assert out.startswith("schedule/step (schedule): ")
+    assert "schedule.formula" in out
+    assert "schedule.tensor_rates" not in out
+
+
+def _started(tmp_path: Path, *words: object) -> subprocess.Popen[str]:
+    """A check of a good gadget and of one that hangs, at the time when it does."""
+    hangs = tmp_path / "hangs"
+    command = [sys.executable, "-m", "mapsto", "check", *gadgets("Good", "Hangs"), "--laws", "works", *map(str, words)]
+    running = subprocess.Popen(
+        [*command, "--jobs", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "GADGET_HANGS": str(hangs)},
+    )
+    for _ in range(1200):
+        if hangs.exists():
+            return running
+        time.sleep(0.05)
+    running.kill()
+    raise AssertionError("it did not start")
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def test_an_interruption_ends_the_workers_and_reports_what_there_is(tmp_path):
+    running = _started(tmp_path, "--json", tmp_path / "a.json")
+    below = _below(running.pid)
+    assert len(below) == 2  # the fork server and the worker
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "interrupted, 1 laws were not judged" in out
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "a.json").read_text())["status"] == "pass"
+    assert psutil.wait_procs(below, timeout=20)[1] == []
+
+
+def test_a_killed_checker_leaves_no_worker(tmp_path):
+    running = _started(tmp_path)
+    below = _below(running.pid)
+    assert len(below) == 2  # the fork server and the worker
+    running.kill()
+    running.communicate(timeout=60)
+    assert psutil.wait_procs(below, timeout=20)[1] == []
