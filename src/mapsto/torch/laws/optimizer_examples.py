@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -254,7 +255,18 @@ def state(optimizer: Any) -> dict[str, Any]:
     tree = copy.deepcopy(optimizer.state_dict())
     for group in tree.get("param_groups", []):
         group.pop("params", None)
-    return leaves(tree)
+    return leaves(plain(tree))
+
+
+def plain(tree: Any) -> Any:
+    """The tree with queues as lists and objects that hold tensors (preconditioners, projectors) as dicts of what they hold."""
+    if isinstance(tree, Mapping):
+        return {k: plain(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple, deque)):
+        return [plain(v) for v in tree]
+    if isinstance(tree, Tensor) or not hasattr(tree, "__dict__") or callable(tree):
+        return tree
+    return plain(vars(tree))
 
 
 def has_state(optimizer: Any) -> bool:

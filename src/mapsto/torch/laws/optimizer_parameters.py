@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from .compare import differs, same
-from .optimizer_examples import Problem, advance, build, fill, finite, options, problem_for, run, settle, weights
+from .optimizer_examples import Problem, advance, build, fill, finite, options, plain, problem_for, run, settle, weights
 
 laws = Laws("optimizer")
+
+MOVING = 12
+"""Updates after which even a rule with a warm-up of its own (AdaShift: ten) has moved."""
 
 
 # -- missing gradients --------------------------------------------------------------------------------------------------
@@ -51,6 +54,7 @@ def missing_gradients(trial: Trial) -> None:
                 )
             if rest in without and kept:
                 same(trial, "the state of a parameter without gradient", _own(optimizer, parameters[rest]), kept)
+        run(problem, optimizer, parameters, 4, MOVING)
         trial.control("with a gradient it moves", differs(weights(parameters), start))
     with trial.case(dtype="float64", shape=(0, 3)):
         empty = nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))
@@ -70,10 +74,8 @@ def missing_gradients(trial: Trial) -> None:
 
 
 def _own(optimizer: Any, parameter: Tensor) -> dict[str, Any]:
-    return {
-        k: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v)
-        for k, v in optimizer.state.get(parameter, {}).items()
-    }
+    held: dict[str, Any] = plain(copy.deepcopy(dict(optimizer.state.get(parameter, {}))))
+    return held
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ def groups(trial: Trial) -> None:
     ]
     alike = problem.parameters()
     uniform = build(trial, [{"params": alike, **choices[0]}])
-    for t in range(4):
+    for t in range(MOVING):
         with trial.case(dtype="float64", step=t + 1, groups=str(choices)), trial.component("an update of two groups"):
             advance(problem, both, parameters, t)
             for optimizer, own in parts:
@@ -136,7 +138,7 @@ def _frozen(trial: Trial, problem: Problem, lr: float) -> None:
     start = weights(parameters)
     with trial.case(dtype="float64", lr=0.0):
         with trial.component("updates of a group with lr=0"):
-            run(problem, optimizer, parameters, 0, 3)
+            run(problem, optimizer, parameters, 0, MOVING)
         after = weights(parameters)
         same(
             trial,
