@@ -43,8 +43,10 @@ class TracedOtherwise(nn.Module):
 
 
 class TracedAlike(nn.Module):
+    """Correct: compiled, it takes other operations with other roundings (as GRUCell and UpsamplingBilinear2d do)."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.maximum(x, x * 0.01) if torch.compiler.is_compiling() else nn.functional.leaky_relu(x, 0.01)
+        return torch.maximum(x, x / 100.0) if torch.compiler.is_compiling() else nn.functional.leaky_relu(x, 0.01)
 
 
 class StaleBuffer(nn.Module):
