@@ -48,7 +48,7 @@ def torch_export(
     """
     given, file = _asked("torch_export", model, inputs, path, ".pt2")
     with _written(file) as target, _evaluating(model) as module:
-        wanted = _outputs(module, given)
+        wanted = _outputs(module, given) if check else []  # before tracing: what it caches then has data
         shapes = _shapes(module, given, dynamic)
         program = _traced("torch_export", lambda: torch.export.export(module, given, dynamic_shapes=shapes))
         torch.export.save(program, target)

@@ -103,6 +103,12 @@ def max_error(got: Tensor, want: Tensor) -> float:
     return float(finite.max()) if finite.numel() else float("inf")
 
 
+def worst(got: Tensor, want: Tensor) -> list[int]:
+    """The index of the element that is furthest off."""
+    error = (got.detach().cpu().double() - want.detach().cpu().double()).abs().nan_to_num(nan=float("inf"))
+    return [int(i) for i in torch.unravel_index(error.argmax(), error.shape)]
+
+
 def relative_error(got: Tensor, want: Tensor) -> float:
     """Norm of the difference over the norm of `want`, in float64 (absolute where `want` is zero)."""
     a, b = got.detach().double(), want.detach().double()
@@ -142,7 +148,8 @@ def close_to_oracle(
         if (measured := max_error(mine[path], value)) > allowed:
             trial.fail(
                 f"{what}: {path} is {measured:.3g} from the float64 result, and {allowed:.3g} is allowed",
-                measured=measured, allowed=allowed, first={"tensor": path}, cause=cause or ratio_cause(mine[path], value),
+                measured=measured, allowed=allowed, first={"tensor": path, "index": worst(mine[path], value)},
+                cause=cause or ratio_cause(mine[path], value),
                 script=script,
             )  # fmt: skip
     trial.exercised(what, len(true))

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from ...core.laws import Subject, Trial
@@ -191,7 +192,12 @@ def called(trial: Trial, what: str, call: Callable[..., Any], given: tuple[Any, 
     """The outputs of a call that must work, from a seed."""
     with trial.component(what), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return outputs(call(*given))
+        made = outputs(call(*given))
+    for path, y in made.items():
+        if isinstance(y, FakeTensor):
+            said = f"{what}: {path} is a tensor without data"
+            trial.fail(said, first={"tensor": path}, cause="a tensor made while tracing was kept in a cache")
+    return made
 
 
 def agree(
