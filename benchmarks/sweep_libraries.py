@@ -33,15 +33,29 @@ LAYERS = {
 }
 
 
+GLOBAL = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "Prodigy", "AdaGC", "Adai", "AdamS")
+"""Rules with one estimate, norm or statistic for all parameters."""
+DRAWING = ("Kron", "Magma", "DASH")
+MOMENTUM = {"SGDP": {"momentum": 0.9}, "QHM": {"momentum": 0.9}, "SGDW": {"momentum": 0.9}}
+
+
 def _state_examples() -> None:
     """What the libraries' components do not say of themselves."""
     vectors = {"inputs": lambda size, generator: (torch.randn(size, 6, generator=generator),), "tags": ["row_independent"]}
     tokens = {"inputs": lambda size, generator: (torch.randn(size, 5, 16, generator=generator),), "tags": ["row_independent"]}
+    attends = {**tokens, "tags": ["row_independent", "single_precision"]}  # softmax is taken in float32
+    losses = ("SparsemaxLoss", "Entmax15Loss", "SparsemaxBisectLoss", "EntmaxBisectLoss", "NormmaxBisectLoss")
     stated: dict[str, dict[str, Any]] = {
         "lion_pytorch:Lion": {"formula": lion},
+        "pytorch_optimizer:Lion": {"formula": lion},
+        **{f"pytorch_optimizer:{n}": {"tags": ["across_parameters"]} for n in GLOBAL},
+        **{f"pytorch_optimizer:{n}": {"tags": ["stochastic"]} for n in DRAWING},
+        **{f"pytorch_optimizer:{n}": {"args": args} for n, args in MOMENTUM.items()},
+        "pytorch_optimizer:SoftF1Loss": {"tags": ["across_records"]},
         **{f"entmax:{n}": vectors for n in LAYERS["entmax"]},
-        **{f"x_transformers:{n}": {"args": {"dim": 16, "depth": 1, "heads": 2}, **tokens} for n in ("Encoder", "Decoder")},
-        "x_transformers:Attention": {"args": {"dim": 16, "heads": 2, "dim_head": 8}, **tokens},
+        **{f"entmax:{n}": {"args": {"ignore_index": 0}} for n in losses},  # a negative one ignores nothing
+        **{f"x_transformers:{n}": {"args": {"dim": 16, "depth": 1, "heads": 2}, **attends} for n in ("Encoder", "Decoder")},
+        "x_transformers:Attention": {"args": {"dim": 16, "heads": 2, "dim_head": 8}, **attends},
         **{f"x_transformers:{n}": {"args": {"dim": 16}, **tokens} for n in ("FeedForward", "RMSNorm", "ScaleNorm")},
     }
     for reference, example in stated.items():

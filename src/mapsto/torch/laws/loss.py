@@ -19,6 +19,7 @@ from .loss_examples import (
     ignoring,
     inputs,
     look,
+    mean_name,
     parts,
     records,
     settle,
@@ -282,7 +283,7 @@ def _reductions(trial: Trial) -> None:
         if plain.losses is None:
             trial.fail("with reduction='none' it returns a scalar", measured=plain.form, allowed="unreduced")
         same(trial, "the sum against none", _values(total), _values(plain), tolerance="T1", cause="another reduction")
-        mean = look(trial, build(trial, reduction="mean", **override), given)
+        mean = look(trial, build(trial, reduction=mean_name(trial), **override), given)
         if (stated_mean := trial.example.more.get("mean")) is not None:
             same(trial, "the mean", {"total": mean.total}, {"total": stated_mean(plain.losses, given)}, tolerance="T1")
             return
@@ -319,7 +320,7 @@ def _values(seen: Seen) -> dict[str, Any]:
 def _ignored(trial: Trial, index: int, override: dict[str, Any]) -> None:
     whole = inputs(trial, 7)
     kept = torch.tensor([0, 2, 3, 4, 6])
-    for reduction in ("none", "sum", "mean") if has_reductions(trial) else (None,):
+    for reduction in ("none", "sum", mean_name(trial)) if has_reductions(trial) else (None,):
         chosen = {**override, **({"reduction": reduction} if reduction else {})}
         with (
             trial.case(size=7, ignored=[1, 5], dtype="float64", reduction=reduction),

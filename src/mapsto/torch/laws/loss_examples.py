@@ -1,4 +1,10 @@
-"""Examples of losses: how one is built and fed, what it returns, what its mean divides by; the first three found by trying."""
+"""Examples of losses: how one is built and fed, what it returns, what its mean divides by; found by trying where not stated.
+
+Beyond `args` and `inputs` an author may state: `fixed`, which inputs are targets (default: the second); `axes`, the record
+axis of each input (0); `domain`, where predictions live (`real`); `weight`, what a mean divides by, as `mean_of` takes it;
+`ignore_index`; `mean`, what reduction="mean" is of (losses, inputs), where that is no weighted mean; `bounds`, `minimum`.
+Tags: `across_records` (records depend on one another), `ordered` (their order matters).
+"""
 
 from __future__ import annotations
 
@@ -218,6 +224,12 @@ def options(trial: Trial) -> dict[str, inspect.Parameter]:
 def has_reductions(trial: Trial) -> bool:
     """Whether reduction="none", "sum" and "mean" can be asked of it, and are not already settled by (total, weight)."""
     return "reduction" in options(trial) and form(build(trial)(*inputs(trial, 2))) != "weighted"
+
+
+def mean_name(trial: Trial) -> str:
+    """What its mean is called: its default, where that is neither `none` nor `sum`."""
+    usual = trial.example.args.get("reduction", options(trial)["reduction"].default)
+    return usual if isinstance(usual, str) and usual not in ("none", "sum") else "mean"
 
 
 def ignoring(trial: Trial) -> tuple[int, dict[str, Any]] | None:

@@ -1,6 +1,10 @@
 """Examples of optimizers: how one is built, a quadratic whose gradients change at each step, and a run over its steps.
 
-What an optimizer needs (a closure, sparse gradients, matrices alone, a learning rate) is found by trying, in a trial.
+What an optimizer needs (a closure, sparse gradients, matrices alone, a learning rate) is found by trying, in a trial. Beyond
+`args` an author may state `shapes` of parameters, a `formula` and `variants` of options for it, and `stuck` (O9). Tags:
+`needs_closure`, `needs_graph`, `sparse_only`; `across_parameters` (an update depends on other parameters), `one_group`,
+`stochastic`, `modifies_grad`, `many_calls` (of a closure), `first_update_free` (need not descend); claims that are then
+checked: `low_precision`, `complex`, `sparse`, `compilable`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Examples of schedules: arguments by the names that schedules use, an optimizer of two groups, and a run over steps."""
+"""Examples of schedules: arguments by the names that schedules use, an optimizer of two groups, and a run over steps.
+
+Beyond `args` an author may state a `formula`, f(t, base, **args) -> rate; `variants`, further arguments to check it with; and
+`steps`, how far it can be stepped (30). Tag: `absolute` (it sets rates itself and does not scale those of the groups).
+"""
 
 from __future__ import annotations
 
