@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import mapsto
+
 
 # `params` comes from the run, which builds the optimizer once the model is placed; the other arguments are the options
 # that a spec states. Nothing else is asked of it: no base class of ours, no hook.
@@ -39,3 +41,14 @@ class MyName(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(gradient, 1 - group["beta"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(momentum.sign(), alpha=group["lr"])
+
+
+# What its laws measure it against: the rule in float64 for one parameter, with a memory that is kept from step to step.
+def rule(w: Tensor, g: Tensor, t: int, memory: dict[str, Tensor], *, lr: float, beta: float, weight_decay: float) -> Tensor:
+    """w after update t = 1, 2, ..."""
+    del t  # this rule is the same at every step
+    memory["m"] = beta * memory.get("m", torch.zeros_like(g)) + (1 - beta) * g
+    return w - lr * (weight_decay * w + memory["m"].sign())
+
+
+mapsto.example(MyName, formula=rule, variants=({"weight_decay": 0.1},))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.data.order import Shuffled
 from mapsto.data import as_source
+from mapsto.data.order import Shuffled
 from mapsto.data.stream import Stream
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from mapsto.data.source import check_indices
+
 
 class MyName:
     """Points on two rings side by side: `input` [B, 2] float32, and `target` [B] int64, the ring that each lies on.
@@ -24,6 +26,7 @@ class MyName:
     # Any number of indices, in any order, some of them twice. Depend on nothing but the indices: then every run of the
     # same spec sees the same data, and going on at step 1,000,000 costs what going on at step 1 does.
     def __getitem__(self, indices: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.generic]]:
+        check_indices(indices, self.records, "my_name")  # NumPy would take a wrong one in silence
         target = indices % 2
         angle = indices * 2.399963  # the golden angle spreads any number of points evenly
         points = np.stack([np.cos(angle) + self.gap * (target - 0.5), np.sin(angle)], axis=-1)

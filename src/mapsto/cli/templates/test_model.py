@@ -1,12 +1,21 @@
-"""What a model owes here: the stated shape, gradients for every parameter, and something that it can learn."""
+"""The laws of layers, which a model owes too, and what this one says of itself: it can learn."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 import mapsto
+from mapsto.testing import laws_of
 
 MyName = mapsto.registry.get("model", "my_name")
+
+
+# Each law that its kind owes is a test of its own: `mapsto check model/my_name` prints them.
+@laws_of("model/my_name")
+def test_laws(law: Callable[[], None]) -> None:
+    law()
 
 
 def test_shapes_and_gradients() -> None:

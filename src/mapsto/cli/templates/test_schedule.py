@@ -1,15 +1,23 @@
-"""What a schedule owes: its shape over a run, and a state that goes on where it was saved."""
+"""The laws of schedules, and the shape of this one over a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 import mapsto
+from mapsto.testing import laws_of
 
 my_name = mapsto.registry.get("schedule", "my_name")
+
+
+# Each law that its kind owes is a test of its own: `mapsto check schedule/my_name` prints them.
+@laws_of("schedule/my_name")
+def test_laws(law: Callable[[], None]) -> None:
+    law()
 
 
 def made(**options: Any) -> tuple[torch.optim.Optimizer, Any]:
@@ -32,17 +40,6 @@ def test_it_rises_stays_and_falls() -> None:
     assert found[:10] == pytest.approx([2.0 * (t + 1) / 11 for t in range(10)])
     assert found[10:81] == [2.0] * 71
     assert found[81:] == pytest.approx([2.0 * (100 - t) / 20 for t in range(81, 100)])
-
-
-def test_it_goes_on_where_it_was_saved() -> None:
-    whole = rates(*made(), steps=100)
-    optimizer, schedule = made()
-    rates(optimizer, schedule, 40)
-    state, weights = schedule.state_dict(), optimizer.state_dict()
-    optimizer, schedule = made()
-    optimizer.load_state_dict(weights)
-    schedule.load_state_dict(state)
-    assert rates(optimizer, schedule, 60) == whole[40:]
 
 
 def test_shares_that_do_not_fit_are_refused() -> None:

@@ -1,12 +1,21 @@
-"""What a source owes: a batch for any indices, whose records depend on their index alone."""
+"""The laws of sources, and what this one says of itself."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
 import mapsto
+from mapsto.testing import laws_of
 
 MyName = mapsto.registry.get("source", "my_name")
+
+
+# Each law that its kind owes is a test of its own: `mapsto check source/my_name` prints them.
+@laws_of("source/my_name")
+def test_laws(law: Callable[[], None]) -> None:
+    law()
 
 
 def test_a_batch_has_one_row_an_index() -> None:
@@ -14,13 +23,6 @@ def test_a_batch_has_one_row_an_index() -> None:
     assert batch["input"].shape == (3, 2)
     assert batch["input"].dtype == np.float32
     assert batch["target"].tolist() == [1, 1, 1]
-
-
-def test_records_do_not_depend_on_what_is_gathered_with_them() -> None:
-    source = MyName(records=50)
-    everything, chosen = source[np.arange(50)], np.array([41, 0, 7, 7])
-    for name, values in source[chosen].items():
-        np.testing.assert_array_equal(values, everything[name][chosen])
 
 
 def test_points_lie_on_their_ring() -> None:
