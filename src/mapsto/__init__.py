@@ -12,6 +12,7 @@ from .core.errors import (
     CheckpointError,
     ComposeError,
     DataError,
+    ExportError,
     LossError,
     MapstoError,
     MissingExtra,
@@ -44,6 +45,7 @@ optimizer = decorator("optimizer")
 schedule = decorator("schedule")
 observer = decorator("observer")
 surgery = decorator("surgery")
+export = decorator("export")
 
 _LAZY = {"Run": "mapsto.engine.run", "build_program": "mapsto.torch"}
 
@@ -52,6 +54,7 @@ __all__ = [
     "CheckpointPlan",
     "ComposeError",
     "DataError",
+    "ExportError",
     "Kind",
     "LossError",
     "MapstoError",
@@ -66,6 +69,7 @@ __all__ = [
     "build_program",
     "derive",
     "example",
+    "export",
     "generator",
     "layer",
     "load_spec",
