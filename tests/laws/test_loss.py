@@ -96,6 +96,24 @@ def test_instances_keep_their_reduction(target: Any) -> None:
     assert judged(target, "loss.reductions").status == "pass"
 
 
+class Optional:
+    """A mean that ignores targets only where it is told which."""
+
+    def __init__(self, ignore_index: int | None = None) -> None:
+        self.ignore_index = ignore_index
+
+    def __call__(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, ignore_index=-1000 if self.ignore_index is None else self.ignore_index)
+
+
+def test_targets_are_ignored_only_where_the_loss_is_told_to() -> None:
+    made = judged(Optional, "loss.states_weight")
+    assert made.status == "fail"
+    assert made.witness is not None
+    assert made.witness.cause == "a mean of means; it divides by targets: say weight='targets'"
+    assert judged(Optional, "loss.reductions").status == "pass"
+
+
 def test_a_mean_over_nothing_is_not_a_number() -> None:
     made = judged(nn.CrossEntropyLoss, "loss.degenerate")
     assert made.status == "fail"

@@ -167,7 +167,8 @@ def _together(trial: Trial, cut: list[Seen], scales: Sequence[float] = ()) -> di
 def states_weight(trial: Trial) -> None:
     """What it returns says how much it weighs: a sum, unreduced losses, (total, weight), or a mean whose weight is stated."""
     settle(trial)
-    call = build(trial)
+    _, override = ignoring(trial) or (None, {})
+    call = build(trial, **override)
     kind = form(call(*inputs(trial, 2)))
     if kind != "scalar" or trial.has("across_records"):
         trial.exercised(f"its results are {kind}" if kind != "scalar" else "it depends on the batch, as it declares")
@@ -176,7 +177,7 @@ def states_weight(trial: Trial) -> None:
     given = _uneven(trial, sizes)
     pieces = parts(trial, given, sizes)
     with trial.case(parts=sizes, dtype="float64"), trial.component("the loss of a part"):
-        whole, cut = look(trial, build(trial), given), [look(trial, build(trial), p) for p in pieces]
+        whole, cut = look(trial, build(trial, **override), given), [look(trial, build(trial, **override), p) for p in pieces]
         if _close(torch.stack([p.total for p in cut]).sum(), whole.total):
             trial.exercised("it is a sum")
             return
