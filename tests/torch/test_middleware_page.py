@@ -18,9 +18,11 @@ PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 @pytest.fixture(scope="module")
 def shown():
     space: dict = {}
-    for block in PYTHON:
-        exec(block, space)
-    return space
+    with pytest.MonkeyPatch.context() as patch:  # a recipe that another test loaded may have mappings of the same names
+        patch.setattr(registry, "_decorated", {})
+        for block in PYTHON:
+            exec(block, space)
+        yield space
 
 
 def test_the_table_lists_what_there_is():
