@@ -188,7 +188,9 @@ def meta_init(trial: Trial) -> None:
             fixed,
             cause="memory that nothing filled; compute it in reset_parameters",
         )
-        same(trial, "the pass after loading", seen_by(trial, empty, given), seen_by(trial, original, given),
+        with trial.component("the pass after loading"):
+            found = seen_by(trial, empty, given)
+        same(trial, "the pass after loading", found, seen_by(trial, original, given),
              cause="state outside parameters and buffers is still on the meta device, or was never computed")  # fmt: skip
         trial.control("the poison was there", not before or differs(before, _tensors(original)))
 
