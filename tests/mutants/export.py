@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -348,6 +349,11 @@ def _of(law: str, kind: str, example: Example, *rows: tuple[str, Any, Any, str])
     ]
 
 
+ONNX = _of(
+    "layer.onnx", "layer", VECTORS,
+    ("the traced batch size in a reshape", HalvesOfTraced, Halves, "pytorch#133653"),
+    ("no translation to ONNX", Odd, Halves, "an operation without a translation"),
+)  # fmt: skip
 MUTANTS = [
     *_of(
         "export.fresh_inputs", "export", CLONED,
@@ -361,11 +367,7 @@ MUTANTS = [
     ),
     *_of("export.fresh_inputs", "layer", MASKS,
          ("the mask is dropped when tracing", MaskDropped, Masked, "masks taken to be full")),
-    *_of(
-        "layer.onnx", "layer", VECTORS,
-        ("the traced batch size in a reshape", HalvesOfTraced, Halves, "pytorch#133653"),
-        ("no translation to ONNX", Odd, Halves, "an operation without a translation"),
-    ),
+    *(ONNX if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnxscript") else ()),
     *_of(
         "export.dynamic_range", "export", BITS,
         ("`dynamic` is ignored", one_size, right, "pytorch#133653"),

@@ -176,6 +176,11 @@ def mean_in_half(x: Tensor) -> Tensor:
     return out / x.shape[-1]
 
 
+def widened(x: Tensor) -> Tensor:
+    """Halves come back as float32: everything after it runs in another dtype."""
+    return x.float() * 2 if x.dtype in (torch.float16, torch.bfloat16) else x * 2
+
+
 # -- U4: purity
 COUNT = {"calls": 0, "late": 0}
 
@@ -342,6 +347,7 @@ CHOICES: tuple[tuple[str, str, Any, Any, str, Example], ...] = (
     ("reference", "the tail is left out", softplus_without_tail, softplus_by_formula, "an unmasked tail", _with(softplus)),
     ("reference", "sums in half precision", mean_in_half, mean, "accumulating in half",
      Example(inputs=_long, more={"reference": lambda x: x.mean(-1)})),
+    ("reference", "halves come back wider", widened, pure, "a dtype that leaks out of autocast", _with(lambda x: x * 2)),
     ("purity", "a global counter", counted, pure, "opcheck passes it", ONE),
     ("purity", "every second call is rounded", warmed, pure, "an autotuner that changes kernels", ONE),
     ("purity", "one output buffer for all calls", buffered, pure, "a workspace given back", ONE),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
+from ...core.errors import MissingExtra
 from ...core.laws import Subject, Trial
 from ...core.random import derive
 from ..export import onnx_session, torch_export
@@ -172,7 +173,10 @@ def exported(
         dynamic = trial.subject.kind == "export" and not trial.has("static")
     with TemporaryDirectory(prefix="mapsto-export-") as folder:
         with trial.component("exporting it"):
-            artefact = cell.export(model or cell.build(torch.float32), cell.inputs(size, "traced"), Path(folder), dynamic)
+            try:
+                artefact = cell.export(model or cell.build(torch.float32), cell.inputs(size, "traced"), Path(folder), dynamic)
+            except MissingExtra as missing:
+                trial.skip(str(missing))
         yield artefact
 
 

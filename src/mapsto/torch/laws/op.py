@@ -225,6 +225,9 @@ def reference(trial: Trial) -> None:
                     usual = _draws(trial, eager, size, dtype, dtype, backward)
                 except RuntimeError:  # the framework has no such kernel: the true result, rounded, is the usual one
                     usual = {k: y.to(dtype) if y.is_floating_point() else y for k, y in true.items()}
+                cast = [k for k, y in usual.items() if k in got and got[k].dtype != y.dtype]
+                wrong = f"{cast[0]} is {got[cast[0]].dtype}, and {usual[cast[0]].dtype} is due" if cast else ""
+                trial.demand(not cast, wrong, first={"tensor": cast[0] if cast else ""}, cause="a cast")
                 whole = {k: y for k, y in true.items() if not y.is_floating_point()}
                 same(trial, "whole numbers", {k: y for k, y in got.items() if k in whole}, whole)
                 close_to_oracle(trial, "the operator", got, usual, true)
