@@ -100,14 +100,17 @@ def _judged(subject: Subject, law: Law, seed: int, thorough: bool) -> Verdict:
 
 @contextmanager
 def _settings_kept() -> Iterator[list[str]]:
-    """Put the frameworks' global settings back, and name those that were changed."""
+    """One thread, as in workers; then the frameworks' settings as they were, and the names of those that were changed."""
     wings, changed = law_wings(), list[str]()
-    before = [wing.globals() for wing in wings]
+    own = [wing.globals() for wing in wings]
+    for wing in wings:
+        wing.use_one_thread()
+    begun = [wing.globals() for wing in wings]
     try:
         yield changed
     finally:
-        for wing, settings in zip(wings, before, strict=True):
+        for wing, settings, before in zip(wings, own, begun, strict=True):
             now = wing.globals()
-            changed += [name for name, value in settings.items() if now.get(name) != value]
+            changed += [name for name, value in before.items() if now.get(name) != value]
             if now != settings:
                 wing.put_back(settings)

@@ -5,10 +5,13 @@ Each file here holds components and a list `MUTANTS`. `python -m tests.mutants` 
 
 from __future__ import annotations
 
+import atexit
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mapsto.check.process import Server
 from mapsto.core.laws import Example, Law, Subject, Trial, Verdict, find_law, verdict
 
 
@@ -61,7 +64,17 @@ def _judged_by_ranks(mutant: Mutant, law: Law, target: Any, seed: int) -> Verdic
 
     reference = f"{target.__module__}:{target.__qualname__}"
     subject = Subject(kind=mutant.kind or law.kinds[0], label=target.__name__, reference=reference, target=target)
-    return check([subject], only=[law.name], seed=seed)[0]
+    return check([subject], only=[law.name], seed=seed, served=_server())[0]
+
+
+@functools.cache
+def _server() -> Server:
+    """One fork server for all of them."""
+    from mapsto.check.runner import server
+
+    made = server(2)
+    atexit.register(made.close)
+    return made
 
 
 def _copier(target: Any) -> Callable[[], Any]:

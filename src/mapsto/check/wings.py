@@ -31,6 +31,10 @@ class LawWing(Protocol):
         """Set them as they were."""
         ...
 
+    def use_one_thread(self) -> None:
+        """Compute in one thread, as workers do, so that sums have one order everywhere."""
+        ...
+
     def seed(self, number: int) -> None:
         """Start the framework's global random stream anew."""
         ...

@@ -81,6 +81,11 @@ def put_back(settings: Mapping[str, Any]) -> None:
     torch.set_float32_matmul_precision(settings["matmul precision"])
 
 
+def use_one_thread() -> None:
+    """Compute in one thread, as workers do, so that sums have one order everywhere."""
+    torch.set_num_threads(1)
+
+
 def seed(number: int) -> None:
     """Start the framework's global random stream anew."""
     torch.manual_seed(number)
@@ -90,5 +95,5 @@ def join(rank: int, world: int, store: str) -> None:
     """Join a gloo group that meets at the file `store`."""
     import torch.distributed as dist
 
-    torch.set_num_threads(1)
+    use_one_thread()
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
