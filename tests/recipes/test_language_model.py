@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,10 +15,8 @@ import torch.nn.functional as F
 from recipe_runs import RECIPES, same, weights_at
 
 from mapsto import DataError, Run, Spec, load_spec
-from mapsto.core.recipes import load_file
 
 RECIPE = str(RECIPES / "language_model.py")
-recipe = load_file(RECIPE)
 TUNE = b"one two three four five six seven eight nine "  # 45 bytes: blocks of 32 begin at each of them
 SMALL = ("model.width=32", "model.layers=1", "model.heads=2", "data.train.batch_size=8", "evaluate_every=null")
 
@@ -29,11 +28,11 @@ def book(tmp_path: Path) -> Path:
     return path
 
 
-def small(book: Path, *changes: str) -> Spec:
+def small(recipe: ModuleType, book: Path, *changes: str) -> Spec:
     return recipe.spec(str(book), block=32).override(*SMALL, *changes)
 
 
-def test_every_byte_is_a_target_once(book: Path) -> None:
+def test_every_byte_is_a_target_once(recipe: ModuleType, book: Path) -> None:
     text = book.read_bytes()
     seen = []
     for split in ("train", "valid"):
@@ -46,13 +45,13 @@ def test_every_byte_is_a_target_once(book: Path) -> None:
     assert sorted(seen) == list(range(1, len(text)))
 
 
-def test_a_text_of_one_block_is_an_error(tmp_path: Path) -> None:
+def test_a_text_of_one_block_is_an_error(recipe: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_bytes(b"short")
     with pytest.raises(DataError, match=r"short\.txt is one block of 128 bytes, which leaves none for train"):
         recipe.TextBlocks("train", str(tmp_path / "short.txt"))
 
 
-def test_no_position_sees_what_comes_after() -> None:
+def test_no_position_sees_what_comes_after(recipe: ModuleType) -> None:
     torch.manual_seed(0)
     model = recipe.Transformer(width=16, context=12, heads=2, layers=2).double().eval()
     ids = torch.randint(0, 256, (1, 12))
@@ -64,10 +63,9 @@ def test_no_position_sees_what_comes_after() -> None:
     assert (seen > 1e-6).all(), "the control: the position itself and those after it do see the change"
 
 
-def test_the_loss_is_a_mean_over_targets_and_not_over_batches(book: Path, tmp_path: Path) -> None:
-    run = Run(
-        small(book, "data.valid.source.split=train", "data.valid.limit=null", "data.valid.batch_size=5"), tmp_path / "run"
-    )
+def test_the_loss_is_a_mean_over_targets_and_not_over_batches(recipe: ModuleType, book: Path, tmp_path: Path) -> None:
+    changes = ("data.valid.source.split=train", "data.valid.limit=null", "data.valid.batch_size=5")
+    run = Run(small(recipe, book, *changes), tmp_path / "run")
     source = run.reader("valid").source
     batch = source[np.arange(len(source))]
     ids, target = torch.from_numpy(batch["input"]), torch.from_numpy(batch["target"])
@@ -82,8 +80,8 @@ def test_the_loss_is_a_mean_over_targets_and_not_over_batches(book: Path, tmp_pa
     assert abs(np.mean(means) - exact) > 2e-5 * exact, "the control: a mean of the batches' means is another number"
 
 
-def test_learns_and_goes_on_with_a_text(book: Path, tmp_path: Path) -> None:
-    spec = small(book, "steps=300", "optimizer.lr=5e-3", "model.layers=2", "model.width=64")
+def test_learns_and_goes_on_with_a_text(recipe: ModuleType, book: Path, tmp_path: Path) -> None:
+    spec = small(recipe, book, "steps=300", "optimizer.lr=5e-3", "model.layers=2", "model.width=64")
     run = Run(spec, tmp_path / "run")
     result = run.fit()
     counts = np.bincount(np.frombuffer(book.read_bytes(), np.uint8))
@@ -98,7 +96,9 @@ def test_learns_and_goes_on_with_a_text(book: Path, tmp_path: Path) -> None:
     assert len(panel["rows"]) > 0
 
 
-def test_the_recipe_as_a_script_goes_on_with_a_text(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_as_a_script_goes_on_with_a_text(
+    recipe: ModuleType, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TEXT", str(book))
     Run(load_spec(RECIPE).override(*SMALL, "steps=3"), tmp_path / "run").fit()
     spoken = subprocess.run([sys.executable, RECIPE, str(tmp_path / "run"), "one two"], capture_output=True, check=False)
@@ -107,7 +107,7 @@ def test_the_recipe_as_a_script_goes_on_with_a_text(book: Path, tmp_path: Path, 
     assert len(spoken.stdout) >= len("one two") + 200
 
 
-def test_drawing_depends_on_its_seed_alone() -> None:
+def test_drawing_depends_on_its_seed_alone(recipe: ModuleType) -> None:
     torch.manual_seed(0)
     model = recipe.Transformer(width=16, context=8, heads=2, layers=1).eval()
     with torch.no_grad():
@@ -116,8 +116,8 @@ def test_drawing_depends_on_its_seed_alone() -> None:
     assert all(len(d) == 36 and d.startswith(b"mapsto") for d in drawn)
 
 
-def test_resumes_bitwise(book: Path, tmp_path: Path) -> None:
-    spec = small(book, "steps=6", "model.dropout=0.1", "checkpoint={every: 1, keep: null}")
+def test_resumes_bitwise(recipe: ModuleType, book: Path, tmp_path: Path) -> None:
+    spec = small(recipe, book, "steps=6", "model.dropout=0.1", "checkpoint={every: 1, keep: null}")
     Run(spec, tmp_path / "run").fit()
     whole = weights_at(spec, tmp_path / "run", 6)
     Run(spec, tmp_path / "run").fit(checkpoint=2)
@@ -125,7 +125,7 @@ def test_resumes_bitwise(book: Path, tmp_path: Path) -> None:
     assert not same(weights_at(spec, tmp_path / "run", 5), whole), "the control: a step changes the weights"
 
 
-def test_reads_the_standard_library_where_nothing_is_named(tmp_path: Path) -> None:
+def test_reads_the_standard_library_where_nothing_is_named(recipe: ModuleType, tmp_path: Path) -> None:
     run = Run(load_spec(RECIPE).override(*SMALL, "steps=40", "data.valid.limit=32", "optimizer.lr=1e-2"), tmp_path / "run")
     result = run.fit()
     assert run.reader("train").records * 128 > 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,12 +11,10 @@ import torch
 from recipe_runs import RECIPES, same, weights_at
 
 from mapsto import DataError, Run, load_spec
-from mapsto.core.recipes import load_file
 
 RECIPE = str(RECIPES / "text_classifier.py")
 TREC = Path("/work/shared/data/sentence_cls")
 WORDS = {"fruit": ["apple", "pear", "plum", "fig"], "tool": ["saw", "axe", "drill", "file"]}
-recipe = load_file(RECIPE)
 
 
 def sentences(label: str, count: int, seed: int) -> list[str]:
@@ -50,7 +49,9 @@ def texts(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return made
 
 
-def test_learns_from_files_of_ones_own(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learns_from_files_of_ones_own(
+    recipe: ModuleType, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TEXTS", str(texts))
     spec = load_spec(RECIPE).override("epochs=25", "data.train.batch_size=16", "model.width=32")
     assert spec.task.args["labels"] == ("fruit", "tool")
@@ -61,7 +62,9 @@ def test_learns_from_files_of_ones_own(texts: Path, tmp_path: Path, monkeypatch:
     assert untrained["accuracy"] < 0.9, "the control: without training the classes are not told apart"
 
 
-def test_a_run_folder_needs_no_environment(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_folder_needs_no_environment(
+    recipe: ModuleType, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TEXTS", str(texts))
     run = Run(load_spec(RECIPE).override("steps=2"), tmp_path / "run")
     run.fit()
@@ -70,7 +73,7 @@ def test_a_run_folder_needs_no_environment(texts: Path, tmp_path: Path, monkeypa
     assert Run.resume(tmp_path / "run").evaluate("test") == before
 
 
-def test_resumes_bitwise_with_buckets_and_dropout(tmp_path: Path) -> None:
+def test_resumes_bitwise_with_buckets_and_dropout(recipe: ModuleType, tmp_path: Path) -> None:
     spec = recipe.spec(str(as_folder(tmp_path / "texts"))).override(
         "steps=8", "data.train.batch_size=32", "data.train.window=2", "checkpoint.every=1", "checkpoint.keep=null"
     )
@@ -82,7 +85,7 @@ def test_resumes_bitwise_with_buckets_and_dropout(tmp_path: Path) -> None:
     assert not same(weights_at(spec, tmp_path / "run", 7), whole), "the control: a step changes the weights"
 
 
-def test_splits_are_complete_and_share_no_text() -> None:
+def test_splits_are_complete_and_share_no_text(recipe: ModuleType) -> None:
     splits = {name: recipe.Texts(name) for name in ("train", "valid", "test")}
     everything = recipe.Texts("all")
     assert sum(map(len, splits.values())) == len(everything) > 5000
@@ -91,7 +94,7 @@ def test_splits_are_complete_and_share_no_text() -> None:
     assert set(np.unique(splits["test"].target)) == set(range(len(recipe.PACKAGES)))
 
 
-def test_batches_hold_texts_of_similar_length() -> None:
+def test_batches_hold_texts_of_similar_length(recipe: ModuleType) -> None:
     spec = recipe.spec()
     padding = {}
     for name, one in (("bucketed", spec), ("control", spec.override("data.train.bucket_by=null"))):
@@ -101,7 +104,7 @@ def test_batches_hold_texts_of_similar_length() -> None:
     assert padding["bucketed"] < 0.1 < padding["control"]
 
 
-def test_padding_has_no_influence() -> None:
+def test_padding_has_no_influence(recipe: ModuleType) -> None:
     torch.manual_seed(0)
     net = recipe.TextNet(50, 3, width=8).double().eval()
     ids = torch.randint(1, 50, (4, 7))
@@ -115,13 +118,13 @@ def test_padding_has_no_influence() -> None:
     assert net(padded[:1] * 0, longer[:1] & False).isfinite().all(), "a text without words is still a text"
 
 
-def test_a_class_of_another_file_is_an_error(tmp_path: Path) -> None:
+def test_a_class_of_another_file_is_an_error(recipe: ModuleType, tmp_path: Path) -> None:
     path = as_lines(tmp_path / "lines.txt")
     with pytest.raises(DataError, match="class 'fruit' of .*lines.txt is not one of metal, tool"):
         recipe.Texts("train", str(path), classes=["metal", "tool"])
 
 
-def test_tells_the_packages_of_the_standard_library_apart(tmp_path: Path) -> None:
+def test_tells_the_packages_of_the_standard_library_apart(recipe: ModuleType, tmp_path: Path) -> None:
     run = Run(load_spec(RECIPE).override("epochs=4", "optimizer.lr=6e-3"), tmp_path / "run")
     run.fit()
     target = run.reader("test").source.target
@@ -131,7 +134,7 @@ def test_tells_the_packages_of_the_standard_library_apart(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not (TREC / "TREC.train.all").is_file(), reason="the TREC questions are not here")
-def test_answers_what_a_question_asks_for(tmp_path: Path) -> None:
+def test_answers_what_a_question_asks_for(recipe: ModuleType, tmp_path: Path) -> None:
     spec = recipe.spec(str(TREC / "TREC.train.all"), encoding="latin-1")
     test = [f"data.test.source.path={TREC / 'TREC.test.all'}", "data.test.source.split=all"]
     run = Run(spec.override("epochs=6", *test), tmp_path / "run")
