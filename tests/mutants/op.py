@@ -181,6 +181,15 @@ def widened(x: Tensor) -> Tensor:
     return x.float() * 2 if x.dtype in (torch.float16, torch.bfloat16) else x * 2
 
 
+def angle(y: Tensor, x: Tensor) -> Tensor:
+    """Its gradient overflows in float16 near the origin, as that of the reference does."""
+    return torch.atan2(y, x)
+
+
+def angle_turned(y: Tensor, x: Tensor) -> Tensor:
+    return torch.atan2(x, y)
+
+
 # -- U4: purity
 COUNT = {"calls": 0, "late": 0}
 
@@ -348,6 +357,8 @@ CHOICES: tuple[tuple[str, str, Any, Any, str, Example], ...] = (
     ("reference", "sums in half precision", mean_in_half, mean, "accumulating in half",
      Example(inputs=_long, more={"reference": lambda x: x.mean(-1)})),
     ("reference", "halves come back wider", widened, pure, "a dtype that leaks out of autocast", _with(lambda x: x * 2)),
+    ("reference", "two arguments change places", angle_turned, angle, "an argument order taken from another library",
+     Example(inputs=TWO.inputs, more={"reference": torch.atan2})),
     ("purity", "a global counter", counted, pure, "opcheck passes it", ONE),
     ("purity", "every second call is rounded", warmed, pure, "an autotuner that changes kernels", ONE),
     ("purity", "one output buffer for all calls", buffered, pure, "a workspace given back", ONE),

@@ -230,10 +230,19 @@ def reference(trial: Trial) -> None:
                 trial.demand(not cast, wrong, first={"tensor": cast[0] if cast else ""}, cause="a cast")
                 whole = {k: y for k, y in true.items() if not y.is_floating_point()}
                 same(trial, "whole numbers", {k: y for k, y in got.items() if k in whole}, whole)
+                _excuse(got, usual, true)
                 close_to_oracle(trial, "the operator", got, usual, true)
     with trial.case(size=3):
         one, other = (_draws(trial, eager, 3, torch.float64, torch.float64, False, stream=s) for s in ("a", "b"))
         trial.control("other inputs give another result", differs(one, other))
+
+
+def _excuse(got: dict[str, Tensor], usual: dict[str, Tensor], true: dict[str, Tensor]) -> None:
+    """Take out elements where the reference itself overflows in this dtype: nothing is owed there."""
+    for name in got.keys() & usual.keys() & true.keys():
+        lost = ~usual[name].isfinite() & true[name].isfinite()
+        for results in (got, usual, true):
+            results[name] = results[name].masked_fill(lost, 0)
 
 
 def _draws(
