@@ -206,7 +206,9 @@ def test_a_plugin_whose_target_is_not_of_its_kind(install: Install) -> None:
 def test_an_entry_point_that_is_not_kind_slash_name(name: str) -> None:
     registry = points((name, "x:y"), ("loss/good", "json:loads"))
     assert [entry.name for entry in registry.entries()] == ["good"]
-    with pytest.raises(UnknownName, match=r"left out: an unnamed distribution: entry point '.*' of group 'mapsto' must be named"):
+    with pytest.raises(
+        UnknownName, match=r"left out: an unnamed distribution: entry point '.*' of group 'mapsto' must be named"
+    ):
         registry.get("loss", "thing")
 
 
