@@ -244,3 +244,51 @@ def test_a_killed_checker_leaves_no_worker(tmp_path):
     running.kill()
     running.communicate(timeout=60)
     assert psutil.wait_procs(below, timeout=20)[1] == []
+
+
+SPEC = f"""
+from mapsto import Spec, use
+from mapsto.core.recipes import load_file
+
+load_file({str(FILE)!r})
+
+
+def spec():
+    table = use("arrays", input=[[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]] * 4, target=[0, 1, 1, 1] * 4)
+    data = {{"train": {{"source": table, "transforms": [use("scale", factor=2.0)], "batch_size": 4, "shuffle": True}}}}
+    return Spec(
+        name="gates", model=use("torch.nn:Linear", in_features=2, out_features=2), data=data, epochs=1,
+        task=use("regression", loss=use("huber", delta=0.5)), middleware=[use("clip_norm", max_norm=1.0)],
+    )
+"""
+
+
+def test_a_spec_is_its_parts_with_their_arguments_and_the_program(mapsto, tmp_path):
+    file = tmp_path / "gates.py"
+    file.write_text(SPEC)
+    laws = "layer.purity,loss.additivity,optimizer.groups,reader.shards,source.gather,transform.purity,middleware.neutral"
+    code, out, _ = mapsto("check", file, "--laws", laws, "--json", tmp_path / "a.json")
+    found = {r["subject"]: r for r in map(json.loads, (tmp_path / "a.json").read_text().splitlines())}
+    assert {name: r["status"] for name, r in found.items() if r["status"] != "owes no law"} == {
+        "model": "pass",
+        "task.loss": "pass",
+        "optimizer": "pass",
+        "middleware.clip_norm": "pass",
+        "data.train": "pass",
+        "data.train.source": "pass",
+        "data.train.transforms.0": "pass",
+    }, out
+    assert code == 0
+    assert found["task.loss"]["reference"] == f"{file}#task.loss"
+    assert {name for name, r in found.items() if r["status"] == "owes no law"} == {"task", "gates"}
+    assert found["gates"]["kind"] == "program"
+
+
+def test_a_part_of_a_spec_that_does_not_fit_is_told_and_the_others_are_judged(mapsto, tmp_path):
+    file = tmp_path / "misfit.py"
+    file.write_text(SPEC.replace("max_norm=1.0", "max_nrm=1.0"))
+    code, out, _ = mapsto("check", file, "--laws", "optimizer.groups")
+    assert code == 1
+    assert "middleware.clip_norm unknown: target" in out
+    assert "did you mean 'max_norm'?" in out
+    assert "✓ groups" in out

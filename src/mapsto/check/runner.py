@@ -291,7 +291,7 @@ class _Run:
         subject, law = task
         return Verdict(
             subject=subject.label, kind=subject.kind, law=law.name, id=law.id, priority=law.priority, status="unknown",
-            reason=reason, seconds=seconds, seed=self.seed, output=output[-2000:],
+            reason=reason, seconds=seconds, seed=self.seed, output=output[-2000:], reference=subject.reference,
         )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ from .wings import law_wings
 
 UNCHECKED = ("law", "kind")
 """Kinds that are not mappings of a run."""
+REBUILT = ("model", "layer", "source", "order", "transform")
+"""Kinds whose mapping is what calling the target gives, whatever laws ask of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,17 +269,26 @@ def _nested(checked: Checked) -> Iterator[Checked]:
 
 
 def _of_part(checked: Checked, argument: str, seed: int) -> Subject:
-    """A part as a subject: built anew by its own arguments where its kind is given nothing, else with them as its example."""
+    """A part as a subject, with its arguments as those of its example; what holds parts of its own is built anew each time.
+
+    A reader is judged on records that its laws know, with its own options: its source and transforms are subjects themselves.
+    """
     assert checked.kind is not None
-    kind, stated, make = checked.kind, _stated(checked.target), None
-    if not kind.given and not kind.is_mapping(checked.target):
-        make = _builder(checked, seed)
-    args = {name: _plain(value, seed) for name, value in checked.args.items()}
+    kind, stated = checked.kind, _stated(checked.target)
+    make = _builder(checked, seed) if kind.name in REBUILT and not kind.is_mapping(checked.target) else None
+    kept = {n: v for n, v in checked.args.items() if kind.name != "reader" or not _holds(v, ("source", "transform"))}
+    args = {name: _plain(value, seed) for name, value in kept.items()}
     example = replace(stated, args={**stated.args, **args})
     reference = f"{argument}#{checked.path}"
     return complete(
         Subject(kind=kind.name, label=checked.path, reference=reference, target=checked.target, example=example, make=make)
     )
+
+
+def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
+    """Whether an argument is a part of one of the kinds, or a list of such."""
+    items = value if type(value) in (list, tuple) else [value]
+    return any(isinstance(v, Checked) and v.kind is not None and v.kind.name in kinds for v in items)
 
 
 def _builder(checked: Checked, seed: int) -> Callable[[], Any]:

@@ -46,8 +46,8 @@ def details(made: Verdict, law: Law | None, *, script: bool = False) -> list[str
 
 def command(made: Verdict) -> str:
     """The command that judges this law on this subject again."""
-    target = made.subject if "/" in made.subject or ":" in made.subject else "TARGET"
-    kind = f" --kind {made.kind}" if ":" in target else ""
+    target, part, _ = (made.reference or made.subject).partition("#")
+    kind = f" --kind {made.kind}" if ":" in target and not part else ""
     seed = f" --seed {made.seed}" if made.seed else ""
     return f"mapsto check {shlex.quote(target)} --laws {made.law}{kind}{seed}"
 

@@ -65,7 +65,7 @@ def judge(request: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
     started = time.perf_counter()
     made = Verdict(
         subject=request["label"], kind=request["kind"], law=request["law"], id=request["id"], priority=request["priority"],
-        status="unknown", seed=request["seed"],
+        status="unknown", seed=request["seed"], reference=request["reference"],
     )  # fmt: skip
     try:
         with quiet(request):

@@ -117,6 +117,7 @@ class Verdict:
     seconds: float = 0.0
     seed: int = 0
     output: str = ""
+    reference: str = ""
 
 
 class Violation(Exception):  # not an error of the checker
@@ -268,6 +269,7 @@ def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
         seconds=seconds,
         seed=trial.seed,
         output=output,
+        reference=trial.subject.reference,
     )
     return settle(made, trial.example)
 
