@@ -31,7 +31,7 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     "U1",
     "opcheck",
     priority=0,
-    seconds=120,
+    seconds=90,
     why="An undeclared mutation, or a wrong shape or stride of the fake implementation, breaks compile and export silently.",
     satisfy="Declare mutates_args truly; let register_fake give the kernel's shapes, strides and dtypes for every input.",
     catches=("an undeclared mutation", "a fake implementation with other strides", "a backward not registered for autograd"),

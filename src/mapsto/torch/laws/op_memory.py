@@ -174,7 +174,7 @@ def _guarded_call(trial: Trial, op: Operator, size: int, fill: float) -> tuple[d
     "U6",
     "compiled_mutation",
     priority=1,
-    seconds=120,
+    seconds=90,
     why="The compiler turns writing into copying and back; it trusts what the operator declares, and views break that first.",
     satisfy="Declare every input that is written, write only its elements, read before writing; or tags={'no_alias'}.",
     catches=("pytorch#130487", "pytorch#153389", "an input written but not declared beside one that is"),
