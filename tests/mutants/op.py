@@ -135,7 +135,7 @@ def _square_backward(careful: bool) -> Kernel:
     return backward
 
 
-RAW_SQUARE, SQUARE, SQUARE_EXPANDED = (op(n, k) for n, k in (
+RAW_SQUARE, SQUARE, SQUARE_EXPANDED = (op(n, k, fake=lambda x: torch.empty(x.shape, dtype=x.dtype)) for n, k in (
     ("raw_square", raw_square), ("square", careful_square), ("square_expanded", careful_square)))  # fmt: skip
 SQUARE.register_autograd(_square_backward(True), setup_context=_keep)
 SQUARE_EXPANDED.register_autograd(_square_backward(False), setup_context=_keep)

@@ -119,7 +119,7 @@ def called(trial: Trial, op: Operator, given: tuple[Any, ...]) -> dict[str, Any]
     """The outputs, and what it left in the inputs that it says it writes to; started from the trial's seed."""
     torch.manual_seed(derive(trial.seed, "call") % (1 << 63))
     made = op.call(*given)
-    seen = {f"output {k}": _kept(y) for k, y in leaves(made).items() if y is not None}
+    seen = {k if k == "output" else f"output {k}": _kept(y) for k, y in leaves(made).items() if y is not None}
     return seen | {f"input {i}": _kept(given[i]) for i in op.mutated}
 
 
