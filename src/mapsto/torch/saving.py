@@ -40,6 +40,9 @@ def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
     if (tree["schedule"] is None) != (state.schedule is None):
         has, lacks = ("run", "checkpoint") if tree["schedule"] is None else ("checkpoint", "run")
         raise CheckpointError(f"the {has} has a schedule and the {lacks} has none")
+    if state.schedule is not None:  # `load_state_dict` of schedules takes what there is; private names differ by version
+        own = {n for n in state.schedule.state_dict() if not n.startswith("_")}
+        same_keys("schedule", own & set(tree["schedule"]), sorted(own))
     state.model.load_state_dict(tree["model"])
     if state.schedule is not None:
         state.schedule.load_state_dict(tree["schedule"])

@@ -90,6 +90,7 @@ class EMA:
         return {"updates": self.updates, "averages": dict(self.averages)}
 
     def load_state_dict(self, tree: Mapping[str, Any]) -> None:
+        same_keys("ema", tree, ("updates", "averages"))
         same_keys("ema average", tree["averages"], self.averages)
         for name, average in self.averages.items():
             if tree["averages"][name].shape != average.shape:

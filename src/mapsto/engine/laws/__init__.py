@@ -1,0 +1,1 @@
+"""The laws of what a run is made of: observers, and the checkpoints of whole programs."""
