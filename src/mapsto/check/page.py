@@ -10,7 +10,7 @@ from ..core.errors import require
 from ..core.laws import BAD, TOLERANCES, Verdict
 from .results import Results, versions
 from .terminal import MARKS
-from .words import command, pairs
+from .words import command, number, pairs
 
 
 def environment() -> Any:
@@ -89,11 +89,13 @@ def _statement(results: Results, name: str) -> str:
     return results.laws[name].statement if name in results.laws else ""
 
 
-def _shown(made: Verdict, number: int, results: Results) -> dict[str, Any]:
+def _shown(made: Verdict, place: int, results: Results) -> dict[str, Any]:
     law, witness = results.laws.get(made.law), made.witness
     rows = []
     if witness is not None:
-        measured = f"{witness.measured}, and {witness.allowed} is allowed" if witness.measured is not None else ""
+        measured = (
+            f"{number(witness.measured)}, and {number(witness.allowed)} is allowed" if witness.measured is not None else ""
+        )
         rows = [
             ("smallest case", pairs(witness.case, "=")),
             ("measured", measured),
@@ -108,7 +110,7 @@ def _shown(made: Verdict, number: int, results: Results) -> dict[str, Any]:
             ("it catches", "; ".join(law.catches)),
         ]
     return {
-        "anchor": f"v{number}-" + re.sub(r"\W+", "-", f"{made.subject}-{made.law}").strip("-").lower(),
+        "anchor": f"v{place}-" + re.sub(r"\W+", "-", f"{made.subject}-{made.law}").strip("-").lower(),
         "subject": made.subject, "kind": made.kind, "law": made.law, "id": made.id, "status": made.status,
         "css": _css(made.status), "linked": made.status in (*BAD, "expected failure"), "reason": made.reason,
         "seconds": made.seconds, "statement": law.statement if law is not None else "",

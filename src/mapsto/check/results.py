@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from ..core.laws import BAD, Law, Subject, Verdict
-from .runner import record
+from .runner import ORDER, record
 from .targets import Problem
 
 REPORTED = ("mapsto", "torch", "jax", "tensorflow", "numpy")
@@ -74,13 +74,13 @@ class Results:
         return [v for v in self.verdicts if v.kind == kind and v.subject == subject]
 
     def groups(self, *statuses: str) -> list[list[Verdict]]:
-        """Verdicts of these statuses; those that could not be told, of one subject and for one reason, together."""
+        """Verdicts of these statuses, the worst first; a subject's that could not be told for one reason stand together."""
         found: dict[tuple[str, ...], list[Verdict]] = {}
         for v in self.verdicts:
             if v.status in statuses:
                 alone = v.law if v.status != "unknown" else ""
                 found.setdefault((v.kind, v.subject, v.status, v.reason, alone), []).append(v)
-        return list(found.values())
+        return sorted(found.values(), key=lambda group: ORDER.index(group[0].status))
 
     def summary(self) -> str:
         """The whole in a sentence."""

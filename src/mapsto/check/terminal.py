@@ -36,7 +36,7 @@ def lines(results: Results, *, width: int = 100, ascii_only: bool = False) -> It
         yield paper.legend({v.status for v in results.verdicts})
     yield from witnesses(results)
     for subject in results.lawless:
-        yield Text(f"{subject.label}: no law that was asked for is owed by a {subject.kind}; nothing is said of it", "yellow")
+        yield Text(f"{subject.label}: a {subject.kind} owes no law that was asked for; nothing is said of it", "yellow")
     yield Text(results.summary(), "bold green" if results.succeeded else "bold red")
 
 

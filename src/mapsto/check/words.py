@@ -28,7 +28,10 @@ def details(made: Verdict, law: Law | None, *, script: bool = False) -> list[str
         if w.case:
             lines.append("  case: " + pairs(w.case, "="))
         if w.measured is not None:
-            lines.append(f"  measured {w.measured}, allowed {w.allowed}" + (f" ({law.tolerance})" if law is not None else ""))
+            lines.append(
+                f"  measured {number(w.measured)}, allowed {number(w.allowed)}"
+                + (f" ({law.tolerance})" if law is not None else "")
+            )
         if w.first:
             lines.append("  first: " + pairs(w.first, " "))
         if w.cause:
@@ -50,6 +53,11 @@ def command(made: Verdict) -> str:
     kind = f" --kind {made.kind}" if ":" in target and not part else ""
     seed = f" --seed {made.seed}" if made.seed else ""
     return f"mapsto check {shlex.quote(target)} --laws {made.law}{kind}{seed}"
+
+
+def number(value: object) -> str:
+    """A number in six digits; anything else as it is."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def pairs(data: Mapping[str, object], between: str) -> str:
