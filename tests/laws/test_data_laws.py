@@ -12,7 +12,12 @@ from mapsto.core.laws import Example, Subject, Trial, find_law, laws_for, verdic
 from mapsto.core.registry import registry
 from mapsto.testing import laws_of
 
-OWN = [e.key for kind in ("source", "order", "reader", "transform") for e in registry.entries(kind) if e.origin.startswith("mapsto")]
+OWN = [
+    e.key
+    for kind in ("source", "order", "reader", "transform")
+    for e in registry.entries(kind)
+    if e.origin.startswith("mapsto")
+]
 
 
 @laws_of(*OWN, thorough=True)
