@@ -261,12 +261,13 @@ class PadsRanks(Batches):
 
 def _ranked(task=sums, middleware=(), reader=None):
     source = {"source": {"use": "mapsto.engine.laws.runs:Blobs"}, "batch_size": 8}
-    data = {"train": source} if reader is None else {"train": use(reader, **source)}
+    train = {**source, "shuffle": True, "transforms": [{"use": "mapsto.engine.laws.runs:jitter"}]}  # drawn for each shard
+    data = {"train": train, "valid": source if reader is None else use(reader, **source)}
     return usual(task=task, middleware=middleware, data=data, optimizer=use("sgd", lr=0.05))
 
 
 def ranked():
-    return _ranked()
+    return _ranked(middleware=[use("mixup", alpha=0.4)])
 
 
 def ranked_means():

@@ -28,17 +28,25 @@ RECORDS = 13
 STEPS = 3
 
 
-def _made(trial: Trial) -> tuple[Program, Any]:
-    """The program of the spec in float64, and its training reader with batches of 13 records."""
+def _made(trial: Trial, names: tuple[str, ...] = ("train",), *, middleware: bool = True) -> tuple[Program, Any]:
+    """The program of the spec in float64, and its first reader of those names with batches of 13 records."""
     target = trial.subject.target
     spec = target if isinstance(target, Spec) else target(**trial.example.args)
     if not isinstance(spec, Spec):
         trial.undecided(f"a program is checked from a mapsto.Spec, and {trial.subject.label} gave a {type(spec).__name__}")
     with trial.component("building the program"):
-        reader = build(_thirteen(spec.data["train"]), "reader", path="data.train", offers={"seed": spec.seed})
+        name = next(n for n in names if n in spec.data)
+        reader = build(_thirteen(spec.data[name]), "reader", path=f"data.{name}", offers={"seed": spec.seed})
         steps = {"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed}
         program = build_program(
-            spec.model, spec.task, spec.optimizer, spec.schedule, spec.middleware, seed=spec.seed, device="cpu", offers=steps
+            spec.model,
+            spec.task,
+            spec.optimizer,
+            spec.schedule,
+            spec.middleware if middleware else (),
+            seed=spec.seed,
+            device="cpu",
+            offers=steps,
         )
     program.model.double()
     for parameter in program.state.parameters:
@@ -130,7 +138,7 @@ def ranks(trial: Trial) -> None:
             same(trial, "gradients of two ranks", got, wanted, tolerance="T1", cause=_ratio(got, wanted))
             if mean is not None:
                 trial.control("a mean of means differs", differs(mean, wanted) and _far(mean, wanted))
-                _whole(trial, reader)
+                _whole(trial, batches)
             with trial.component("the update"):
                 for program, metrics in ((one, {"loss": pair}), (two, {**found, "loss": (total, weight)})):
                     program.update(program.state, metrics)
@@ -158,20 +166,32 @@ def _ratio(got: dict[str, Tensor], want: dict[str, Tensor]) -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def _whole(trial: Trial, reader: Any) -> None:
-    """Without dropout and batch statistics (evaluation mode) the whole batch has the gradient of its micro-shards."""
-    if trial.has("per_batch"):
+def _whole(trial: Trial, batches: dict[int, dict[str, Any]]) -> None:
+    """Without dropout, batch statistics and middleware a batch has the gradient of its micro-shards."""
+    joined = _joined(list(batches.values()))
+    if trial.has("per_batch") or joined is None:
         return
     gradients = []
-    for shards in (2, 1):
-        made, _ = _made(trial)
+    for parts in (batches, {0: joined}):
+        made, _ = _made(trial, middleware=False)
         made.model.eval()
         with trial.component("a pass over the batch"):
-            pair = _sums(made, {s: _shard(made, reader, 0, s, shards) for s in range(shards)})["loss"]
+            pair = _sums(made, parts)["loss"]
         gradients.append(_divided(made, pair[1]))
     with trial.case(mode="evaluation"):
-        cause = _ratio(*gradients) or "something depends on which records are computed together, or divides by their number"
+        cause = _ratio(*gradients) or "the task looks at the records of a batch together, or divides by their number"
         same(trial, "micro-shards and the whole batch", gradients[0], gradients[1], tolerance="T1", cause=cause)
+
+
+def _joined(batches: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Batches one after another; None where their records differ in shape (padded to the longest of each)."""
+    found: dict[str, Any] = {}
+    for name, first in batches[0].items():
+        values = [b[name] for b in batches]
+        if not isinstance(first, Tensor) or any(v.shape[1:] != first.shape[1:] for v in values):
+            return None
+        found[name] = torch.cat(values)
+    return found
 
 
 @laws.law(
@@ -187,7 +207,7 @@ def _whole(trial: Trial, reader: Any) -> None:
 )
 def exact_evaluation(trial: Trial) -> None:
     """Evaluated by two ranks each record counts once: the same records, and the mean loss of one rank."""
-    program, reader = _made(trial)
+    program, reader = _made(trial, ("test", "valid", "train"))
     plain = reader.sequential() if hasattr(reader, "sequential") else reader
     keys: list[Any] = []
     sums = torch.zeros(2, dtype=torch.float64)
