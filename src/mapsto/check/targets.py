@@ -271,12 +271,15 @@ def _nested(checked: Checked) -> Iterator[Checked]:
 def _of_part(checked: Checked, argument: str, seed: int) -> Subject:
     """A part as a subject, with its arguments as those of its example; what holds parts of its own is built anew each time.
 
-    A reader is judged on records that its laws know, with its own options: its source and transforms are subjects themselves.
+    A reader is judged on records that its laws know, with its own options: its source and transforms are subjects themselves,
+    and a function of its own records (such as a length to bucket by) says nothing of those.
     """
     assert checked.kind is not None
     kind, stated = checked.kind, _stated(checked.target)
     make = _builder(checked, seed) if kind.name in REBUILT and not kind.is_mapping(checked.target) else None
-    kept = {n: v for n, v in checked.args.items() if kind.name != "reader" or not _holds(v, ("source", "transform"))}
+    kept = dict(checked.args)
+    if kind.name == "reader":
+        kept = {n: v for n, v in kept.items() if not _holds(v, ("source", "transform")) and not inspect.isroutine(v)}
     args = {name: _plain(value, seed) for name, value in kept.items()}
     example = replace(stated, args={**stated.args, **args})
     reference = f"{argument}#{checked.path}"

@@ -241,9 +241,7 @@ class Loop:
     def write(self, name: EventName, metrics: Mapping[str, float], detail: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
         epoch, now = self.step / self.per_epoch, time.time()
-        self.folder.append(
-            {"name": name, "step": self.step, "epoch": epoch, "metrics": metrics, "detail": detail, "time": now}
-        )
+        self.folder.append({"name": name, "step": self.step, "epoch": epoch, "metrics": metrics, "detail": detail, "time": now})
 
 
 def whole(reader: Any) -> Any:
