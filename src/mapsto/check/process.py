@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +209,7 @@ class _Worker:
                 os.close(descriptor)
         self._buffer = b""
         self._ended: str | None = None
-        self._printed: deque[str] = deque(maxlen=64)
+        self._printed, self._lock = "", threading.Lock()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -218,7 +217,8 @@ class _Worker:
         """Keep the last of what is printed; a component that prints megabytes neither blocks nor fills memory."""
         with contextlib.suppress(OSError):
             while chunk := os.read(self._heard, 65536):
-                self._printed.append(chunk[-KEPT:].decode(errors="replace"))
+                with self._lock:
+                    self._printed = (self._printed + chunk.decode(errors="replace"))[-KEPT:]
 
     def send(self, request: dict[str, Any]) -> None:
         data = json.dumps(request).encode() + b"\n"
@@ -242,23 +242,22 @@ class _Worker:
 
     def place(self) -> str:
         """Where the worker is now, by the stack that it prints when it is sent SIGUSR1."""
-        before = self._text()
-        self._printed.clear()
+        before = self.taken()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(self._pid, signal.SIGUSR1)
         until, found = time.monotonic() + PATIENCE, ""
-        while time.monotonic() < until and not (FIRST in found and found == self._text()):
-            found = self._text()
+        while time.monotonic() < until and not (FIRST in found and found == self._printed):
+            found = self._printed
             time.sleep(0.1)
-        self._printed.clear()
-        self._printed.append(before)  # the stack itself is no output of the component
+        with self._lock:
+            self._printed = before  # the stack itself is no output of the component
         return place_in(found)
 
     def _how_it_ended(self) -> str:
         if self._ended is None:
             code = self._server.end(self._pid, patience=PATIENCE)
             self._listener.join(1)
-            at = place_in(self._text())
+            at = place_in(self._printed)
             where = f" ({at})" if at else ""
             if code is None:
                 self._ended = "closed its answers"
@@ -268,13 +267,10 @@ class _Worker:
                 self._ended = f"ended the worker process with exit code {code}{where}"
         return self._ended
 
-    def _text(self) -> str:
-        return "".join(self._printed)
-
     def taken(self) -> str:
         """What was printed since this was last asked, the last of it."""
-        text = self._text()[-KEPT:]
-        self._printed.clear()
+        with self._lock:
+            text, self._printed = self._printed, ""
         return text
 
     def end(self) -> None:

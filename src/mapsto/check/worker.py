@@ -191,9 +191,13 @@ def _is_over(pid: int) -> bool:
 
 
 def name_of(pid: int) -> str:
-    """The command of a process, as people know it."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return str(pid)
-    return " ".join(words).strip()[:80] or str(pid)
+    """The command of a process, as people know it. One that has only just been started has none for a moment."""
+    for _ in range(50):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            break
+        if said := " ".join(words).strip()[:80]:
+            return said
+        time.sleep(0.01)
+    return str(pid)
