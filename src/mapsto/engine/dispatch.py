@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import SpecError
 from ..core.parts import Part, as_part, build
+from ..core.plan import distinct
 from ..core.registry import snake
 from .events import Event
 from .streams import untouched
@@ -27,13 +28,9 @@ class Dispatch:
 
     def __init__(self, observers: Iterable[tuple[str, Any]], wing: Wing) -> None:
         self.wing = wing
-        self.active: dict[str, Any] = {}
+        listed = list(observers)
+        self.active = dict(zip(distinct(name for name, _ in listed), (made for _, made in listed), strict=True))
         self.detached: dict[str, str] = {}
-        for name, made in observers:
-            label, number = name, 2
-            while label in self.active:
-                label, number = f"{name}.{number}", number + 1
-            self.active[label] = made
 
     def __call__(self, event: Event) -> None:
         """Hand an event to each in turn; the global random streams are as before afterwards."""

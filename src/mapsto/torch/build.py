@@ -12,6 +12,7 @@ from torch import nn
 from ..core.compose import MAPPINGS, Declared, Placed, arrange, declared
 from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
+from ..core.plan import distinct
 from ..core.random import derive
 from ..core.registry import registry
 from .mappings import label
@@ -31,11 +32,9 @@ def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tu
         own = declared(found.func if isinstance(found, functools.partial) else found)
         if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "lend", "begin")):
             raise ComposeError(f"{path}: {name!r} wraps none of {', '.join(MAPPINGS)} and has no setup: it would do nothing")
-        unique, n = name, 2
-        while any(unique == other for other, _, _ in made):
-            unique, n = f"{name}.{n}", n + 1
-        made.append((unique, found, own))
-    return made
+        made.append((name, found, own))
+    names = distinct(name for name, _, _ in made)
+    return [(name, found, own) for name, (_, found, own) in zip(names, made, strict=True)]
 
 
 def _name(part: Any, made: Any) -> str:

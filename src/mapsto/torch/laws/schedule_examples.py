@@ -108,7 +108,7 @@ KNOWN: dict[str, Known] = {
 def complete(subject: Subject) -> Subject:
     """The subject with arguments and how far it can be stepped, where its author did not state them."""
     stated, target = subject.example, subject.target
-    if "builders" in stated.more or subject.make is not None:
+    if subject.make is not None:
         return subject
     name = getattr(target, "__name__", "")
     own = str(getattr(target, "__module__", "")).startswith(("torch.optim", "mapsto.torch"))
