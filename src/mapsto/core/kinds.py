@@ -129,7 +129,12 @@ _BUILT_IN = (
         applied=("model",),
         methods=("__call__",),
     ),
-    Kind(name="mesh", signature="program -> program", summary="the one description of devices"),
+    Kind(
+        name="mesh",
+        signature="program -> program",
+        summary="the one description of devices",
+        methods=("setup", "grad", "program"),
+    ),
     Kind(
         name="export",
         signature="model -> artefact",

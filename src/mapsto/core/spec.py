@@ -23,7 +23,7 @@ from .yaml_text import read_yaml, write_yaml
 
 __all__ = ["LISTS", "SLOTS", "CheckpointPlan", "Spec", "digest", "load_spec", "read_yaml"]
 
-SLOTS = {"model": "model", "task": "task", "optimizer": "optimizer", "schedule": "schedule"}
+SLOTS = {"model": "model", "task": "task", "optimizer": "optimizer", "schedule": "schedule", "mesh": "mesh"}
 LISTS = {"middleware": "middleware", "observers": "observer"}
 
 
@@ -52,7 +52,9 @@ class Spec:
 
     model, task, optimizer, schedule: one part each; data: a reader each for `train`, `valid`, `test`, ...;
     middleware: outermost first; observers: besides the built-in ones; steps or epochs: how long (default one epoch);
-    seed: of every random stream; device: `auto`, `cpu`, `cuda`, `cuda:1`, ...; log_every: steps between two records of
+    mesh: the devices, such as {replicate: 2, shard: 4} or {servers: 2, workers: 4} (None: data parallel over what was started);
+    micro_shards: numbered parts of each global batch, which ranks take (None: one a data rank); strict: the weights are
+    bitwise the same on any number of ranks; seed: of every random stream; device: `auto`, `cpu`, `cuda`, `cuda:1`, ...; log_every: steps between two records of
     metrics; evaluate_every: steps between two evaluations of `valid` (None: at the end of each epoch);
     wing: the framework; imports: recipe files whose mappings the names come from.
 
@@ -66,6 +68,9 @@ class Spec:
     schedule: Any = None
     middleware: tuple[Any, ...] = ()
     observers: tuple[Any, ...] = ()
+    mesh: Any = None
+    micro_shards: int | None = None
+    strict: bool = False
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
     name: str = "run"
     steps: int | None = None
@@ -79,7 +84,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         for name in SLOTS:
-            put(self, name, slot(getattr(self, name), name))
+            put(self, name, slot(getattr(self, name), name, default=_mesh(self.mesh) if name == "mesh" else None))
         for name in LISTS:
             parts = listed(getattr(self, name), name, "outermost first" if name == "middleware" else "one an item")
             put(self, name, tuple(slot(v, f"{name}.{i}") for i, v in enumerate(parts)))
@@ -91,8 +96,11 @@ class Spec:
         if not isinstance(self.checkpoint, CheckpointPlan):
             raise SpecError(f"checkpoint: {shortened(self.checkpoint)} is not a mapping, such as {{every: 100, keep: 3}}")
         put(self, "imports", tuple(str(path) for path in listed(self.imports, "imports", "recipe files")))
-        least = {"steps": 0, "epochs": 0, "log_every": 1, "evaluate_every": 1}
-        validate(self, ["name", "steps", "epochs", "seed", "device", "log_every", "evaluate_every", "wing"], least=least)
+        least = {"steps": 0, "epochs": 0, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
+        names = ["name", "steps", "epochs", "seed", "device", "log_every", "evaluate_every", "wing", "micro_shards", "strict"]
+        validate(self, names, least=least)
+        if self.strict and self.micro_shards is None:
+            raise SpecError("strict: say micro_shards too (such as 8), since they decide the order of summation, not the ranks")
         if self.steps is not None and self.epochs is not None:
             raise SpecError("steps, epochs: say one of them, not both")
 
@@ -186,7 +194,8 @@ class Spec:
         """What decides the trajectory, as plain data: a checkpoint goes on only where this is the same."""
         data = self.to_data(live=True)
         keys = ("model", "data", "task", "optimizer", "schedule", "middleware", "seed", "wing")
-        return {key: data.get(key) for key in keys}
+        more = ("micro_shards", "strict")  # only where they are said, so that checkpoints of before they were still fit
+        return {key: data.get(key) for key in keys} | {key: data[key] for key in more if key in data}
 
     # -- overrides ---------------------------------------------------------------------------------------------------
     def override(self, *changes: str) -> Spec:
@@ -204,6 +213,11 @@ class Spec:
             if one in said:
                 values[other] = None
         return from_mapping(type(self), overridden(Frozen(values), changes), "")  # type: ignore[no-any-return]
+
+
+def _mesh(value: Any) -> str:
+    """The part that a mapping of axes is short for."""
+    return "servers" if isinstance(value, Mapping) and "servers" in value else "ranks"
 
 
 # -- finding one -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ..core.registry import decorator, registry
 from .adapt import as_source
 from .order import Sequential, Shuffled
 from .source import Batch, Indices, check_indices, record_count
-from .stream import Stream
+from .stream import Shard, Stream
 
 CHUNK = 16384
 """Positions whose order is computed at once: the cost of a NumPy call is spread over some dozens of batches."""
@@ -124,8 +124,11 @@ class Batches:
                 batch = transform(batch)
         return batch
 
-    def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream:
-        """A context manager and iterator of (position, batch) from `start` on; nothing before `start` is read."""
+    def stream(self, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> Stream:
+        """A context manager and iterator of (position, batch) from `start` on; nothing before `start` is read.
+
+        shard, of `shards`: one micro-shard of each global batch, or a range of them, which come as a list.
+        """
         if self.workers == 0:
             return Stream(self, start, stop, shard=shard, shards=shards)
         from .workers import WorkerStream  # only those who ask for processes load multiprocessing

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from .source import Batch
+
+Shard = int | range
+"""One micro-shard of a global batch, or several in a row, which come as a list."""
 
 
 class Reader(Protocol):
@@ -15,13 +18,21 @@ class Reader(Protocol):
     def batch(self, position: int, shard: int = 0, shards: int = 1) -> Batch: ...
 
 
+class StandIn(dict[str, Any]):
+    """A batch in the place of a micro-shard without records: it is computed with, so that all ranks do the same, and
+    weighs nothing."""
+
+
 class Stream:
     """A context manager and iterator of (position, batch), from `start` to before `stop` (None: without end).
 
+    shard, of `shards`: a number, or a range of them: then a list of batches stands for each position (see `read`).
     The state of a run's data is the position after the one last consumed: nothing else is kept.
     """
 
-    def __init__(self, reader: Reader, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> None:
+    def __init__(
+        self, reader: Reader, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1
+    ) -> None:
         self.reader, self.stop, self.shard, self.shards = reader, stop, shard, shards
         self.position = start
 
@@ -31,10 +42,10 @@ class Stream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
         return self
 
-    def __next__(self) -> tuple[int, Batch]:
+    def __next__(self) -> tuple[int, Any]:
         position, stop = self.position, self.stop
         if stop is not None and position >= stop:
             raise StopIteration
@@ -42,8 +53,29 @@ class Stream:
         self.position = position + 1
         return position, batch
 
-    def _read(self, position: int) -> Batch:
-        return self.reader.batch(position, self.shard, self.shards)
+    def _read(self, position: int) -> Any:
+        return read(self.reader, position, self.shard, self.shards)
 
     def close(self) -> None:
         """End what the stream started; safe to call twice."""
+
+
+def read(reader: Reader, position: int, shard: Shard, shards: int) -> Any:
+    """The micro-shard of that number, or a list of those in a range, in which a `StandIn` replaces each without records.
+
+    A range may reach beyond `shards`: a rank with fewer micro-shards than others has as many batches all the same.
+    """
+    if not isinstance(shard, range):
+        return reader.batch(position, shard, shards)
+    found: list[Batch] = []
+    for number in shard:
+        batch = reader.batch(position, number, shards) if number < shards else {}
+        if not size(batch):
+            batch = StandIn(reader.batch(position, shards - 1, shards))  # where there are records, the last part has some
+        found.append(batch)
+    return found
+
+
+def size(batch: Batch) -> int:
+    """Records of a batch: the length of its first field, 0 where it has none."""
+    return len(next(iter(batch.values()), ()))

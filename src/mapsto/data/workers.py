@@ -18,8 +18,7 @@ from typing import Any
 from ..core.errors import DataError
 from ..core.recipes import load_file, loaded_files
 from .shared import Slots, open_slots, pack, unpack
-from .source import Batch
-from .stream import Stream
+from .stream import Shard, StandIn, Stream, read
 
 
 class WorkerStream(Stream):
@@ -35,7 +34,7 @@ class WorkerStream(Stream):
         start: int = 0,
         stop: int | None = None,
         *,
-        shard: int = 0,
+        shard: Shard = 0,
         shards: int = 1,
         workers: int,
         prefetch: int,
@@ -68,7 +67,7 @@ class WorkerStream(Stream):
             self._workers[self._asked % self.count].ask(self._asked, self.shard, self.shards)
             self._asked += 1
 
-    def _read(self, position: int) -> Batch:
+    def _read(self, position: int) -> Any:
         if not self._workers:
             self._start()
         try:
@@ -112,12 +111,12 @@ class _Worker:
         finally:
             theirs.close()  # so that the pipe ends when the worker does
 
-    def ask(self, position: int, shard: int, shards: int) -> None:
+    def ask(self, position: int, shard: Shard, shards: int) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead worker is told of when its turn comes
             self.pipe.send((position, shard, shards, self._sent))
         self._sent += 1
 
-    def take(self, position: int) -> Batch:
+    def take(self, position: int) -> Any:
         """The batch at `position`, which must be the next this worker was asked for."""
         try:
             status, found, content = self.pipe.recv()
@@ -127,9 +126,10 @@ class _Worker:
             error, text = content
             raise DataError(f"worker {self.number} failed at position {found}: {text}") from error
         assert found == position, (found, position)
-        batch = unpack(content, self.slots, self._taken)
+        parts, packed = content
+        fields = unpack(packed, self.slots, self._taken)
         self._taken += 1
-        return batch
+        return fields if parts is None else _listed(fields, parts)
 
     def _died(self, position: int) -> str:
         self.process.join(5)
@@ -196,12 +196,27 @@ def _work(pipe: Connection, slots: Slots | None, recipes: Mapping[str, str], pay
         while True:
             position, shard, shards, turn = pipe.recv()
             try:
-                content = pack(reader.batch(position, shard, shards), slots, turn)
-                answer = ("batch", position, content)
+                fields, parts = _flat(read(reader, position, shard, shards))
+                answer = ("batch", position, (parts, pack(fields, slots, turn)))
                 data = pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
             except Exception as error:  # noqa: BLE001  # whatever the user's data does
                 data = pickle.dumps(("error", position, _described(error)))
             pipe.send_bytes(data)
+
+
+def _flat(found: Any) -> tuple[dict[Any, Any], list[bool] | None]:
+    """The fields of a batch, or of a list of them by (place, name) and which of them are stand-ins."""
+    if not isinstance(found, list):
+        return found, None
+    return {(i, n): v for i, batch in enumerate(found) for n, v in batch.items()}, [isinstance(b, StandIn) for b in found]
+
+
+def _listed(fields: Mapping[Any, Any], parts: list[bool]) -> list[dict[str, Any]]:
+    """What `_flat` took apart."""
+    found: list[dict[str, Any]] = [StandIn() if stands_in else {} for stands_in in parts]
+    for (i, name), value in fields.items():
+        found[i][name] = value
+    return found
 
 
 def _described(error: Exception) -> tuple[Exception | None, str]:
