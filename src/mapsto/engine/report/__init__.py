@@ -9,8 +9,8 @@ from typing import Any
 from ...core.errors import SpecError, require
 from ..durable import replace
 from ..folder import RunFolder
+from ..record import RunRecord, read_run
 from .compare import compared
-from .record import RunRecord, read_run
 from .view import viewed
 
 REPORT = "report.html"

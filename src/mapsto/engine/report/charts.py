@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..figures import number
-from .record import Points
+from ..record import Points
 
 INK, FAINT = "#010101", "#020202"
 """Stand-ins for the page's colours, replaced by CSS variables once matplotlib has drawn."""

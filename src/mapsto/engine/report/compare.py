@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..figures import count, duration, number
+from ..record import RunRecord
 from . import charts
-from .record import RunRecord
 from .view import APART, chart
 
 ABSENT = "-"

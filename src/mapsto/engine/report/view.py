@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from ..figures import count, duration, number, share, short_time, size
 from ..observers.profile import PARTS, time_splits
+from ..record import RunRecord
 from . import charts
 from .panels import laid_out
-from .record import RunRecord
 
 COLORS = {"train": 0, "valid": 1, "test": 2}
 TIME_COLORS = {"data": 1, "loss": 0, "grad": 4, "update": 2, "other": 7}

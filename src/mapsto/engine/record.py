@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import CheckpointError, SpecError
-from ...core.spec import read_yaml
-from ..checkpoint import checkpoint_paths, read_manifest, step_of
-from ..folder import SPEC, RunFolder
+from ..core.errors import CheckpointError, SpecError
+from ..core.spec import read_yaml
+from .checkpoint import checkpoint_paths, read_manifest, step_of
+from .folder import SPEC, RunFolder
 
 Points = list[tuple[int, float]]
 
