@@ -127,7 +127,7 @@ class Batches:
     def stream(self, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> Stream:
         """A context manager and iterator of (position, batch) from `start` on; nothing before `start` is read.
 
-        shard, of `shards`: one micro-shard of each global batch, or a range of them, which come as a list.
+        shard, of `shards`: one micro-shard of each global batch, or several, which come as a list.
         """
         if self.workers == 0:
             return Stream(self, start, stop, shard=shard, shards=shards)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from .source import Batch
 
-Shard = int | range
-"""One micro-shard of a global batch, or several in a row, which come as a list."""
+Shard = int | tuple[int, ...]
+"""A micro-shard of a global batch, or several, which come as a list; -1 is one that nobody has."""
 
 
 class Reader(Protocol):
@@ -26,13 +26,11 @@ class StandIn(dict[str, Any]):
 class Stream:
     """A context manager and iterator of (position, batch), from `start` to before `stop` (None: without end).
 
-    shard, of `shards`: a number, or a range of them: then a list of batches stands for each position (see `read`).
+    shard, of `shards`: a number, or several: then a list of batches stands for each position (see `read`).
     The state of a run's data is the position after the one last consumed: nothing else is kept.
     """
 
-    def __init__(
-        self, reader: Reader, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1
-    ) -> None:
+    def __init__(self, reader: Reader, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> None:
         self.reader, self.stop, self.shard, self.shards = reader, stop, shard, shards
         self.position = start
 
@@ -61,15 +59,15 @@ class Stream:
 
 
 def read(reader: Reader, position: int, shard: Shard, shards: int) -> Any:
-    """The micro-shard of that number, or a list of those in a range, in which a `StandIn` replaces each without records.
+    """The micro-shard of that number, or a list of several, in which a `StandIn` replaces each without records.
 
-    A range may reach beyond `shards`: a rank with fewer micro-shards than others has as many batches all the same.
+    -1 is replaced too: a rank with fewer micro-shards than others has as many batches all the same.
     """
-    if not isinstance(shard, range):
+    if not isinstance(shard, tuple):
         return reader.batch(position, shard, shards)
     found: list[Batch] = []
     for number in shard:
-        batch = reader.batch(position, number, shards) if number < shards else {}
+        batch = reader.batch(position, number, shards) if number >= 0 else {}
         if not size(batch):
             batch = StandIn(reader.batch(position, shards - 1, shards))  # where there are records, the last part has some
         found.append(batch)

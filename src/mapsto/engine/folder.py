@@ -174,6 +174,16 @@ class RunFolder:
             yield
 
 
+class Onlooker(RunFolder):
+    """The folder as ranks see it that do not lead: they read, and what they would write is left to the leader."""
+
+    def _put(self, file: Path, data: bytes) -> None:
+        pass
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        pass
+
+
 def file_hash(file: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

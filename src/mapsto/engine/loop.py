@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..core.errors import CheckpointError, DataError, MapstoError
 from ..core.spec import Spec, digest
+from ..data.stream import StandIn, size
 from .best import Best
 from .checkpoint import Checkpoint, Checkpoints, step_of
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
+from .ranks import Ranks, lead, serve
 from .streams import capture, put_back, untouched
 from .wing import Program, Wing
 
@@ -45,6 +48,7 @@ class Loop:
     versions: Mapping[str, str]
     identity: Mapping[str, Any]
     total: int
+    ranks: Ranks
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     saved: int = -1
@@ -64,22 +68,36 @@ class Loop:
         self._wall = self._waited = 0.0
         self._timed = 0
         self._epoch_began = clock()
+        self._wish: tuple[str, str] | None = None
+        self._running = False
+        self._call: Callable[[str], Any] = self._no_service if self.ranks.world > 1 else lambda _: self.program.weights()
         self.view = RunView(
             folder=self.folder.path,
             spec=self.spec,
             total_steps=self.total,
             steps_per_epoch=self.per_epoch,
             summary=MappingProxyType(dict(self.program.summary())),
-            weights=self.program.weights,
+            weights=lambda: self._call("weights"),
             ask_to_stop=lambda reason: self.ask("stopped", reason),
         )
 
     # -- asked from outside ------------------------------------------------------------------------------------------
     def ask(self, reason: str, text: str) -> None:
-        """End after the current step. Safe in a signal handler: the flag is set before the step is made due."""
+        """End after the current step. Safe in a signal handler: the flag is set before the step is made due.
+
+        Of several ranks one that is asked asks the others, so that all end after the same step.
+        """
+        if self.ranks.world > 1 and self._running:
+            self._wish = self._wish or (reason, text)
+            self.program.ask()
+            return
         if self.stop is None:
             self.stop = (reason, text)
         self.due = 0
+
+    def _first(self, wish: tuple[str, str] | None) -> tuple[str, str] | None:
+        """What the first rank that has a wish wishes, on every rank."""
+        return next((told for told in self.ranks.gather(wish) if told is not None), None)
 
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -93,18 +111,19 @@ class Loop:
             self._save()
 
     def _steps(self) -> None:
-        take, keep = self.program.step, self._window.append
+        take, keep, program, several = self.program.step, self._window.append, self.program, self.ranks.world > 1
+        self._running = True
         step, waited, got = self.step, 0.0, 0.0
         began = mark = clock()
         try:
-            with self.train.stream(step, self.total) as stream:
+            with self.train.stream(step, self.total, **program.takes) as stream:
                 began = mark = clock()
                 for _, batch in stream:
                     got = clock()
                     waited += got - mark
                     keep(take(batch))
                     step += 1
-                    if step >= self.due:
+                    if step >= self.due or (several and program.asked):
                         self._wall += clock() - began
                         self._waited += waited
                         self._timed += step - self.step
@@ -118,6 +137,8 @@ class Loop:
             if self.stop is None or got > mark:  # not while reading
                 raise
             log.warning("the reader ended as the run did: %s", error)  # a signal to all processes of a job
+        finally:
+            self._running = False
         self.step = step
 
     def _between(self) -> bool:
@@ -128,6 +149,8 @@ class Loop:
                 f"the program counted {self.program.position} steps where {step} batches were given: "
                 "a middleware around `step` calls the inner step once a batch"
             )
+        if self.program.asked and self.stop is None:
+            self.stop = self._first(self._wish)
         if self._is_due("log") or last:
             self._log()
         if self._is_due("evaluate"):
@@ -159,14 +182,21 @@ class Loop:
         found["time/step"] = self._wall / self._timed
         found["time/data"] = self._waited / self._timed
         found["throughput/records"] = self._timed * self.train.records / self.per_epoch / max(self._wall, 1e-12)
+        detail = {"ranks": self._each_rank()} if self.ranks.world > 1 else None
         self._wall = self._waited = 0.0
         self._timed = 0
-        self.emit("log", found)
+        self.emit("log", found, detail)
+
+    def _each_rank(self) -> dict[str, list[float]]:
+        """Seconds a step that each rank took, and waited for data."""
+        told = self.ranks.gather((self._wall / self._timed, self._waited / self._timed))
+        return {"step": [step for step, _ in told], "data": [data for _, data in told]}
 
     def _evaluate(self, *, scheduled: bool) -> None:
         began = clock()
         with untouched(self.wing):
-            found = {f"valid/{k}": v for k, v in evaluate(self.program, self.readers["valid"], "data.valid").items()}
+            metrics = evaluate(self.program, self.readers["valid"], "data.valid", self.ranks)
+            found = {f"valid/{k}": v for k, v in metrics.items()}
         if scheduled:  # the evaluation at the end of a run is no step of a schedule: a longer run would not have had it
             self.program.observe(found)
         self.best.rank(self.step, found)
@@ -174,12 +204,17 @@ class Loop:
 
     def _save(self) -> None:
         began = clock()
-        path = self.checkpoints.save(self.step, self._tree(), self._about())
+        tree = self._tree()
+        path = lead(self.ranks, lambda: self._write(tree))
         self.saved = self.step
-        self.folder.sync()
-        self.checkpoints.prune(self.spec.checkpoint.keep, self.best.steps())
         detail = {"path": str(path), "best": self.best.is_new(self.step)}
         self.emit("checkpoint", {"time/checkpoint": clock() - began}, detail)
+
+    def _write(self, tree: Mapping[str, Any]) -> Path:
+        path = self.checkpoints.save(self.step, tree, self._about())
+        self.folder.sync()
+        self.checkpoints.prune(self.spec.checkpoint.keep, self.best.steps())
+        return path
 
     # -- state -------------------------------------------------------------------------------------------------------
     def _tree(self) -> dict[str, Any]:
@@ -236,7 +271,20 @@ class Loop:
         self.latest.update(found)
         self.write(name, found, {k: v for k, v in more.items() if k != "panels"})
         epoch = self.step / self.per_epoch
-        self.dispatch(Event(name, self.step, epoch, MappingProxyType(found), self.view, MappingProxyType(more)))
+        event = Event(name, self.step, epoch, MappingProxyType(found), self.view, MappingProxyType(more))
+        serve(self.ranks, lambda call: self._dispatch(event, call), {"weights": self.program.weights})
+        self.stop = self._first(self.stop)
+
+    def _dispatch(self, event: Event, call: Callable[[str], Any]) -> None:
+        before, self._call = self._call, call
+        try:
+            self.dispatch(event)
+        finally:
+            self._call = before
+
+    @staticmethod
+    def _no_service(name: str) -> Any:
+        raise MapstoError(f"{name} of a run on several ranks can be had while an event is handled, and not afterwards")
 
     def write(self, name: EventName, metrics: Mapping[str, float], detail: Mapping[str, Any]) -> None:
         """One line of metrics.jsonl."""
@@ -250,22 +298,41 @@ def whole(reader: Any) -> Any:
 
 
 @contextmanager
-def counted(reader: Any, path: str) -> Iterator[Iterator[Mapping[str, Any]]]:
-    """The batches of one epoch, whose records are counted. Raises DataError where an epoch does not hold each once."""
-    with reader.stream(0, reader.batches_per_epoch) as stream:
-        yield _counting(stream, reader.records, path)
+def counted(reader: Any, path: str, takes: Mapping[str, Any] | None = None, ranks: Ranks | None = None) -> Iterator[Any]:
+    """The batches of one epoch, whose records are counted. Raises DataError where an epoch does not hold each once.
+
+    takes: the micro-shards that this rank reads; ranks: over which the records are then counted.
+    """
+    seen = _Seen()
+    with reader.stream(0, reader.batches_per_epoch, **(takes or {})) as stream:
+        yield _counting(stream, seen)
+    if not seen.all:  # whoever looks at the first batches only is not told of the others
+        return
+    told = sum(_distinct(ranks, seen.records, takes)) if ranks is not None and takes else seen.records
+    if told != reader.records:
+        raise DataError(f"{path}: {told} records were evaluated, and the reader holds {reader.records}")
 
 
-def _counting(stream: Any, records: int, path: str) -> Iterator[Mapping[str, Any]]:
-    seen = 0
+@dataclass
+class _Seen:
+    records: int = 0
+    all: bool = False
+
+
+def _counting(stream: Any, seen: _Seen) -> Iterator[Any]:
     for _, batch in stream:
-        seen += len(next(iter(batch.values())))
+        parts = [part for part in batch if not isinstance(part, StandIn)] if isinstance(batch, list) else [batch]
+        seen.records += sum(size(part) for part in parts)
         yield batch
-    if seen != records:
-        raise DataError(f"{path}: {seen} records were evaluated, and the reader holds {records}")
+    seen.all = True
 
 
-def evaluate(program: Program, reader: Any, path: str) -> dict[str, float]:
+def _distinct(ranks: Ranks, seen: int, takes: Mapping[str, Any]) -> list[int]:
+    """The counts of ranks with different micro-shards; those that share theirs (tensor, pipeline) count once."""
+    return list(dict(ranks.gather((takes["shard"], seen))).values())
+
+
+def evaluate(program: Program, reader: Any, path: str, ranks: Ranks | None = None) -> dict[str, float]:
     """The program's metrics over each record of a reader once. Raises DataError naming `path`."""
-    with counted(whole(reader), path) as batches:
+    with counted(whole(reader), path, program.takes, ranks) as batches:
         return program.evaluate(batches)

@@ -18,10 +18,11 @@ from ..core.recipes import loaded_files
 from ..core.spec import Spec
 from .checkpoint import MANIFEST, Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
-from .environment import changed_recipes, describe, versions
-from .folder import RunFolder, default_folder
+from .environment import changed_recipes, describe, digest_of, recipe_hashes, versions
+from .folder import Onlooker, RunFolder, default_folder
 from .identity import differences, identity_of
 from .loop import Loop, counted, evaluate, whole
+from .ranks import Alone, Ranks, agree, lead
 from .signals import interruptible
 from .streams import seeded, untouched
 from .wing import Program, Wing, find_wing
@@ -106,6 +107,11 @@ class Run:
         return find_wing(self.spec.wing)
 
     @cached_property
+    def ranks(self) -> Ranks:
+        """The processes that carry this run out together: those that a launcher started, or this one."""
+        return self.wing.ranks(self.spec) or Alone()
+
+    @cached_property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder.checkpoints, self.wing)
 
@@ -147,6 +153,22 @@ class Run:
         starts afresh. What a mapping raises ends the run (reason `failed`) with the checkpoints intact.
         """
         start = checkpoint if checkpoint is not None else self._from or ("last" if resume else None)
+        ranks = self.ranks
+        if ranks.world > 1:  # the leader's folder is everyone's, and only the leader writes into it
+            path = ranks.share(self.folder.path)
+            self.folder = RunFolder(path) if ranks.leader else Onlooker(path)
+        lead(ranks, lambda: self._check_folder(start))
+        wing = self.wing
+        self.spec.check()
+        with contextlib.ExitStack() as stack:
+            lead(ranks, lambda: self._lock(stack))
+            stack.enter_context(seeded(self.spec.seed, "run", wing))
+            return self._fit(start)
+
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        stack.enter_context(self.folder.lock())
+
+    def _check_folder(self, start: str | int | Path | None) -> None:
         if start is None and not self.folder.is_empty():
             path = self.folder.path
             how = f"go on with it (mapsto train --resume {path}, or fit(resume=True))"
@@ -155,13 +177,9 @@ class Run:
             raise CheckpointError(f"{path} holds a run already: {how}, or name another folder")
         if start is not None and self.folder.is_empty():
             raise CheckpointError(f"there is no run in {self.folder.path} to go on with")
-        wing = self.wing
-        self.spec.check()
-        with self.folder.lock(), seeded(self.spec.seed, "run", wing):
-            return self._fit(start)
 
     def _fit(self, start: str | int | Path | None) -> Result:
-        self.checkpoints.clean()
+        lead(self.ranks, self.checkpoints.clean)
         found = self._load(start) if start is not None else None
         loop = self._loop()
         with contextlib.ExitStack() as stack:
@@ -185,7 +203,10 @@ class Run:
     def _loop(self) -> Loop:
         names = [n for n in ("train", "valid") if n == "train" or n in self.spec.data]
         readers = {name: self.reader(name) for name in names}
-        dispatch = Dispatch(build_observers(self.spec.observers, self.observers), self.wing)
+        if self.ranks.world > 1:
+            agree(self.ranks, self._told())
+        observers = build_observers(self.spec.observers, self.observers) if self.ranks.leader else []
+        dispatch = Dispatch(observers, self.wing)
         return Loop(
             spec=self.spec,
             program=self.program,
@@ -197,7 +218,18 @@ class Run:
             versions=versions(self.wing),
             identity=self.identity,
             total=self.total_steps,
+            ranks=self.ranks,
         )
+
+    def _told(self) -> dict[str, Any]:
+        """What must be the same on all ranks, and is compared before they begin."""
+        train = self.reader("train")
+        return {
+            "spec": self.identity,
+            "recipe files": {Path(path).name: sha for path, sha in recipe_hashes().items()},
+            "versions": versions(self.wing),
+            "data": [train.records, train.batches_per_epoch, digest_of(train.batch(0))],
+        }
 
     def _begin(self, loop: Loop, found: Checkpoint | None) -> dict[str, Any]:
         """Restore, and write down what is run with what; the detail of the `start` event."""
@@ -207,10 +239,10 @@ class Run:
             resumed = loop.restore(found)
             resumed["notes"] += changed_recipes(before.get("recipes", {}), self.folder)
             resumed["notes"] += _changed_versions(found.manifest["versions"], loop.versions)
-            resumed["set_aside"] = self.checkpoints.set_aside(loop.step)
-            resumed["cut"] = self.folder.cut(loop.step)
+            resumed["set_aside"] = lead(self.ranks, lambda: self.checkpoints.set_aside(loop.step))
+            resumed["cut"] = lead(self.ranks, lambda: self.folder.cut(loop.step))
             detail["resumed"] = resumed
-            if not loop.dispatch.active:  # else the event tells
+            if not loop.dispatch.active and self.ranks.leader:  # else the event tells
                 for note in resumed["notes"]:
                     log.warning("resumed from %s: %s", found.path, note)
             if not any(r["step"] == loop.step for r in self.folder.records("checkpoint")):  # killed before it was told

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ..core.errors import SpecError, nearest
 from ..core.spec import Spec
+from .ranks import Ranks
 
 WINGS = {"torch": "mapsto.torch.wing"}
 """Wing name -> the module that implements `Wing`."""
@@ -22,6 +23,20 @@ class Program(Protocol):
     """The built program of a run: the four mappings over one state."""
 
     seed: int
+
+    @property
+    def takes(self) -> Mapping[str, Any]:
+        """Arguments for a reader's `stream`: none, or `shard` and `shards`, this rank's micro-shards of each global batch."""
+        ...
+
+    @property
+    def asked(self) -> bool:
+        """Whether some rank asked all of them to stop: the same on every rank after the same step."""
+        ...
+
+    def ask(self) -> None:
+        """Ask all ranks to stop; it is told with the next step."""
+        ...
 
     @property
     def position(self) -> int:
@@ -81,6 +96,10 @@ class Wing(Protocol):
 
     def build(self, spec: Spec, offers: Mapping[str, Any]) -> Program:
         """The program of a spec; `offers` are total_steps, steps_per_epoch and seed."""
+        ...
+
+    def ranks(self, spec: Spec) -> Ranks | None:
+        """The ranks that a launcher started, joined; None for one process."""
         ...
 
     def is_tensor(self, value: Any) -> bool:

@@ -16,9 +16,13 @@ from ..core.plan import distinct
 from ..core.random import derive
 from ..core.registry import registry
 from .mappings import label
+from .mesh.group import join, launched
 from .placement import find_device
 from .program import Program
 from .state import Builder, State
+
+MESH = "mesh"
+"""The name of a mesh among the middlewares of a program."""
 
 
 def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tuple[str, Any, Declared]]:
@@ -55,13 +59,17 @@ def build_program(
     *,
     seed: int = 0,
     device: str | torch.device = "auto",
+    mesh: Any = None,
+    micro_shards: int | None = None,
+    strict: bool = False,
     offers: Mapping[str, Any] | None = None,
 ) -> Program:
     """Build a program for one's own loop (`Run` calls the same).
 
     model: an `nn.Module`, or a part that makes one; task: a part or any `(model, batch) -> (total, weight, outputs)`;
     optimizer, schedule: parts (`use("adamw", lr=1e-3)`, `use(torch.optim.SGD, lr=0.1)`) or functions of the parameters (the
-    optimizer); middleware: parts, classes, functions or objects, outermost first. offers: values for arguments that parts
+    optimizer); middleware: parts, classes, functions or objects, outermost first; mesh: a part or an object of that kind
+    (None: data parallel over the ranks that a launcher started, where it did); micro_shards, strict: as in a Spec. offers: values for arguments that parts
     leave open (`total_steps`, `steps_per_epoch`).
     Order: model from the seed, placed, changed by middleware, then the optimizer from names, then the schedule.
     Raises SpecError and ComposeError naming the path.
@@ -72,9 +80,15 @@ def build_program(
             f"write use({type(optimizer).__module__}.{type(optimizer).__name__}, ...) instead"
         )
     offers = {"seed": seed, **(offers or {})}
+    ranks = _mesh(mesh, micro_shards, strict, offers)
+    if launched():  # before the device is chosen: each rank has its own
+        join(getattr(ranks, "timeout", None))
     where = find_device(str(device)) if not isinstance(device, torch.device) else device
+    if ranks is not None:
+        ranks.join(where, micro_shards, strict)
     torch.manual_seed(derive(seed, "middleware"))  # one may make a module of its own, such as a teacher
-    placed = _arranged(_make_middleware(middleware, offers))
+    made_middleware = _make_middleware(middleware, offers)
+    placed = _arranged(made_middleware if ranks is None else [*made_middleware, (MESH, ranks, declared(ranks))])
     torch.manual_seed(derive(seed, "model"))
     net = build(as_part(model), "model", path="model", offers=offers)
     if not isinstance(net, nn.Module):
@@ -82,12 +96,24 @@ def build_program(
     net.to(where)
     builder = Builder(net, seed, where)
     for _, made in placed:
-        if hasattr(made, "setup"):
+        if made is not ranks and hasattr(made, "setup"):
             made.setup(builder)
+    if ranks is not None:  # the last: what is placed is the model as it will be
+        ranks.setup(builder)
     state = State(builder.model, seed, where)
     _optimize(state, builder, optimizer, schedule, offers)
     made_task = build(as_part(task), "task", path="task", offers=offers)
     return Program(state, made_task, placed)
+
+
+def _mesh(mesh: Any, micro_shards: int | None, strict: bool, offers: Mapping[str, Any]) -> Any:
+    """The mesh, or None for one process that has nothing to deal out."""
+    if mesh is None:
+        if not launched() and micro_shards is None and not strict:
+            return None
+        mesh = Part("ranks", {"replicate": -1})
+    part = as_part(mesh)
+    return build(Part("ranks", part) if isinstance(part, Mapping) else part, "mesh", path="mesh", offers=offers)
 
 
 def _arranged(made: list[tuple[str, Any, Declared]]) -> list[tuple[Placed, Any]]:

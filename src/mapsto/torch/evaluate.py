@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError, SpecError
+from ..data.stream import StandIn
 from .blame import blaming
 from .placement import place
+from .state import State
 
 if TYPE_CHECKING:
     from .program import Program
@@ -52,27 +54,43 @@ def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str
     stateful = task.stateful_metrics() if hasattr(task, "stateful_metrics") else {}
     for metric in stateful.values():
         metric.reset()
-    sums: dict[str, list[Any]] = {}
+    sums: dict[str, Any] = {}
     try:
         with program.evaluating() as state:
-            for state.shard, batch in enumerate(batches):
+            for state.shard, batch in _micro_shards(state, batches):
                 state.reseed()
                 placed = place(batch, state.device)
                 with blaming(state, placed):
                     total, weight, outputs = program.loss(state, placed)
-                    _add(sums, {"loss": (total, weight), **(task.measure(outputs, placed) if hasattr(task, "measure") else {})})
+                    found = {"loss": (total, weight), **(task.measure(outputs, placed) if hasattr(task, "measure") else {})}
+                    _add(sums, {n: (t * 0, w * 0) for n, (t, w) in found.items()} if state.mesh.absent else found)
                     for metric in stateful.values():
-                        metric.update(outputs, placed[task.target])
+                        if not state.mesh.absent:
+                            metric.update(outputs, placed[task.target])
+            if not sums:
+                raise DataError("there is nothing to evaluate: the reader gave no batch")
+            sums = dict(state.mesh.sums(sums))
     finally:
-        program.state.shard = 0
-    if not sums:
-        raise DataError("there is nothing to evaluate: the reader gave no batch")
+        program.state.shard, program.state.mesh.absent = 0, False
     means = {name: float(total) / float(weight) if float(weight) else float("nan") for name, (total, weight) in sums.items()}
     means |= {name: float(metric.compute()) for name, metric in stateful.items()}
     return {**means, **(task.derive(means) if hasattr(task, "derive") else {})}
 
 
-def _add(sums: dict[str, list[Any]], pairs: Mapping[str, tuple[Any, Any]]) -> None:
+def _micro_shards(state: State, batches: Iterable[Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Every batch or micro-shard with its number in the whole evaluation; a stand-in is known by the mesh's `absent`."""
+    mesh = state.mesh
+    for position, batch in enumerate(batches):
+        if not isinstance(batch, list):
+            yield position, batch
+            continue
+        for number, part in zip(mesh.own, batch, strict=True):
+            mesh.absent = isinstance(part, StandIn)
+            yield position * mesh.micro_shards + max(number, 0), part
+            mesh.absent = False
+
+
+def _add(sums: dict[str, Any], pairs: Mapping[str, tuple[Any, Any]]) -> None:
     """Add (sum, weight) pairs to the sums so far, in float64 on the device."""
     for name, pair in pairs.items():
         kept = sums.setdefault(name, [0.0, 0.0])

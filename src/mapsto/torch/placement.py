@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError, SpecError
+from ..data.stream import StandIn
 
 
 def find_device(name: str) -> torch.device:
@@ -24,16 +25,20 @@ def find_device(name: str) -> torch.device:
         raise SpecError(f"device: {name!r} cannot be used here (there is {there}): {str(error).splitlines()[0]}") from None
 
 
-def place(batch: Any, device: torch.device) -> dict[str, Any]:
+def place(batch: Any, device: torch.device) -> Any:
     """A batch of arrays as tensors on the device: no copy on the CPU, pinned and asynchronous towards a GPU.
 
-    A pair (x, y) is read as the fields `input` and `target`; fields that are no arrays stay as they are.
+    A pair (x, y) is read as the fields `input` and `target`; fields that are no arrays stay as they are. Of several
+    micro-shards each is placed.
     """
+    if isinstance(batch, list) and all(isinstance(part, Mapping) for part in batch):
+        return [place(part, device) for part in batch]
     if not isinstance(batch, Mapping):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DataError(f"a batch is a dict of fields or a pair (input, target), not a {type(batch).__name__}")
         batch = {"input": batch[0], "target": batch[1]}
-    return {name: _place(value, device) for name, value in batch.items()}
+    kind = StandIn if isinstance(batch, StandIn) else dict
+    return kind({name: _place(value, device) for name, value in batch.items()})
 
 
 def _place(value: Any, device: torch.device) -> Any:
@@ -50,6 +55,8 @@ def _place(value: Any, device: torch.device) -> Any:
 
 def describe(batch: Any) -> str:
     """The shapes of a batch in one line: `input float32[64, 8, 8], target int64[64]`."""
+    if isinstance(batch, list) and all(isinstance(part, Mapping) for part in batch):
+        return f"{len(batch)} micro-shards, of which the first: {describe(batch[0])}" if batch else "no micro-shard"
     if isinstance(batch, (tuple, list)):
         batch = dict(zip(("input", "target"), batch, strict=False))
     said = []

@@ -70,6 +70,21 @@ class Program:
         return self.state.schedule
 
     @property
+    def takes(self) -> dict[str, Any]:
+        """What a reader's stream is asked for: nothing, or this rank's micro-shards of each global batch."""
+        found: dict[str, Any] = getattr(self.state.mesh, "takes", {})
+        return found
+
+    @property
+    def asked(self) -> bool:
+        """Whether some rank asked all of them to stop (see `ask`): the same on every rank after the same step."""
+        return bool(getattr(self.state.mesh, "asked", False))
+
+    def ask(self) -> None:
+        """Ask all ranks to stop; it is told with the next step."""
+        self.state.mesh.asks = True
+
+    @property
     def position(self) -> int:
         """Steps taken, which is the position of the next global batch."""
         return self.state.step

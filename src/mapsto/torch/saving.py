@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError
+from .mesh.one import whole
 
 if TYPE_CHECKING:
     from .program import Program
@@ -85,7 +86,7 @@ def restore_optimizer(
 
 def weights(model: nn.Module) -> dict[str, Any]:
     """Copies of weights and buffers on the host: NumPy arrays, or CPU tensors of a dtype that NumPy lacks."""
-    copies = {n: v.detach().to("cpu", copy=True) for n, v in model.state_dict().items() if isinstance(v, Tensor)}
+    copies = {n: whole(v).to("cpu", copy=True) for n, v in model.state_dict().items() if isinstance(v, Tensor)}
     lacking = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
     return {n: v if v.dtype in lacking else v.numpy() for n, v in copies.items()}
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import SpecError, nearest
 from ..core.random import derive, extend
+from .mesh.one import OneProcess
 
 
 class State:
@@ -22,11 +23,11 @@ class State:
     taken; seed; device; shard: the micro-shard being computed; training: False while evaluating or predicting;
     summing: True while an outer mapping wants gradients of the sum and divides by the weight itself; skip: None, or a flag
     on the device that is above 0 where this step's update must change nothing; batch: the batch of the current step, only
-    kept for optimizers that evaluate a closure.
+    kept for optimizers that evaluate a closure; mesh: what may be asked of the ranks (see `OneProcess`).
     """
 
     __slots__ = (
-        *("_generators", "_stream", "batch", "device", "model", "names", "optimizer", "parameters", "schedule"),
+        *("_generators", "_stream", "batch", "device", "mesh", "model", "names", "optimizer", "parameters", "schedule"),
         *("seed", "shard", "skip", "step", "summing", "training"),
     )
 
@@ -37,6 +38,7 @@ class State:
     def __init__(self, model: nn.Module, seed: int, device: torch.device) -> None:
         self.model, self.seed, self.device = model, seed, device
         self.schedule = None
+        self.mesh = OneProcess()
         self.parameters: list[nn.Parameter] = []
         self.names: list[str] = []
         self.step, self.shard = 0, 0

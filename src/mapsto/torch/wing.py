@@ -16,14 +16,34 @@ torch = require("torch", "torch", "the torch wing")
 safetensors = require("safetensors.torch", "torch", "the torch wing")
 
 from .build import build_program  # noqa: E402
+from .mesh.group import Group, join, launched  # noqa: E402
 from .program import Program  # noqa: E402
 
 
 def build(spec: Spec, offers: Mapping[str, Any]) -> Program:
     """The program of a spec."""
     return build_program(
-        spec.model, spec.task, spec.optimizer, spec.schedule, spec.middleware, seed=spec.seed, device=spec.device, offers=offers
+        spec.model,
+        spec.task,
+        spec.optimizer,
+        spec.schedule,
+        spec.middleware,
+        seed=spec.seed,
+        device=spec.device,
+        mesh=spec.mesh,
+        micro_shards=spec.micro_shards,
+        strict=spec.strict,
+        offers=offers,
     )
+
+
+def ranks(spec: Spec) -> Any:
+    """The ranks that a launcher started, joined; None where none did."""
+    if not launched():
+        return None
+    args = getattr(spec.mesh, "args", {})
+    join(args.get("timeout"))
+    return Group()
 
 
 def is_tensor(value: Any) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.compose import middleware
 from ...core.errors import DataError, SpecError, nearest
 from ..mappings import Batch, Grad, Metrics
+from ..mesh.one import local
 from ..state import State
 from .gradients import dense, scale
 
@@ -38,19 +39,23 @@ class Accumulate:
         steps = self.steps
 
         def accumulated(state: State, batch: Batch) -> Metrics:
-            records, outer = self._records(batch), state.shard
+            records, outer, absent = self._records(batch), state.shard, state.mesh.absent
             if records == 0:
                 return inner(state, batch)
+            cuts = [(i, records * i // steps, records * (i + 1) // steps) for i in range(steps)]
+            if not state.mesh.lockstep:
+                cuts = [cut for cut in cuts if cut[1] < cut[2]]
             window: list[Metrics] = []
             try:
                 with state.sums():
-                    for i in range(steps):
-                        start, stop = records * i // steps, records * (i + 1) // steps
-                        if start < stop:
-                            state.shard = outer * steps + i
-                            window.append(inner(state, self._slice(batch, records, start, stop)))
+                    for place, (i, start, stop) in enumerate(cuts):
+                        state.shard = outer * steps + i
+                        state.mesh.absent = absent or start == stop  # a record in the place of none, which weighs nothing
+                        part = self._slice(batch, records, *((start, stop) if start < stop else (0, 1)))
+                        with state.mesh.pending(place < len(cuts) - 1):
+                            window.append(inner(state, part))
             finally:
-                state.shard = outer
+                state.shard, state.mesh.absent = outer, absent
             metrics = _merged(window)
             if not state.summing:
                 _divide(dense(state.parameters), metrics["loss"][1])
@@ -98,4 +103,4 @@ def _divide(gradients: list[Tensor], weight: Tensor | float) -> None:
         exact = weight.to(torch.float32 if weight.device.type == "mps" else torch.float64)
         scale(gradients, torch.where(exact == 0, 0.0, 1.0 / exact))
     else:
-        torch._foreach_mul_(gradients, 1.0 / weight if weight else 0.0)
+        torch._foreach_mul_([local(g) for g in gradients], 1.0 / weight if weight else 0.0)

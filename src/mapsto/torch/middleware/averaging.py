@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.compose import middleware
 from ...core.errors import CheckpointError, SpecError
 from ..mappings import Metrics, Update
+from ..mesh.one import local, whole
 from ..saving import same_keys, weights
 from ..state import State
 from .copies import kept
@@ -62,7 +63,8 @@ class EMA:
         t = self.updates // self.every
         decay = min(self.decay, (1 + t) / (self.warmup + t)) if self.warmup else self.decay
         averages = list(self.averages.values())
-        live = [t.detach().to(a.dtype) for t, a in zip(self.live.values(), averages, strict=True)]
+        live = [local(t.detach()).to(a.dtype) for t, a in zip(self.live.values(), averages, strict=True)]
+        averages = [local(a) for a in averages]
         if skip is None:
             torch._foreach_lerp_(averages, live, 1 - decay)
         else:
@@ -72,9 +74,9 @@ class EMA:
     @contextmanager
     def lend(self, state: State) -> Iterator[None]:  # noqa: ARG002
         """Within it the model holds the averages; its own weights are put back bitwise, after an exception too."""
-        live = [t.detach() for t in self.live.values()]
+        live = [local(t.detach()) for t in self.live.values()]
         with kept(live):
-            torch._foreach_copy_(live, list(self.averages.values()))
+            torch._foreach_copy_(live, [local(a) for a in self.averages.values()])
             yield
 
     def weights(self) -> dict[str, Any]:
@@ -83,7 +85,7 @@ class EMA:
         averages = {id(self.live[name]): average for name, average in self.averages.items()}
         for name, tensor in self.model.state_dict(keep_vars=True).items():  # a tied weight stands there under each name
             if id(tensor) in averages:
-                found[name] = averages[id(tensor)].cpu().numpy().copy()
+                found[name] = whole(averages[id(tensor)]).cpu().numpy().copy()
         return found
 
     def state_dict(self) -> dict[str, Any]:

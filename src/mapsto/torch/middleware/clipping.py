@@ -9,6 +9,7 @@ import torch
 from ...core.compose import middleware
 from ...core.errors import SpecError
 from ..mappings import Metrics, Update
+from ..mesh.one import local
 from ..state import State
 from .gradients import dense, scale
 
@@ -41,7 +42,7 @@ class ClipNorm:
             gradients = dense(state.parameters)
             if not gradients:
                 return inner(state, metrics)
-            norm = torch.nn.utils.get_total_norm(gradients, self.norm_type)
+            norm = state.mesh.norm(gradients, self.norm_type)
             factor = torch.where(norm.isfinite(), limit / norm.clamp(min=limit), 1.0)
             scale(gradients, factor)
             return inner(state, {**metrics, "grad_norm": norm})
@@ -69,7 +70,7 @@ class ClipValue:
             return inner
 
         def clamped(state: State, metrics: Metrics) -> Metrics:
-            if gradients := dense(state.parameters):
+            if gradients := [local(g) for g in dense(state.parameters)]:
                 torch._foreach_clamp_min_(gradients, -limit)
                 torch._foreach_clamp_max_(gradients, limit)
             return inner(state, metrics)

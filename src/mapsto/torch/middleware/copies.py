@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..mesh.one import local
+
 
 @contextmanager
 def kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Within it the tensors may be changed in place; they are copied back bitwise at its end, after an exception too."""
-    held = [t.detach() for t in tensors]
+    held = [local(t.detach()) for t in tensors]
     saved = [t.clone() for t in held]
     try:
         yield

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..mesh.one import local
+
 
 def dense(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     """The gradients that exist, to be changed in place; of a sparse one its values, each row once."""
@@ -23,9 +25,9 @@ def dense(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 
 
 def scale(gradients: Iterable[Tensor], factor: Tensor) -> None:
-    """Multiply gradients of any dtype by a scalar on their device, in place."""
+    """Multiply gradients of any dtype by a scalar on their device, in place; of those in parts, the part that is here."""
     groups: dict[torch.dtype, list[Tensor]] = {}
-    for gradient in gradients:
+    for gradient in map(local, gradients):
         groups.setdefault(gradient.dtype, []).append(gradient)
     for dtype, group in groups.items():
         torch._foreach_mul_(group, factor.to(dtype))
@@ -35,7 +37,7 @@ def check_and_scale(parameters: Iterable[nn.Parameter], factor: Tensor) -> Tenso
     """Multiply the gradients by `factor` in place; 1.0 on its device where one of them was not finite, else 0.0."""
     flag = torch.zeros((), dtype=torch.float32, device=factor.device)
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for gradient in dense(parameters):
+    for gradient in map(local, dense(parameters)):
         real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
         groups.setdefault((real.device, real.dtype), []).append(real)
     for (device, _), gradients in groups.items():

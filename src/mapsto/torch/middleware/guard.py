@@ -111,7 +111,7 @@ class Nonfinite:
         self.window = _Window()
 
     def _flag(self, state: State, metrics: Metrics) -> Tensor:
-        flag = check_and_scale(state.parameters, self.one)
+        flag = state.mesh.agree(check_and_scale(state.parameters, self.one))
         if "loss_scale" in metrics:
             flag = torch.where(metrics["loss_scale"] < 1, flag, 0.0)
         return torch.maximum(flag, (~torch.isfinite(metrics["loss"][0])).to(flag.dtype))

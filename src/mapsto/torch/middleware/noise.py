@@ -9,6 +9,7 @@ import torch
 from ...core.compose import middleware
 from ...core.errors import SpecError
 from ..mappings import Metrics, Update
+from ..mesh.one import cut, local
 from ..state import State
 from .gradients import dense
 
@@ -37,7 +38,7 @@ class GradientNoise:
             generator = state.generator("gradient_noise")
             for gradient in dense(state.parameters):
                 drawn = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype, device=gradient.device)
-                gradient.add_(drawn, alpha=deviation)
+                local(gradient).add_(cut(drawn, gradient), alpha=deviation)
             return inner(state, metrics)
 
         return noisy

@@ -86,7 +86,7 @@ class MixedPrecision:
         def unscaled(state: State, batch: Batch) -> Metrics:
             with state.apart():
                 metrics = inner(state, batch)
-                self.found = check_and_scale(state.parameters, self.scale.reciprocal())
+                self.found = state.mesh.agree(check_and_scale(state.parameters, self.scale.reciprocal()))
             state.skip = either(state.skip, self.found)
             return {**metrics, "loss_scale": self.scale.clone()}
 

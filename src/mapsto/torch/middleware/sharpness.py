@@ -7,6 +7,7 @@ import torch
 from ...core.compose import middleware
 from ...core.errors import SpecError
 from ..mappings import Batch, Grad, Metrics
+from ..mesh.one import local
 from ..state import State
 from .copies import kept
 
@@ -44,15 +45,15 @@ class SAM:
     @torch.no_grad()
     def _ascend(self, state: State) -> None:
         moved = [p for p in state.parameters if p.grad is not None]
-        directions = [p.grad.to_dense() for p in moved if p.grad is not None]
+        directions = [p.grad.to_dense() if p.grad.is_sparse else p.grad for p in moved if p.grad is not None]
         if not moved:
             return
         if self.adaptive:
             scales = [p.abs().add_(self.eta) for p in moved]
-            directions = list(torch._foreach_mul(directions, scales))
-        norm = torch.nn.utils.get_total_norm(directions)
+            directions = [d * s for d, s in zip(directions, scales, strict=True)]
+        norm = state.mesh.norm(directions)
         if self.adaptive:
-            torch._foreach_mul_(directions, scales)
+            directions = [d * s for d, s in zip(directions, scales, strict=True)]
         factor = self.rho / (norm + 1e-12)
         for parameter, direction in zip(moved, directions, strict=True):
-            parameter.add_(direction * factor)
+            local(parameter).add_(local(direction) * factor)

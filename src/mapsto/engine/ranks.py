@@ -1,0 +1,107 @@
+"""The ranks of a run as the engine sees them: who leads, and how all come to know one value."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from ..core.errors import SpecError
+
+T = TypeVar("T")
+
+
+class Ranks(Protocol):
+    """What a wing tells of the processes that carry a run out together."""
+
+    rank: int
+    world: int
+    leader: bool
+
+    def share(self, value: T) -> T:
+        """The leader's value, on every rank."""
+        ...
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value by rank, on every rank."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank, world, leader = 0, 1, True
+
+    def share(self, value: T) -> T:
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+    def barrier(self) -> None:
+        return
+
+
+def lead(ranks: Ranks, action: Callable[[], T]) -> T:
+    """Do it on the leader alone; what it returned, or raised, on every rank."""
+    if ranks.world == 1:
+        return action()
+    found: tuple[Any, BaseException | None] = (None, None)
+    if ranks.leader:
+        try:
+            found = (action(), None)
+        except Exception as error:  # noqa: BLE001  # all ranks must hear of it, else they wait for the leader
+            found = (None, error)
+    value, error = ranks.share(found)
+    if error is not None:
+        raise error
+    result: T = value
+    return result
+
+
+def serve(ranks: Ranks, action: Callable[[Callable[[str], Any]], None], services: Mapping[str, Callable[[], Any]]) -> None:
+    """Do it on the leader alone, while the others stand ready for what needs all of them.
+
+    action is given a function that calls one of the services by name, on all ranks at once.
+    """
+    if ranks.world == 1:
+        action(lambda name: services[name]())
+        return
+    if not ranks.leader:
+        while (wanted := ranks.share(None)) is not None:
+            if isinstance(wanted, Exception):
+                raise wanted
+            services[wanted]()
+        return
+
+    def call(name: str) -> Any:
+        ranks.share(name)
+        return services[name]()
+
+    try:
+        action(call)
+    except Exception as error:
+        ranks.share(error)
+        raise
+    ranks.share(None)
+
+
+def agree(ranks: Ranks, told: Mapping[str, Any]) -> None:
+    """Compare what every rank tells of itself. Raises SpecError naming what differs and the ranks that are not as most are."""
+    every = ranks.gather(dict(told))
+    for name in told:
+        values = [repr(one.get(name)) for one in every]
+        usual, count = Counter(values).most_common(1)[0]
+        if count < len(values):
+            others = [rank for rank, value in enumerate(values) if value != usual]
+            named = ", ".join(f"rank {rank} has {_short(values[rank])}" for rank in others[:4])
+            more = f", and {len(others) - 4} more ranks" if len(others) > 4 else ""
+            raise SpecError(f"the ranks do not run the same {name}: {named}{more}, the others {_short(usual)}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."

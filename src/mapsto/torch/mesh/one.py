@@ -1,0 +1,86 @@
+"""What a middleware may ask of the mesh, whatever it is; the answers of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class OneProcess:
+    """One process alone: nothing is exchanged.
+
+    rank, world: this process among all; micro_shards: parts of a global batch, of which `own` are this rank's;
+    lockstep: whether all ranks must make the same number of passes, so that none may leave an empty one out;
+    absent: whether the micro-shard being computed is a stand-in, which weighs nothing; asks: whether this rank wishes all
+    of them to stop.
+    """
+
+    rank, world = 0, 1
+    micro_shards = 1
+    own: tuple[int, ...] = (0,)
+    lockstep = False
+    absent = False
+    asks = False
+
+    def __init__(self) -> None:
+        self._pending = 0
+
+    @contextmanager
+    def pending(self, more: bool = True) -> Iterator[None]:
+        """Within it gradients need not be reduced: another pass of the same step follows (`more`)."""
+        if not more:
+            yield
+            return
+        self._pending += 1
+        if self._pending == 1:
+            self.synchronise(False)
+        try:
+            yield
+        finally:
+            self._pending -= 1
+            if self._pending == 0:
+                self.synchronise(True)
+
+    def synchronise(self, wanted: bool) -> None:
+        """Whether the next backward pass reduces gradients over ranks."""
+
+    def agree(self, flag: Tensor) -> Tensor:
+        """The largest of a flag over the ranks that hold different gradients."""
+        return flag
+
+    def norm(self, tensors: Iterable[Tensor], p: float = 2.0) -> Tensor:
+        """The p-norm over all elements of tensors, counted once however they lie on ranks."""
+        return torch.nn.utils.get_total_norm(list(tensors), p)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The full value of a tensor of which ranks may hold parts."""
+        return tensor
+
+    def sums(self, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+        """(sum, weight) pairs summed over the ranks that have different records."""
+        return dict(pairs)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full value of a tensor, detached; of a distributed one all ranks must ask."""
+    full = getattr(tensor, "full_tensor", None)
+    return tensor.detach() if full is None else full().detach()
+
+
+def cut(full: Tensor, like: Tensor) -> Tensor:
+    """Of a full value the part that this rank holds of `like`; nothing is sent."""
+    if not hasattr(like, "device_mesh"):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    return local(distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies on this rank, in place: itself, or the local part of a distributed tensor."""
+    found: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return found

@@ -1,0 +1,61 @@
+"""The axis `shard`: parameters, gradients and optimizer state are cut over ranks (FSDP2); with `replicate`, hybrid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from ..middleware.matching import matching_modules
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Sharded:
+    """A model under `fully_shard` in place, block by block; gradients are summed over ranks, so `factor` is 1."""
+
+    factor = 1.0
+
+    def __init__(self, model: nn.Module, mesh: DeviceMesh, options: Any) -> None:
+        self.model: Any = model
+        given: dict[str, Any] = {"mesh": mesh}
+        if options.precision is not None:
+            dtype = DTYPES[options.precision]
+            given["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        if options.offload:
+            given["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+        for block in (*blocks(model, options.blocks), model):
+            fully_shard(block, **given)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to sum
+                if options.unused_parameters:
+                    module.set_reduce_scatter_unused_params(True)
+
+    def synchronise(self, wanted: bool) -> None:
+        """Whether the next backward pass reduces gradients."""
+        self.model.set_requires_gradient_sync(wanted)
+
+
+def blocks(model: nn.Module, patterns: Any) -> list[nn.Module]:
+    """The modules that are sharded each for itself: those that match, or the items of lists and sequences of modules.
+
+    Inner ones come first, as `fully_shard` wants it.
+    """
+    if patterns is not None:
+        return list(reversed(matching_modules(model, patterns, "mesh.blocks").values()))
+    return [block for block in _items(model) if block is not model and any(p.requires_grad for p in block.parameters())]
+
+
+def _items(module: nn.Module) -> Iterator[nn.Module]:
+    """Items of the outermost lists and sequences."""
+    for child in module.children():
+        if isinstance(child, (nn.ModuleList, nn.Sequential)):
+            yield from child
+        else:
+            yield from _items(child)
