@@ -146,7 +146,7 @@ def _usage(entry: Entry, target: Any) -> str:
 def show_spec(spec: Spec) -> None:
     """Print the plan, the parts and the settings of a checked spec."""
     heading("plan, outermost first")
-    write(textwrap.indent(render(plan(spec.middleware)).rstrip(), "  "))
+    write(textwrap.indent(render(plan(spec.middleware, spec.mesh)).rstrip(), "  "))
     write()
     heading("parts")
     table(("path", "is", "with"), list(_parts(spec)), indent="  ")
@@ -190,7 +190,7 @@ def _nested(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _settings(spec: Spec) -> Iterator[tuple[str, str]]:
     plan_of = spec.checkpoint
-    for name in ("name", "wing", "device", "seed", "steps", "epochs", "log_every", "evaluate_every"):
+    for name in ("name", "wing", "device", "seed", "steps", "epochs", "log_every", "evaluate_every", "micro_shards", "strict"):
         value = getattr(spec, name)
         yield name, "not set" if value is None else str(value)
     yield "checkpoint", ", ".join(f"{k}={_short(v)}" for k, v in vars(plan_of).items())

@@ -44,6 +44,18 @@ class ExportError(MapstoError, RuntimeError):
     """A model that cannot be made into an artefact, or an artefact that does not compute what the model does."""
 
 
+class LaunchError(MapstoError, RuntimeError):
+    """Ranks that cannot be started, cannot meet, or have failed."""
+
+
+class PlanError(MapstoError, RuntimeError):
+    """A plan that cannot be made: a model that cannot run without data, a size that cannot be read."""
+
+
+class ClusterError(MapstoError, RuntimeError):
+    """A process of a cluster that could not be started, failed, or was lost and could not be replaced."""
+
+
 class MissingExtra(MapstoError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -13,6 +13,10 @@ from .values import Part, as_part
 DEFAULTS = {"step": "update after grad", "grad": "backward of loss", "update": "optimizer", "loss": "task's loss"}
 
 
+MESH = "mesh"
+"""The name of a mesh among the middlewares of a program."""
+
+
 def distinct(names: Iterable[str]) -> list[str]:
     """The names with `.2`, `.3`, ... behind those that were there before."""
     found: list[str] = []
@@ -24,8 +28,9 @@ def distinct(names: Iterable[str]) -> list[str]:
     return found
 
 
-def plan(middleware: Sequence[Any]) -> list[Placed]:
-    """The middlewares of a spec's list (parts, classes, functions or objects) in order, without building them.
+def plan(middleware: Sequence[Any], mesh: Any = None) -> list[Placed]:
+    """The middlewares of a spec's list (parts, classes, functions or objects) in order, and the mesh among them, without
+    building them.
 
     Raises ComposeError where there is no such order, SpecError where a name is unknown.
     """
@@ -33,7 +38,11 @@ def plan(middleware: Sequence[Any]) -> list[Placed]:
     where = [f"middleware.{i}" for i in range(len(parts))]
     targets = [resolve(v, "middleware", path)[0] if isinstance(v, Part) else v for v, path in zip(parts, where, strict=True)]
     names = [value.name if isinstance(value, Part) else registry.label(type(value)) for value in parts]
-    return arrange([(name, declared(target)) for name, target in zip(distinct(names), targets, strict=True)])
+    found = [(name, declared(target)) for name, target in zip(distinct(names), targets, strict=True)]
+    if mesh is not None:
+        own = declared(resolve(mesh, "mesh", "mesh")[0] if isinstance(mesh, Part) else mesh)
+        found += [(MESH, own)] if own.wraps else []
+    return arrange(found)
 
 
 def render(placed: Sequence[Placed]) -> str:

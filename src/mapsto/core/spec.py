@@ -126,7 +126,7 @@ class Spec:
         for path, kind, part in self.parts():
             if isinstance(part, Part):
                 check(part, kind, path, offers=OFFERED)
-        plan(self.middleware)
+        plan(self.middleware, self.mesh)
         return self
 
     def parts(self) -> Iterator[tuple[str, str, Any]]:

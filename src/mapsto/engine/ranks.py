@@ -50,15 +50,15 @@ def lead(ranks: Ranks, action: Callable[[], T]) -> T:
     """Do it on the leader alone; what it returned, or raised, on every rank."""
     if ranks.world == 1:
         return action()
-    found: tuple[Any, BaseException | None] = (None, None)
+    found: tuple[Any, Exception | None] = (None, None)
     if ranks.leader:
         try:
             found = (action(), None)
         except Exception as error:  # noqa: BLE001  # all ranks must hear of it, else they wait for the leader
             found = (None, error)
-    value, error = ranks.share(found)
-    if error is not None:
-        raise error
+    value, failed = ranks.share(found)
+    if failed is not None:
+        raise failed
     result: T = value
     return result
 
@@ -72,6 +72,7 @@ def serve(ranks: Ranks, action: Callable[[Callable[[str], Any]], None], services
         action(lambda name: services[name]())
         return
     if not ranks.leader:
+        wanted: Any
         while (wanted := ranks.share(None)) is not None:
             if isinstance(wanted, Exception):
                 raise wanted

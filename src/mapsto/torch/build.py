@@ -12,7 +12,7 @@ from torch import nn
 from ..core.compose import MAPPINGS, Declared, Placed, arrange, declared
 from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
-from ..core.plan import distinct
+from ..core.plan import MESH, distinct
 from ..core.random import derive
 from ..core.registry import registry
 from .mappings import label
@@ -20,9 +20,6 @@ from .mesh.group import join, launched
 from .placement import find_device
 from .program import Program
 from .state import Builder, State
-
-MESH = "mesh"
-"""The name of a mesh among the middlewares of a program."""
 
 
 def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tuple[str, Any, Declared]]:

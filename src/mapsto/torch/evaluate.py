@@ -57,7 +57,8 @@ def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str
     sums: dict[str, Any] = {}
     try:
         with program.evaluating() as state:
-            for state.shard, batch in _micro_shards(state, batches):
+            for number, batch in _micro_shards(state, batches):
+                state.shard = number
                 state.reseed()
                 placed = place(batch, state.device)
                 with blaming(state, placed):

@@ -71,7 +71,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.detach() if full is None else full().detach()
 
 
-def cut(full: Tensor, like: Tensor) -> Tensor:
+def cut(full: Tensor, like: Any) -> Tensor:
     """Of a full value the part that this rank holds of `like`; nothing is sent."""
     if not hasattr(like, "device_mesh"):
         return full

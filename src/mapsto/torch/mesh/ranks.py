@@ -19,7 +19,7 @@ from ...core.compose import Declared
 from ...core.errors import SpecError
 from ...core.registry import decorator
 from ...data.stream import StandIn
-from ..mappings import Batch, Grad, Loss, Metrics
+from ..mappings import Batch, Grad, Metrics
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import group, norms
@@ -46,7 +46,7 @@ class Ranks(OneProcess):
     bucket_mb: size of DDP's buckets; timeout: seconds that a rank waits for the others. Raises SpecError.
     """
 
-    __mapsto__ = Declared(wraps=("loss", "grad"), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
+    __mapsto__ = Declared(wraps=("grad",), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
 
     def __init__(
         self,
@@ -134,15 +134,6 @@ class Ranks(OneProcess):
             self.placed.synchronise(wanted)
 
     # -- the mappings ------------------------------------------------------------------------------------------------
-    def loss(self, inner: Loss) -> Loss:
-        """A stand-in weighs nothing."""
-
-        def weighed(state: State, batch: Batch) -> tuple[Tensor, Any, Any]:
-            total, weight, outputs = inner(state, batch)
-            return (total * 0, weight * 0, outputs) if self.absent else (total, weight, outputs)
-
-        return weighed
-
     def grad(self, inner: Grad) -> Grad:
         """The gradient of the whole global batch, on every rank (of it what the rank holds)."""
 

@@ -25,13 +25,13 @@ class Replicated:
         self.factor = float(dist.get_world_size(group))
         if not any(p.requires_grad for p in model.parameters()):
             return
+        given: dict[str, Any] = {_SYNC: False, "bucket_cap_mb": options.bucket_mb}
         replicate(
             model,
             process_group=group,
-            **{_SYNC: False},
             gradient_as_bucket_view=True,
             find_unused_parameters=options.unused_parameters,
-            bucket_cap_mb=options.bucket_mb,
+            **given,
         )
 
     def synchronise(self, wanted: bool) -> None:

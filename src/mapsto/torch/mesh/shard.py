@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from ...core.errors import SpecError
 from ..middleware.matching import matching_modules
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,11 +36,19 @@ class Sharded:
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to sum
                 if options.unused_parameters:
-                    module.set_reduce_scatter_unused_params(True)
+                    _reduce_unused(module)
 
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients."""
         self.model.set_requires_gradient_sync(wanted)
+
+
+def _reduce_unused(module: FSDPModule) -> None:
+    """Parameters without a gradient on some rank count as zero there. Raises SpecError where torch cannot."""
+    setter = getattr(module, "set_reduce_scatter_unused_params", None)
+    if setter is None:
+        raise SpecError(f"mesh.unused_parameters: with `shard` it needs torch 2.13 or later, and this is {torch.__version__}")
+    setter(True)
 
 
 def blocks(model: nn.Module, patterns: Any) -> list[nn.Module]:

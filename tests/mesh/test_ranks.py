@@ -1,0 +1,117 @@
+"""N ranks are one rank: gradients, weights, metrics and evaluation of one process, for every axis of data parallelism."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mapsto import use
+
+from company import on_ranks
+from mesh_programs import all_steps, steps
+
+CLIP = use("clip_norm", max_norm=0.05)
+UNUSED = {"unused_parameters": True}
+CASES: dict[str, dict[str, Any]] = {
+    "records": {},
+    "tokens": {"model": "words"},
+    "nothing": {"batch": 2},  # more ranks than records
+    "unused": {"model": "gated"},
+    "clipped": {"middleware": [CLIP]},
+    "accumulated": {"middleware": [CLIP, use("accumulate", steps=3)], "model": "words"},
+    "sharp": {"middleware": [use("sam", rho=0.1), use("ema", decay=0.5)]},
+    "adaptive": {"middleware": [use("sam", rho=0.5, adaptive=True), use("accumulate", steps=2)]},
+    "guarded": {"middleware": [use("nonfinite"), use("clip_value", value=0.01), use("gradient_noise", eta=1e-3)]},
+    "recomputed": {"middleware": [use("activation_checkpointing", modules=["blocks.*"])]},
+    "adamw": {"optimizer": use("adamw", lr=1e-2), "middleware": [CLIP, use("ema", decay=0.9)], "model": "words"},
+    "float32": {"dtype": "float32", "model": "words", "steps": 1},
+}
+MESHES = {
+    2: [{"replicate": 2}, {"shard": 2}],
+    3: [{"replicate": 3}, {"shard": -1}],
+    4: [{"replicate": 4}, {"shard": 4}, {"replicate": 2, "shard": 2}],
+}
+WEIGHTS = {"adamw": 1e-9, "float32": 1e-5}
+
+
+@cache
+def alone(name: str) -> dict[str, Any]:
+    return steps(CASES[name])
+
+
+def said(mesh: dict[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.items())
+
+
+@cache
+def company(world: int) -> list[dict[str, Any]]:
+    cases = {
+        f"{said(mesh)}: {name}": {**case, "mesh": {**mesh, **(UNUSED if name == "unused" else {})}}
+        for mesh in MESHES[world]
+        for name, case in CASES.items()
+    }
+    return on_ranks(world, all_steps, cases)
+
+
+def error(got: Any, want: Any) -> float:
+    """Relative to the largest element of what is wanted."""
+    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("world", "mesh"), [(w, m) for w, meshes in MESHES.items() for m in meshes], ids=str)
+def test_several_ranks_do_what_one_does(world: int, mesh: dict[str, int], name: str) -> None:
+    wanted = alone(name)
+    exact = 1e-6 if name == "float32" else 1e-12
+    for rank, found in enumerate(company(world)):
+        got = found[f"{said(mesh)}: {name}"]
+        for parameter, gradient in wanted["gradients"].items():
+            where = f"rank {rank}, {parameter}"
+            if gradient is None:
+                assert got["gradients"][parameter] is None or not got["gradients"][parameter].any(), where
+            else:
+                assert error(got["gradients"][parameter], gradient) < exact, where
+        for parameter, weight in wanted["weights"].items():
+            assert error(got["weights"][parameter], weight) < WEIGHTS.get(name, 1e-12), f"rank {rank}, {parameter}"
+        for kind in ("metrics", "evaluation"):
+            assert got[kind].keys() == wanted[kind].keys()
+            for metric, value in wanted[kind].items():
+                assert got[kind][metric] == pytest.approx(value, rel=max(WEIGHTS.get(name, 0), 1e-9)), (rank, metric)
+
+
+def test_a_mean_of_means_would_be_seen() -> None:
+    """The control: what averaging the ranks' own means gives is far from what one process has."""
+    wanted = steps({"model": "words", "steps": 1})["gradients"]
+    halves = on_ranks(2, all_steps, {"own": {"model": "words", "steps": 1}})  # no mesh is asked for: data parallel
+    assert error(halves[0]["own"]["gradients"]["head.weight"], wanted["head.weight"]) < 1e-12
+    from mesh_programs import made
+
+    program, reader = made({"model": "words"})
+    means = []
+    for half in range(2):
+        program.state.clear()
+        program.grad(program.state, {n: _tensor(v) for n, v in reader.batch(0, half, 2).items()})
+        means.append(program.model.head.weight.grad.numpy().copy())
+    assert error((means[0] + means[1]) / 2, wanted["head.weight"]) > 1e-3
+
+
+def _tensor(value: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(value)
+
+
+def test_micro_shards_decide_dropout_and_ranks_do_not() -> None:
+    case = {"options": {"dropout": 0.4}, "micro_shards": 4}
+    wanted = steps(case)
+    for world in (2, 4):
+        found = on_ranks(world, all_steps, {m: {**case, "mesh": {m: world}} for m in ("replicate", "shard")})
+        for got in found:
+            for mesh in got.values():
+                for parameter, weight in wanted["weights"].items():
+                    assert error(mesh["weights"][parameter], weight) < 1e-12, parameter
+    other = steps({**case, "micro_shards": 2})
+    assert error(other["weights"]["head.weight"], wanted["weights"]["head.weight"]) > 1e-6
