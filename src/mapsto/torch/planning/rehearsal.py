@@ -1,0 +1,170 @@
+"""The rehearsal: a spec's own program, built and stepped on one rank of a world that is not there."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+from ...core.errors import DataError, PlanError
+from ...core.parts import Part
+from ...core.spec import Spec
+from ..build import build_program
+from ..program import Program
+from .meter import Meter
+from .traffic import Traffic
+from .world import FakeMeter, fake_world
+
+UNREAL = (
+    DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException, UnsupportedOperatorException,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step on one rank, in bytes: what is held between steps, the peak within one and what it was made of, and traffic.
+
+    records: of each micro-shard; passes: micro-shards that the rank computes in a step.
+    """
+
+    rank: int
+    records: int
+    passes: int
+    held: Mapping[str, int]
+    peak: int
+    at_peak: Mapping[str, int]
+    traffic: tuple[Traffic, ...]
+
+
+class Rehearsal:
+    """A program that is stepped on batches of any number of records, each step measured."""
+
+    def __init__(self, program: Program, meter: Meter, example: Mapping[str, Any], rank: int) -> None:
+        self.program, self.meter, self.example, self.rank = program, meter, example, rank
+        state = program.state
+        self.held = {
+            "parameters": meter.label(state.model.parameters(), "parameters"),
+            "buffers": meter.label(state.model.buffers(), "buffers"),
+        }
+        meter.label_the_rest("buffers")
+        self.held["buffers"] = meter.alive("buffers")
+        self._handle = state.optimizer.register_step_pre_hook(self._gradients)
+        self.passes = len(program.takes.get("shard", (0,)))
+
+    def step(self, records: int) -> Measured:
+        """One step of micro-shards of so many records each. Raises PlanError, DataError."""
+        state, meter = self.program.state, self.meter
+        batches = [sized(self.example, records) for _ in range(self.passes)]
+        moment, issued = meter.now, len(meter.traffic)
+        with explained("the step"):
+            self.program.step(batches if self.program.takes else batches[0])
+        held = dict(self.held)
+        held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
+        peak, at_peak = meter.peak(moment)
+        return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]))
+
+    def _gradients(self, *_: Any) -> None:
+        self.held["gradients"] = self.meter.label(self.program.state.gradients(), "gradients")
+
+
+@contextmanager
+def rehearsing(
+    spec: Spec, axes: Mapping[str, int], rank: int, example: Mapping[str, Any], offers: Mapping[str, Any]
+) -> Iterator[Rehearsal]:
+    """The program of a spec on one rank of a mesh with these axes, in fake tensors.
+
+    example: a batch, of which shapes and types are read. Raises what building the program raises, and PlanError.
+    """
+    world = 1
+    for size in axes.values():
+        world *= size
+    with fake_world(rank, world) as mode, FakeMeter(mode) as meter:
+        with explained("building the model"):
+            program = build_program(
+                spec.model,
+                spec.task,
+                spec.optimizer,
+                spec.schedule,
+                spec.middleware,
+                seed=spec.seed,
+                device=spec.device,
+                mesh=meshed(spec, axes),
+                micro_shards=spec.micro_shards,
+                strict=spec.strict,
+                offers=offers,
+            )
+        yield Rehearsal(program, meter, example, rank)
+
+
+def meshed(spec: Spec, axes: Mapping[str, int]) -> Part:
+    """The spec's mesh with other axes; its options stay. Raises PlanError for one that is no mesh of ranks."""
+    mesh = spec.mesh
+    if mesh is None:
+        return Part("ranks", dict(axes))
+    if not isinstance(mesh, Part) or mesh.name != "ranks":
+        said = mesh.name if isinstance(mesh, Part) else type(mesh).__name__
+        raise PlanError(f"mesh: {said!r} is not planned; a plan is for meshes of ranks: replicate, shard, tensor, pipeline")
+    return Part(mesh.use, {**mesh.args, **axes})
+
+
+def sized(example: Mapping[str, Any], records: int) -> dict[str, Any]:
+    """A batch like the example with so many records: arrays without data, lists by repetition."""
+    length = next((len(v) for v in example.values() if _counts(v)), 0)
+    if not length:
+        raise DataError("data.train: the batch that was read has no record, so its shapes are not known")
+    return {name: _sized(value, length, records) for name, value in example.items()}
+
+
+def _counts(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, (str, bytes, dict)) and getattr(value, "ndim", 1) > 0
+
+
+def _sized(value: Any, length: int, records: int) -> Any:
+    if not _counts(value):
+        return value
+    if getattr(value, "dtype", None) is None or getattr(value.dtype, "kind", "f") not in "biufc":
+        whole = list(value) * -(-records // max(len(value), 1)) if len(value) == length else value
+        return whole[:records] if len(value) == length else value
+    dtype = value.dtype if isinstance(value, Tensor) else getattr(torch, str(value.dtype))
+    shape = (records, *value.shape[1:]) if len(value) == length else tuple(value.shape)
+    return torch.empty(shape, dtype=dtype)
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Errors of tensors without data as a PlanError: which operator, at which line of the user's, and why."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UNREAL):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        operator = getattr(cause, "func", None) or (cause.args[0] if cause.args else "an operator")
+        why = {
+            DataDependentOutputException: "reads a value, and a plan is made without data",
+            DynamicOutputShapeException: "has an output whose shape depends on the data",
+        }.get(type(cause), "has no implementation for fake tensors (register one with torch.library.register_fake)")
+        raise PlanError(f"{doing} cannot be planned: {operator} {why}{_where(cause)}") from error
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line that is neither torch's nor ours."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _internal(f.filename)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
+def _internal(path: str) -> bool:
+    return "/torch/" in path or path.startswith("<")

@@ -1,0 +1,178 @@
+"""A world that is not there: fake tensors, which have shapes and no data, and a process group that moves nothing."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+import torch.nn.parallel.distributed as data_parallel
+from torch import Tensor, nn
+from torch._C._distributed_c10d import _create_work_from_future
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp._fully_shard import _fsdp_param
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from ...core.errors import PlanError
+from .meter import Meter
+
+
+@contextmanager
+def fake_world(rank: int, ranks: int) -> Iterator[FakeTensorMode]:
+    """Within it this process is one rank of a world of `ranks`, and every tensor that is made is fake.
+
+    Raises PlanError in a process that is a rank of a real world.
+    """
+    if dist.is_initialized():
+        raise PlanError("a plan is made in a process of its own: this one is a rank of a group that has begun")
+    dist.init_process_group("fake", rank=rank, world_size=ranks, store=FakeStore())
+    try:
+        with ExitStack() as stack:
+            for patch in (*_data_parallel(), *_device_meshes(), *_sharding(), *_modules()):
+                stack.enter_context(patch)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+    finally:
+        dist.destroy_process_group()
+
+
+# -- what torch does with data where there is none ---------------------------------------------------------------------
+def _modules() -> Iterator[Any]:
+    """`module.to(...)` and its like change parameters in place, which those without data are not: they are replaced.
+
+    Parameters that are tied stay tied.
+    """
+    known: weakref.WeakKeyDictionary[Any, dict[int, tuple[Tensor, Tensor]]] = weakref.WeakKeyDictionary()
+
+    def apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        for child in module.children() if recurse else ():
+            child._apply(function)
+        made = known.setdefault(function, {})
+        for own, kind in ((module._parameters, nn.Parameter), (module._buffers, None)):
+            for name, tensor in own.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in made:
+                    with torch.no_grad():
+                        new = function(tensor)
+                    if kind is not None and new is not tensor:
+                        new = nn.Parameter(new, tensor.requires_grad)
+                    made[id(tensor)] = (tensor, new)
+                own[name] = made[id(tensor)][1]  # type: ignore[assignment]
+        return module
+
+    yield mock.patch.object(nn.Module, "_apply", apply)
+
+
+def _data_parallel() -> Iterator[Any]:
+    """DDP compares and broadcasts parameters when it is made, and reads data when it makes its buckets anew."""
+    yield mock.patch.object(data_parallel, "_verify_param_shape_across_processes", lambda *_, **__: None)
+    yield mock.patch.object(data_parallel, "_sync_module_states", lambda *_, **__: None)
+    yield mock.patch.object(dist, "Reducer", _Reducer)
+    yield mock.patch.object(dist, "_compute_bucket_assignment_by_size", _buckets(dist._compute_bucket_assignment_by_size))
+
+
+class _Reducer(dist.Reducer):
+    """DDP's own reducer, which stays with the buckets that it has."""
+
+    def _rebuild_buckets(self) -> bool:
+        return False
+
+
+def _buckets(assign: Callable[..., Any]) -> Callable[..., Any]:
+    """The assignment of parameters to buckets of the size they have after the first step, when DDP knows its order."""
+
+    @functools.wraps(assign)
+    def assigned(tensors: Sequence[Tensor], limits: Sequence[int], *more: Any) -> Any:
+        if list(limits) == [sys.maxsize]:
+            limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, 25 * 1024 * 1024]
+        return assign(tensors, limits, *more)
+
+    return assigned
+
+
+def _sharding() -> Iterator[Any]:
+    """FSDP2 cuts every parameter into a piece a rank and takes one of them: of thousands only that one is made."""
+    yield mock.patch.object(_fsdp_param, "_chunk_with_empty", _Chunks)
+
+
+class _Chunks:
+    """`torch.chunk` whose pieces are made when they are asked for; those that it lacks are empty."""
+
+    def __init__(self, tensor: Tensor, count: int, dim: int) -> None:
+        self.tensor, self.dim, self.size = tensor, dim, -(-tensor.shape[dim] // count)
+
+    def __getitem__(self, index: int) -> Tensor:
+        start, length = index * self.size, self.tensor.shape[self.dim]
+        if start >= length:
+            return self.tensor.new_empty(0)
+        return self.tensor.narrow(self.dim, start, min(self.size, length - start))
+
+
+def _device_meshes() -> Iterator[Any]:
+    """A device mesh computes with real tensors of ranks, and DTensor finds shapes by fake tensors of the whole, not its own."""
+    for name in ("__init__", "_concatenate"):
+        if hasattr(DeviceMesh, name):
+            yield mock.patch.object(DeviceMesh, name, _really(vars(DeviceMesh)[name]))
+    if isinstance(own := vars(DeviceMesh).get("mesh"), property) and own.fget is not None:
+        yield mock.patch.object(DeviceMesh, "mesh", property(_really(own.fget)))
+    name = "_propagate_tensor_meta_non_cached"
+    yield mock.patch.object(ShardingPropagator, name, _really(vars(ShardingPropagator)[name]))
+
+
+def _really(function: Any) -> Any:
+    inner = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+
+    @functools.wraps(inner)
+    def real(*args: Any, **kwargs: Any) -> Any:
+        with unset_fake_temporarily():
+            return inner(*map(_ranks, args), **{name: _ranks(value) for name, value in kwargs.items()})
+
+    return type(function)(real) if inner is not function else real
+
+
+def _ranks(value: Any) -> Any:
+    """A fake tensor of ranks is that of the whole world, in order, which is what `init_device_mesh` makes."""
+    return torch.arange(value.numel(), dtype=value.dtype).view(value.shape) if isinstance(value, FakeTensor) else value
+
+
+class FakeMeter(Meter):
+    """A meter in a fake world: collectives end with what they were given, and a read of a value is answered or refused.
+
+    What mapsto's own middleware reads are flags, which are 0 in an ordinary step; what an optimizer reads is its count of
+    steps, which is 1. Anything else that decides by a value of the data cannot be planned.
+    """
+
+    def carry_out(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if operator is torch.ops.aten._local_scalar_dense.default:
+            value = _answer(sys._getframe())
+            if value is not None:
+                return value if args[0].dtype is not torch.bool else bool(value)
+        result = operator(*args, **kwargs)
+        if operator.namespace == "c10d" and type(result) is tuple:  # (tensors, work), whose work would give nothing
+            future: Any = torch.futures.Future()
+            future.set_result(result[0] if isinstance(result[0], list) else [result[0]])
+            return result[0], _create_work_from_future(future).boxed()
+        return result
+
+
+def _answer(frame: Any) -> int | None:
+    """What a read of a value is answered, by who asks; None for a stranger."""
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("mapsto.") and not name.startswith("mapsto.torch.planning"):
+            return 0
+        if name.startswith("torch.optim"):
+            return 1
+        if not name.startswith(("torch.", "mapsto.torch.planning", "contextlib", "unittest")) and name != "torch":
+            return None
+        frame = frame.f_back
+    return None
