@@ -37,7 +37,7 @@ def lines(folder, *names):
     """What a run told, without what depends on the clock."""
     kept = []
     for record in RunFolder(folder).records(*names):
-        metrics = {k: v for k, v in record["metrics"].items() if not k.startswith(("time/", "throughput/"))}
+        metrics = {k: v for k, v in record["metrics"].items() if not k.startswith(("time/", "throughput/", "memory/"))}
         kept.append((record["name"], record["step"], metrics))
     return kept
 

@@ -30,11 +30,15 @@ class Event:
     """Something that happened at `step` (steps taken so far); at one step the order is log, evaluate, epoch, checkpoint.
 
     metrics: floats named `train/loss`, `train/lr`, `valid/accuracy`, `time/step` and `time/data` (seconds a step, and how
-    much of it was waiting for data), `time/epoch`, `throughput/records` (records a second), ...; of `end` the latest of all.
-    detail: of a `start` that goes on `resumed` (`path`, `step`, `epoch`, what was `restored`, `notes` on what differs,
-    checkpoints `set_aside`, lines of metrics `cut`); of a `checkpoint` its `path` and whether it is among the `best`; of the
-    `end` the `reason` (finished; stopped: an observer asked; interrupted: a signal, saved; failed; aborted: a second
-    signal) and `why`, `last` and `best` checkpoint, `go_on` (how to), `detached` observers, the task's `panels`.
+    much of it was waiting for data), `time/epoch`, `throughput/records` (records a second), `memory/resident` and
+    `memory/device` (bytes; of several ranks the most), ...; of `end` the latest of all.
+    detail: of a `log` what a doctor looks at: `ranks` (times and memory by rank, where there are several), `health`
+    (parameters without gradients, weights that did not change; at some logs), `first` (metrics of the very first step); of
+    a `start` that goes on `resumed` (`path`, `step`, `epoch`, what was `restored`, `notes` on what differs, checkpoints
+    `set_aside`, lines of metrics `cut`); of a `checkpoint` its `path` and whether it is among the `best`; of the `end` the
+    `reason` (finished; stopped: an observer asked; interrupted: a signal, saved; failed; aborted: a second signal) and
+    `why`, `traceback` where it failed, `last` and `best` checkpoint, `go_on` (how to), `detached` observers, `panels` of
+    the task.
     """
 
     name: EventName

@@ -25,7 +25,9 @@ from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
 from .ranks import Ranks, lead, serve
+from .stall import StallWatch
 from .streams import capture, put_back, untouched
+from .vitals import Vitals, cpu_clock
 from .wing import Program, Wing
 
 clock = time.perf_counter
@@ -65,8 +67,10 @@ class Loop:
         self.best = Best(plan.best if evaluates else 0, plan.metric, plan.mode)
         self.due = 0
         self._window: list[Mapping[str, Any]] = []
-        self._wall = self._waited = 0.0
+        self._wall = self._waited = self._cpu = 0.0
         self._timed = 0
+        self._vitals = Vitals(self.program, self.ranks)
+        self.watch = StallWatch(self.folder.path, self.ranks.rank)
         self._epoch_began = clock()
         self._wish: tuple[str, str] | None = None
         self._running = False
@@ -112,26 +116,32 @@ class Loop:
 
     def _steps(self) -> None:
         take, keep, program, several = self.program.step, self._window.append, self.program, self.ranks.world > 1
+        watch = self.watch
         self._running = True
         step, waited, got = self.step, 0.0, 0.0
         began = mark = clock()
         try:
             with self.train.stream(step, self.total, **program.takes) as stream:
                 began = mark = clock()
+                cpu = cpu_clock()
+                watch.beat(step)
                 for _, batch in stream:
                     got = clock()
                     waited += got - mark
+                    if got >= watch.due:
+                        watch.beat(step)
                     keep(take(batch))
                     step += 1
                     if step >= self.due or (several and program.asked):
                         self._wall += clock() - began
+                        self._cpu += cpu_clock() - cpu
                         self._waited += waited
                         self._timed += step - self.step
                         self.step = step
                         if not self._between():
                             return
                         waited = 0.0
-                        began = clock()
+                        began, cpu = clock(), cpu_clock()
                     mark = clock()
         except DataError as error:
             if self.stop is None or got > mark:  # not while reading
@@ -177,20 +187,18 @@ class Loop:
     def _log(self) -> None:
         began = clock()
         found = {f"train/{k}": v for k, v in {**self.program.fetch(self._window), **self.program.rates()}.items()}
+        first = self.program.fetch(self._window[:1]) if len(self._window) == self.step else {}
         self._window.clear()
         self._wall += clock() - began  # the device may still have been at work
         found["time/step"] = self._wall / self._timed
         found["time/data"] = self._waited / self._timed
         found["throughput/records"] = self._timed * self.train.records / self.per_epoch / max(self._wall, 1e-12)
-        detail = {"ranks": self._each_rank()} if self.ranks.world > 1 else None
-        self._wall = self._waited = 0.0
+        memory, detail = self._vitals(self._timed, self._wall, self._waited, self._cpu)
+        if first:
+            detail["first"] = first
+        self._wall = self._waited = self._cpu = 0.0
         self._timed = 0
-        self.emit("log", found, detail)
-
-    def _each_rank(self) -> dict[str, list[float]]:
-        """Seconds a step that each rank took, and waited for data."""
-        told = self.ranks.gather((self._wall / self._timed, self._waited / self._timed))
-        return {"step": [step for step, _ in told], "data": [data for _, data in told]}
+        self.emit("log", {**found, **memory}, detail)
 
     def _evaluate(self, *, scheduled: bool) -> None:
         began = clock()
@@ -264,14 +272,22 @@ class Loop:
 
     # -- events ------------------------------------------------------------------------------------------------------
     def emit(
-        self, name: EventName, metrics: Mapping[str, float] | None = None, detail: Mapping[str, Any] | None = None
+        self,
+        name: EventName,
+        metrics: Mapping[str, float] | None = None,
+        detail: Mapping[str, Any] | None = None,
+        *,
+        failed: bool = False,
     ) -> None:
-        """Write an event down and hand it to the observers."""
+        """Write an event down and hand it to the observers; failed: the other ranks may be gone, so none is waited for."""
         found, more = dict(metrics or {}), dict(detail or {})
         self.latest.update(found)
         self.write(name, found, {k: v for k, v in more.items() if k != "panels"})
         epoch = self.step / self.per_epoch
         event = Event(name, self.step, epoch, MappingProxyType(found), self.view, MappingProxyType(more))
+        if failed and self.ranks.world > 1:
+            self._dispatch(event, self._no_service)
+            return
         serve(self.ranks, lambda call: self._dispatch(event, call), {"weights": self.program.weights})
         self.stop = self._first(self.stop)
 
@@ -334,5 +350,6 @@ def _distinct(ranks: Ranks, seen: int, takes: Mapping[str, Any]) -> list[int]:
 
 def evaluate(program: Program, reader: Any, path: str, ranks: Ranks | None = None) -> dict[str, float]:
     """The program's metrics over each record of a reader once. Raises DataError naming `path`."""
-    with counted(whole(reader), path, program.takes, ranks) as batches:
+    takes = getattr(program, "evaluates", program.takes)  # of a program whose steps read nothing here
+    with counted(whole(reader), path, takes, ranks) as batches:
         return program.evaluate(batches)

@@ -185,6 +185,8 @@ class Run:
         with contextlib.ExitStack() as stack:
             stack.callback(self.folder.close)
             stack.callback(loop.dispatch.close)
+            stack.callback(getattr(loop.program, "close", _nothing))  # processes that it started
+            stack.enter_context(loop.watch)
             stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
             self._moved, self._at = True, None
             try:
@@ -297,9 +299,11 @@ class Run:
         text = "".join(traceback.format_exception_only(error)).strip()
         reason = "failed" if isinstance(error, Exception) else "aborted"
         newest = next(reversed(self.checkpoints.paths()), None)
+        where = "".join(traceback.format_exception(error))
         with contextlib.suppress(MapstoError, OSError):
             loop.step = self.program.position
-            loop.emit("end", detail={"reason": reason, "why": text, "last": str(newest) if newest else None})
+            detail = {"reason": reason, "why": text, "traceback": where, "last": str(newest) if newest else None}
+            loop.emit("end", detail=detail, failed=True)
 
     # -- using what was trained --------------------------------------------------------------------------------------
     def evaluate(self, data: str | Any = "test", *, checkpoint: str | int | Path | None = None) -> dict[str, float]:
@@ -372,6 +376,10 @@ class Run:
             listed = "\n  ".join(other)
             raise CheckpointError(f"{found.path} is a checkpoint of another spec:\n  {listed}")
         return found
+
+
+def _nothing() -> None:
+    """What a program without processes of its own has to close."""
 
 
 def _changed_versions(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:

@@ -32,6 +32,7 @@ from .mappings import (
 from .placement import place
 from .saving import program_state, restore_program, weights
 from .state import State
+from .vitals import Vitals
 
 
 class Program:
@@ -56,6 +57,7 @@ class Program:
         for made in self.middleware.values():
             if hasattr(made, "begin"):
                 made.begin(state)
+        self._vitals = Vitals(state)
 
     @property
     def model(self) -> nn.Module:
@@ -114,6 +116,10 @@ class Program:
         if len(groups) == 1:
             return {"lr": float(groups[0]["lr"])} if "lr" in groups[0] else {}
         return {f"lr/{i}": float(group["lr"]) for i, group in enumerate(groups) if "lr" in group}
+
+    def vitals(self, parameters: bool) -> dict[str, Any]:
+        """What this process can tell of itself at a log, and of its parameters (see `vitals`)."""
+        return self._vitals(parameters)
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Hand evaluation metrics to a schedule that waits for one (`ReduceLROnPlateau`)."""

@@ -6,7 +6,6 @@ summed over micro-shards and ranks and divided once. What each axis does stands 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import group, norms
 from .axes import AXES, dealt, ranks_of, sizes
+from .busy import Busy
 from .one import OneProcess
 from .replicate import Replicated
 from .shard import Sharded
@@ -71,7 +71,7 @@ class Ranks(OneProcess):
         self.bucket_mb, self.timeout = bucket_mb, timeout
         self.asks = False
         self._asked: list[Tensor] = []
-        self.busy = 0.0
+        self.busy = Busy()
 
     @property
     def ranks(self) -> int | None:
@@ -127,6 +127,8 @@ class Ranks(OneProcess):
     def begin(self, state: State) -> None:
         state.mesh = self
         self.state = state
+        if self.device_mesh is not None:
+            self.busy.watch(state.parameters[-1])
 
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients over ranks."""
@@ -138,9 +140,9 @@ class Ranks(OneProcess):
         """The gradient of the whole global batch, on every rank (of it what the rank holds)."""
 
         def over_ranks(state: State, batches: Any) -> Metrics:
-            began = time.perf_counter()
+            self.busy.begin()
             window = self._passes(inner, state, batches)
-            self.busy = time.perf_counter() - began
+            self.busy.end()
             metrics, asked = reduced(window, self.data, self.device(state), asks=self.asks)
             self._asked = [*self._asked[-1:], asked]
             if not state.summing:

@@ -1,0 +1,25 @@
+"""Whether a run is going on: whether some process on this machine holds the lock of its folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..folder import LOCK
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process trains in the folder; asked within that very process, too."""
+    try:
+        import fcntl
+
+        held = int((folder / LOCK).read_text())
+        if held == os.getpid():  # to open and close the file here would give the lock up
+            return True
+        with open(folder / LOCK, "r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError, ValueError):  # no lock, or none that this user may ask for
+        return False
+    return False

@@ -1,0 +1,97 @@
+"""The detectors, in the order in which they look: what each looks at, and what it must have been told to do so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import endings, learning, losses, memory, numerics, ranks, saved, speed, thresholds
+from .evidence import Evidence
+from .finding import Finding
+
+
+@dataclass(frozen=True)
+class Detector:
+    """evidence -> findings. `looks_at`: in a few words; `missing`: why it cannot look, or nothing."""
+
+    name: str
+    looks_at: str
+    find: Callable[[Evidence], list[Finding]]
+    missing: Callable[[Evidence], str]
+
+
+def _nothing(evidence: Evidence) -> str:  # noqa: ARG001
+    return ""
+
+
+def _logs(wanted: int) -> Callable[[Evidence], str]:
+    def missing(evidence: Evidence) -> str:
+        there = len(evidence.logs)
+        return "" if there >= wanted else f"{there} logs, and {wanted} are wanted (log_every)"
+
+    return missing
+
+
+def _metric(name: str, hint: str, wanted: int = 1) -> Callable[[Evidence], str]:
+    def missing(evidence: Evidence) -> str:
+        there = len(evidence.record.series.get(name, []))
+        if there >= wanted:
+            return ""
+        return f"{there} records of {name}, and {wanted} are wanted" if there else hint
+
+    return missing
+
+
+def _evaluations(evidence: Evidence) -> str:
+    metric = evidence.record.tracked[0]
+    return _metric(metric, f"no {metric} was measured", thresholds.EVALUATIONS)(evidence)
+
+
+def _health(evidence: Evidence) -> str:
+    told = sum(bool(log.detail.get("health")) for log in evidence.logs)
+    return "" if told >= thresholds.LOGS else f"{told} logs tell of parameters, and {thresholds.LOGS} are wanted (log_every)"
+
+
+def _ratios(evidence: Evidence) -> str:
+    there = any(name.startswith("train/update_ratio/") for name in evidence.record.series)
+    return "" if there else "not measured (middleware+=health does)"
+
+
+def _ranks(evidence: Evidence) -> str:
+    return "" if evidence.world > 1 else "one process"
+
+
+def _memory(evidence: Evidence) -> str:
+    there = len(evidence.points("memory/resident"))
+    wanted = thresholds.TREND_LOGS * 4 // 3
+    return "" if there >= wanted else f"{there} logs tell of memory, and {wanted} are wanted (log_every)"
+
+
+DETECTORS = (
+    Detector("crashed", "how it ended", endings.crashed, _nothing),
+    Detector("stalled", "whether it stands still", endings.stalled, _nothing),
+    Detector("killed", "whether it was killed", endings.killed, _nothing),
+    Detector("nonfinite", "values that are not finite", numerics.nonfinite, _nothing),
+    Detector(
+        "loss_scale", "the loss scale", numerics.loss_scale,
+        _metric("train/loss_scale", "there is none (mixed_precision with float16 has one)", thresholds.LOGS),
+    ),
+    Detector(
+        "steps_skipped", "steps that changed nothing", numerics.steps_skipped,
+        _metric("train/skipped", "nothing skips steps (nonfinite with action=skip does)", thresholds.LOGS),
+    ),
+    Detector("learning_rate_zero", "learning rates", learning.learning_rate_zero, _metric("train/lr", "none was told", 1)),
+    Detector("no_gradient", "gradients by parameter", learning.no_gradient, _health),
+    Detector("weights_unchanged", "changes of each weight", learning.weights_unchanged, _health),
+    Detector("update_ratio", "updates over weights", learning.update_ratio, _ratios),
+    Detector("loss_diverging", "the training loss", losses.loss_diverging, _logs(thresholds.TREND_LOGS)),
+    Detector("loss_stuck", "whether the training loss fell", losses.loss_stuck, _logs(thresholds.TREND_LOGS)),
+    Detector("overfitting", "evaluations beside the training loss", losses.overfitting, _evaluations),
+    Detector("checkpoints_damaged", "checkpoints, byte by byte", saved.checkpoints_damaged, _nothing),
+    Detector("data_starved", "waiting for data", speed.data_starved, _logs(thresholds.LOGS)),
+    Detector("slow_rank", "times by rank", ranks.slow_rank, _ranks),
+    Detector("throughput_dropping", "throughput over time", speed.throughput_dropping, _logs(thresholds.TREND_LOGS + 1)),
+    Detector("checkpoints_costly", "time spent on checkpoints", speed.checkpoints_costly, _nothing),
+    Detector("memory_growing", "memory over time", memory.memory_growing, _memory),
+    Detector("observers_detached", "observers", endings.observers_detached, _nothing),
+)  # fmt: skip

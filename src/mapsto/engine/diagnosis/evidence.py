@@ -1,0 +1,133 @@
+"""The evidence: what a run folder tells, arranged for detectors, with the lines it stands in."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..folder import METRICS, SPEC
+from ..record import RunRecord, as_float
+from ..stall import Stall, read_stalls
+from .alive import in_use
+
+ERRORS = Path("logs") / "errors"
+"""Where each rank that failed says why, `rank-N.json`, within the run folder."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """One `log` event: its line, its step, how many steps it covers, and what it tells."""
+
+    line: int
+    step: int
+    steps: int
+    metrics: Mapping[str, float]
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What detectors look at. Times are seconds, memory is bytes."""
+
+    record: RunRecord
+    now: float
+
+    # -- events --------------------------------------------------------------------------------------------------------
+    @cached_property
+    def logs(self) -> list[Log]:
+        """The logs of all sessions."""
+        found, before = [], 0
+        for line, event in enumerate(self.record.events, 1):
+            if event.get("name") == "start":
+                before = event["step"]
+            elif event.get("name") == "log":
+                metrics = {name: as_float(value) for name, value in event.get("metrics", {}).items()}
+                taken, before = max(event["step"] - before, 0), event["step"]
+                found.append(Log(line, event["step"], taken, metrics, event.get("detail") or {}))
+        return found
+
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric, where it is finite."""
+        return [(step, value) for step, value in self.record.series.get(name, []) if math.isfinite(value)]
+
+    def spent(self, name: str) -> float:
+        """Seconds in all of a time that each log tells a step, such as `time/step`."""
+        return sum(log.metrics[name] * log.steps for log in self.logs if math.isfinite(log.metrics.get(name, math.nan)))
+
+    @cached_property
+    def last(self) -> Mapping[str, Any]:
+        """The last event."""
+        return self.record.events[-1] if self.record.events else {}
+
+    @cached_property
+    def began(self) -> float:
+        """When the latest session began; 0 where that is not told."""
+        return next((e.get("time", 0.0) for e in reversed(self.record.events) if e.get("name") == "start"), 0.0)
+
+    # -- places --------------------------------------------------------------------------------------------------------
+    def at(self, step: int, name: str = "log") -> str:
+        """The line of metrics.jsonl with the event of that name at (or else first after) a step."""
+        lines = enumerate(self.record.events, 1)
+        line = next((i for i, e in lines if e.get("name") == name and e["step"] >= step), len(self.record.events))
+        return f"{self.record.folder / METRICS}:{line}"
+
+    def setting(self, path: str) -> str:
+        """The line of spec.yaml that a setting stands in, or else that of the nearest setting around it."""
+        try:
+            node: Any = yaml.compose(self.record.spec_text, Loader=yaml.SafeLoader)
+        except yaml.YAMLError:
+            return f"{self.record.folder / SPEC} ({path})"
+        line = 0
+        for name in path.split("."):
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            found = next(((key, value) for key, value in pairs if key.value == name), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        return f"{self.record.folder / SPEC}:{line + 1} ({path})"
+
+    # -- ranks ---------------------------------------------------------------------------------------------------------
+    @cached_property
+    def errors(self) -> list[dict[str, Any]]:
+        """What the ranks of the latest session failed with, the first first."""
+        found = []
+        for file in sorted((self.record.folder / ERRORS).glob("rank-*.json")):
+            try:
+                error = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError):  # a rank that was killed while it wrote
+                continue
+            if isinstance(error, dict) and as_float(error.get("time", 0.0)) >= self.began:
+                found.append({**error, "file": str(file)})
+        return sorted(found, key=lambda error: as_float(error.get("time", 0.0)))
+
+    @cached_property
+    def stalls(self) -> list[Stall]:
+        """What ranks of the latest session left that stood still, or ended without a word."""
+        return [stall for stall in read_stalls(self.record.folder) if stall.time >= self.began - 1.0]
+
+    @cached_property
+    def alive(self) -> bool:
+        """Whether a process is training in the folder, as far as this machine can tell."""
+        return in_use(self.record.folder)
+
+    def per_rank(self, name: str) -> list[tuple[Log, list[float]]]:
+        """(log, value by rank) of what each log tells of its ranks, where there were several."""
+        found = []
+        for log in self.logs:
+            ranks = log.detail.get("ranks")
+            values = [as_float(v) for v in ranks.get(name) or ()] if isinstance(ranks, Mapping) else []
+            if len(values) > 1 and all(map(math.isfinite, values)):
+                found.append((log, values))
+        return found
+
+    @cached_property
+    def world(self) -> int:
+        """How many ranks the logs tell of."""
+        return max((len(values) for name in ("step", "data") for _, values in self.per_rank(name)), default=1)

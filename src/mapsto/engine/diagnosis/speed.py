@@ -1,0 +1,119 @@
+"""Time: steps that wait for data, a run that slows down, checkpoints that cost too much."""
+
+from __future__ import annotations
+
+from ..figures import count, duration, share, short_time, size
+from . import thresholds
+from .curves import noise, thirds
+from .evidence import Evidence
+from .finding import Finding, Gravity
+
+
+def data_starved(evidence: Evidence) -> list[Finding]:
+    """Steps that wait for the reader."""
+    logs = evidence.logs[1:] if len(evidence.logs) > thresholds.LOGS else evidence.logs  # the first starts the workers
+    told = [(log, log.metrics["time/data"], log.metrics["time/step"]) for log in logs if "time/data" in log.metrics]
+    ranks = {log.line: values for log, values in evidence.per_rank("data")}
+    told = [(log, max(ranks.get(log.line, [data])), step) for log, data, step in told]  # the others wait for the slowest
+    waited = sum(data * log.steps for log, data, _ in told)
+    spent = sum(step * log.steps for log, _, step in told)
+    if waited < thresholds.LEAST_SECONDS or waited <= thresholds.DATA_SHARE * spent:
+        return []
+    worst = max(told, key=lambda t: t[1] / max(t[2], 1e-12))
+    steps = sum(log.steps for log, _, _ in told)
+    workers = evidence.record.spec.get("data", {}).get("train", {})
+    workers = workers.get("workers", 0) if isinstance(workers, dict) else 0
+    said = [
+        f"{duration(waited)} of {duration(spent)} were spent waiting for data: {short_time(waited / steps)} of "
+        f"{short_time(spent / steps)} a step",
+        f"worst at step {worst[0].step:,}: {short_time(worst[1])} of {short_time(worst[2])}",
+        f"the reader has {workers} worker processes",
+    ]
+    return [
+        Finding(
+            "data_starved",
+            Gravity.COSTLY,
+            f"the steps wait for data {share(waited / spent)} of their time",
+            evidence=tuple(said),
+            where=(evidence.at(worst[0].step), evidence.setting("data.train.workers")),
+            advice=(
+                f"data.train.workers={max(2 * int(workers or 0), 2)}, as long as cores are free",
+                "cheaper transforms, or what they compute kept on disk: transforms that do not draw need to run once only",
+                "a source that reads many records at once (columns, memory maps) instead of files one by one",
+            ),
+            steps=(told[0][0].step, told[-1][0].step),
+            values={"share": waited / spent, "seconds": waited},
+            cost=waited / spent,
+        )
+    ]
+
+
+def throughput_dropping(evidence: Evidence) -> list[Finding]:
+    """A run that becomes slower as it goes on."""
+    points = evidence.points("throughput/records")[1:]
+    if len(points) < thresholds.TREND_LOGS:
+        return []
+    first, middle, last = thirds([value for _, value in points])
+    if last >= thresholds.THROUGHPUT * first or not last <= middle * 1.05 <= first * 1.1:
+        return []
+    if first - last <= thresholds.NOISE * noise([value for _, value in points]):
+        return []
+    lost = sum(log.metrics["time/step"] * log.steps for log in evidence.logs[-len(points) // 3 :]) * (1 - last / first)
+    if lost < thresholds.LEAST_SECONDS / 2:
+        return []
+    waits = [log.metrics["time/data"] / max(log.metrics["time/step"], 1e-12) for log in evidence.logs[1:]]
+    before, _, after = thirds(waits)
+    memory = evidence.points("memory/resident")
+    said = [
+        f"records a second: {count(first)} in the first third, {count(middle)} in the middle, {count(last)} in the last",
+        f"waiting for data was {share(before)} of a step and is {share(after)}",
+    ]
+    if memory:
+        said.append(f"memory: {size(memory[0][1])} at step {memory[0][0]:,}, {size(memory[-1][1])} at step {memory[-1][0]:,}")
+    return [
+        Finding(
+            "throughput_dropping",
+            Gravity.COSTLY,
+            f"the run became slower: {share(1 - last / first)} fewer records a second in its last third than in its first",
+            evidence=tuple(said),
+            where=(evidence.at(points[len(points) // 3][0]), evidence.at(points[-1][0])),
+            advice=(
+                "something grows with the steps: a list that is kept and walked through, hooks that are added and not removed",
+                "a clock that throttles, or a neighbour on the machine: run the same step again on its own",
+                "the share that waits for data tells whether it is the reader",
+            ),
+            steps=(points[0][0], points[-1][0]),
+            values={"first": first, "last": last},
+            cost=1 - last / first,
+        )
+    ]
+
+
+def checkpoints_costly(evidence: Evidence) -> list[Finding]:
+    """Checkpoints that take a large share of the time."""
+    points = evidence.points("time/checkpoint")
+    spent, whole = sum(v for _, v in points), evidence.record.seconds
+    if spent < thresholds.LEAST_SECONDS or spent <= thresholds.CHECKPOINT_SHARE * whole or len(points) < 2:
+        return []
+    plan = evidence.record.spec.get("checkpoint")
+    every = plan.get("every") if isinstance(plan, dict) else None
+    wanted = max(
+        round((points[-1][0] - points[0][0]) / (len(points) - 1) * spent / (whole * thresholds.CHECKPOINT_SHARE / 2)), 1
+    )
+    return [
+        Finding(
+            "checkpoints_costly",
+            Gravity.COSTLY,
+            f"writing checkpoints took {share(spent / whole)} of the time of the run",
+            evidence=(
+                f"{len(points)} of them, {short_time(spent / len(points))} each: {duration(spent)} of {duration(whole)} in all",
+                f"checkpoint.every is {every or 'an epoch'}; "
+                f"each holds {size(evidence.record.checkpoints[-1]['size']) if evidence.record.checkpoints else '?'}",
+            ),
+            where=(evidence.setting("checkpoint.every"), evidence.at(points[-1][0], "checkpoint")),
+            advice=(f"checkpoint.every={wanted}, for a twentieth of the time", "a faster disk for the run folder"),
+            steps=(points[0][0], points[-1][0]),
+            values={"share": spent / whole, "seconds": spent},
+            cost=spent / whole,
+        )
+    ]
