@@ -6,11 +6,16 @@ then run anew). Settings are changed by path=value: optimizer.lr=1e-3, epochs=3,
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MapstoError
 from ..core.spec import load_spec
 from ..core.values import Part
+from ..launch.record import is_follower, is_launched, recorded
+from . import launching
 from .console import console, note, write
 
 if TYPE_CHECKING:
@@ -24,50 +29,105 @@ examples:
   mapsto train --resume runs/first                            go on where it stopped, bitwise the same on CPU
   mapsto train --resume runs/first epochs=40                  train it for longer
   mapsto train --resume runs/first --checkpoint 1200          go on from an earlier checkpoint
+  mapsto train recipes/digits.py --run runs/job --continue    start, or go on where it was started before
+  mapsto train recipes/digits.py --ranks 4                    four ranks on this machine
+  mapsto train SPEC --ranks 8 --nodes 2 --node-rank 0 --rendezvous node-0:29500      the same on each of two nodes
+  torchrun --nproc-per-node 4 -m mapsto train SPEC --run runs/job                    under torchrun, or srun
 
-Ctrl-C (or SIGTERM) ends the run after its step, saved; a second one ends it at once.
+Ctrl-C (or SIGTERM, or SIGUSR1) ends the run after its step, saved; a second one ends it at once. See docs/distributed.md.
 A resumed run keeps its trajectory: of its settings, epochs or steps, log_every, evaluate_every, checkpoint and observers
 may change."""
 
-SIGTERM = 143
+BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoints")
+"""What a run writes into its folder before its first checkpoint."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "mapsto train SPEC [path=value ...] [--run FOLDER] [--quiet]\n"
+        "mapsto train SPEC [path=value ...] [--run FOLDER [--continue]] [--ranks N ...] [--quiet]\n"
         "       mapsto train --resume RUN [path=value ...] [--checkpoint STEP] [--quiet]"
     )
     parser.add_argument("words", nargs="*", metavar="SPEC path=value", help="what to train, and changes to it")
     parser.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/NAME-TIME)")
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--checkpoint", metavar="STEP", help="the checkpoint to go on from: last (default), best, or a step")
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the run in --run FOLDER where there is one, else start it",
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but the report's place and how to go on")
+    launching.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from ..engine.run import Run
+    _check(options)
+    if launching.become_rank():
+        return _train(options)
+    request = launching.asked(options)
+    if request is not None:
+        return launching.launch(options, request)
+    return _train(options)
 
-    if options.resume is not None:
-        _check_resume(options)
-        made = Run.resume(options.resume, *options.words, checkpoint=options.checkpoint)
-    else:
-        if options.checkpoint is not None:
-            options.parser.error("--checkpoint goes with --resume RUN")
-        if not options.words:
-            options.parser.error("say what to train: mapsto train SPEC, or mapsto train --resume RUN")
-        made = Run(load_spec(options.words[0]).override(*options.words[1:]), options.run)
-    if not options.quiet:
-        made.observers = (*made.observers, *_progress(made))
-    try:
-        result = made.fit()
-    except KeyboardInterrupt:
-        if made.checkpoints.paths():
-            note(f"ended at once; up to the last checkpoint it is saved. Go on with: mapsto train --resume {made.folder.path}")
-        raise
+
+def _train(options: argparse.Namespace) -> int:
+    """Train in this process, which may be a rank of several."""
+    at: dict[str, Run] = {}
+    with recorded(lambda: at["run"].folder.path, lambda: at["run"].program.position if "program" in vars(at["run"]) else None):
+        at["run"], resumes = _made(options)
+        result = _fitted(at["run"], resumes, options.quiet)
     return _end(result, options.quiet)
 
 
-def _check_resume(options: argparse.Namespace) -> None:
+def _fitted(made: Run, resumes: bool, quiet: bool) -> Result:
+    if not quiet and not is_follower():
+        made.observers = (*made.observers, *_progress(made))
+    try:
+        return made.fit(resume=resumes)
+    except KeyboardInterrupt:
+        if made.checkpoints.paths() and not is_follower():
+            note(f"ended at once; up to the last checkpoint it is saved. Go on with: mapsto train --resume {made.folder.path}")
+        raise
+
+
+def _made(options: argparse.Namespace) -> tuple[Run, bool]:
+    """The run, and whether it is gone on with."""
+    from ..engine.run import Run
+
+    if options.resume is not None:
+        return Run.resume(options.resume, *options.words, checkpoint=options.checkpoint), False
+    made = Run(load_spec(options.words[0]).override(*options.words[1:]), options.run)
+    if not options.go_on and not (launching.is_rank() and launching.goes_on()):
+        return made, False
+    resumes = bool(made.checkpoints.paths())
+    if not resumes and not is_follower():
+        _clear(made)
+    return made, resumes
+
+
+def _clear(run: Run) -> None:
+    """Put away what a run left that ended before its first checkpoint: nothing can go on with it."""
+    for name in BEGUN:
+        path = run.folder.path / name
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Wrong usage ends here."""
+    if options.resume is None:
+        if options.checkpoint is not None:
+            options.parser.error("--checkpoint goes with --resume RUN")
+        if not options.words and options.ray not in (None, "auto"):
+            options.parser.error(f"--ray took {options.ray!r} as the cluster's address; write it behind the SPEC")
+        if not options.words:
+            options.parser.error("say what to train: mapsto train SPEC, or mapsto train --resume RUN")
+        if options.go_on and options.run is None:
+            options.parser.error("--continue goes with --run FOLDER, which says where the run is kept")
+        return
+    if options.go_on:
+        options.parser.error("--resume goes on with a run; --continue is for one that may not have been started")
     if options.run is not None:
         options.parser.error("--resume goes on in the folder of its run; --run is for a new one")
     for word in options.words:
@@ -79,12 +139,29 @@ def _progress(run: Run) -> list[Any]:
     """The progress display, where the spec does not name one itself."""
     from ..engine.observers.progress import Progress
 
+    class UntilItFails(Progress):
+        """Whose failure a launcher tells, which knows the cause."""
+
+        def __call__(self, event: Any) -> None:
+            if event.name == "end" and event.detail.get("reason") == "failed":
+                self.close()
+            else:
+                super().__call__(event)
+
     named = [o for o in run.spec.observers if isinstance(o, Progress) or (isinstance(o, Part) and o.name == "progress")]
-    return [] if named else [Progress(console=console())]
+    return [] if named else [(UntilItFails if is_launched() else Progress)(console=console())]
 
 
 def _end(result: Result, quiet: bool) -> int:
     """Write the report, say where it is and how to go on; the exit code."""
+    if not is_follower():
+        _report(result, quiet)
+    if result.reason != "interrupted":
+        return 0
+    return 128 + getattr(signal, result.why, signal.SIGINT)
+
+
+def _report(result: Result, quiet: bool) -> None:
     from ..engine.report import write_report
 
     try:
@@ -94,6 +171,3 @@ def _end(result: Result, quiet: bool) -> int:
         note(f"the report could not be written: {told}\nagain: mapsto report {result.folder}")
     if quiet and result.reason != "finished":
         note(f"{result.reason}: {result.why}. Go on with: {result.go_on}")
-    if result.reason != "interrupted":
-        return 0
-    return SIGTERM if result.why == "SIGTERM" else 130

@@ -19,13 +19,14 @@ from ..core.spec import Spec
 from .checkpoint import why
 from .durable import replace
 
-SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK = (
+SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK, LOGS = (
     "spec.yaml",
     "environment.json",
     "metrics.jsonl",
     "panels.json",
     "recipes",
     ".lock",
+    "logs",
 )
 
 
@@ -41,8 +42,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def is_empty(self) -> bool:
-        """Whether nothing of a run is here."""
-        return not self.path.is_dir() or all(p.name == LOCK for p in self.path.iterdir())
+        """Whether nothing of a run is here; logs may be there before it begins, for a launcher's ranks write into them."""
+        return not self.path.is_dir() or all(p.name in (LOCK, LOGS) for p in self.path.iterdir())
 
     def _put(self, file: Path, data: bytes) -> None:
         """Write a file whole or leave it as it is. Raises CheckpointError saying why it cannot be written."""

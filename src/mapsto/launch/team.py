@@ -1,0 +1,104 @@
+"""A team: the ranks that were agreed on for one attempt, and which of them are this node's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from .failure import End
+
+
+@dataclass(frozen=True)
+class Team:
+    """first, local: this node's ranks are first .. first + local - 1 of `world`; address, port: where rank 0 waits for the
+    others; slots: the devices of this node that take part, one a rank."""
+
+    node: int
+    nodes: int
+    first: int
+    local: int
+    world: int
+    address: str
+    port: int
+    slots: tuple[int, ...]
+
+    @property
+    def ranks(self) -> range:
+        """This node's ranks."""
+        return range(self.first, self.first + self.local)
+
+    def environments(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """(rank, variables) of this node's ranks: those that torchrun sets."""
+        shared = {
+            "WORLD_SIZE": str(self.world),
+            "LOCAL_WORLD_SIZE": str(self.local),
+            "GROUP_RANK": str(self.node),
+            "GROUP_WORLD_SIZE": str(self.nodes),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "False",  # rank 0 makes the store of an attempt, so none meets an older one's keys
+        }
+        for local, rank in enumerate(self.ranks):
+            yield rank, {**shared, "RANK": str(rank), "LOCAL_RANK": str(local)}
+
+
+@dataclass(frozen=True)
+class News:
+    """What the other nodes do: waiting: how many wait to take part; failed: whether one of them has told of a failure."""
+
+    waiting: int = 0
+    failed: bool = False
+
+
+class Membership(Protocol):
+    """Who takes part: agrees on the team of each attempt with the other nodes."""
+
+    def join(self, slots: tuple[int, ...]) -> Team:
+        """The team of the next attempt, this node bringing a rank a slot. Raises LaunchError after the stated wait."""
+        ...
+
+    def news(self) -> News:
+        """What was heard of the other nodes since."""
+        ...
+
+    def tell(self, ends: list[End], stopped: bool) -> list[End]:
+        """Tell the other nodes how this node's ranks ended; how those of all nodes did, as far as they say so in time."""
+        ...
+
+    def close(self) -> None:
+        """Leave."""
+        ...
+
+
+class Workers(Protocol):
+    """The ranks of this launcher, wherever they run."""
+
+    def start(self, team: Team, words: list[str], attempt: int) -> None:
+        """Start them."""
+        ...
+
+    def poll(self, seconds: float) -> None:
+        """Wait at most that long for something to happen, and pass on what they print."""
+        ...
+
+    def codes(self) -> Mapping[int, int | None]:
+        """Rank -> exit code, below 0 for a signal; None while it runs."""
+        ...
+
+    def signal(self, number: int) -> None:
+        """Send a signal to those that run."""
+        ...
+
+    def end(self) -> None:
+        """Kill those that run."""
+        ...
+
+    def ends(self, look: bool) -> list[End]:
+        """How they ended; look: ask those that still run where they are."""
+        ...
+
+
+def alone(slots: tuple[int, ...], port: int) -> Team:
+    """The team of one node."""
+    return Team(0, 1, 0, len(slots), len(slots), "127.0.0.1", port, slots)
