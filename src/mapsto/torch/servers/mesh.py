@@ -1,0 +1,113 @@
+"""The mesh of servers: `mesh: {servers: 2, workers: 4, staleness: 3}`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.errors import SpecError, require
+from ...core.registry import decorator
+from ...core.spec import Spec
+from ..mesh.group import launched
+from ..mesh.one import OneProcess
+from ..state import Builder, State
+from .admission import admit, admit_with_tables
+from .blueprint import Blueprint
+from .dealing import blocks
+from .driver import Driver, Layout
+from .partition import partition
+from .program import ServedProgram
+from .server import DECLARED
+from .tables import sparse_tables
+
+
+@decorator("mesh")("servers")
+class Servers:
+    """program of one process -> the same program by a parameter server (Li et al. 2014) on Ray actors.
+
+    servers: processes that hold the parameters, in shards balanced by bytes, each with the spec's optimizer over its own;
+    workers: processes that compute gradients on their micro-shards of each global batch; staleness: how many steps old
+    parameters may be that a gradient is computed with (Ho et al. 2013; 0: synchronous, equal to one process).
+    Of `nn.Embedding(sparse=True)` and `EmbeddingBag` only rows that a batch touches travel.
+    split: parameters of more than half a server's share are split by rows; address: of a running Ray cluster (`auto`: the
+    one of this machine; None: one is started and ended); cpus, gpus: of each worker (a server: cpus); save_every: steps
+    between two copies of the servers' shards on disk, besides those at each checkpoint; folder: where they are kept (on
+    several machines a shared one); restarts: processes that may be lost and replaced in a run; timeout: seconds that a
+    worker or server may take for its part of a step before it counts as lost. Raises SpecError.
+    """
+
+    __mapsto__ = DECLARED
+
+    def __init__(
+        self,
+        servers: int,
+        workers: int = 2,
+        staleness: int = 0,
+        *,
+        split: bool = True,
+        address: str | None = None,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        save_every: int | None = None,
+        folder: str | None = None,
+        restarts: int = 3,
+        timeout: float = 120.0,
+    ) -> None:
+        least = {"servers": 1, "workers": 1, "staleness": 0, "restarts": 0, "save_every": 1}
+        given = {"servers": servers, "workers": workers, "staleness": staleness, "restarts": restarts, "save_every": save_every}
+        for name, value in given.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least[name]):
+                raise SpecError(f"mesh.{name}: {value!r} is not a whole number of at least {least[name]}")
+        if not timeout > 0 or cpus < 0 or gpus < 0:
+            raise SpecError(f"mesh: wanted timeout > 0, cpus >= 0 and gpus >= 0, got {timeout}, {cpus} and {gpus}")
+        self.servers, self.workers, self.staleness, self.split = servers, workers, staleness, split
+        self.address, self.cpus, self.gpus = address, cpus, gpus
+        self.save_every, self.folder, self.restarts, self.timeout = save_every, folder, restarts, timeout
+
+    def program(self, spec: Spec, offers: Mapping[str, Any]) -> ServedProgram:
+        """The program of a spec; the processes start with its first step. Raises SpecError, MissingExtra."""
+        require("ray", "ray", "a mesh of servers")
+        micro_shards = spec.micro_shards or self.workers
+        self._check(spec, micro_shards)
+        blueprint = Blueprint.of(spec, micro_shards, offers)
+        plain = blueprint.program(_Place())
+        trained = dict(zip(plain.state.names, plain.state.parameters, strict=True))
+        shards = partition(trained, self.servers, split=self.split)
+        for k, rows in enumerate(shards):
+            if not any(rows.values()):
+                raise SpecError(
+                    f"mesh.servers: of {len(trained)} parameters nothing is left for server {k} of {self.servers}: say fewer"
+                )
+        admit(plain, shards, micro_shards)
+        admit_with_tables(plain, sparse_tables(plain.model))
+        layout = Layout({n: p.shape for n, p in trained.items()}, shards, blocks(micro_shards, self.workers))
+        shipment = blueprint.ship()
+        total = offers.get("total_steps")
+        return ServedProgram(plain, self, layout, lambda: Driver(self, shipment, layout, total))
+
+    def _check(self, spec: Spec, micro_shards: int) -> None:
+        if launched():
+            raise SpecError("mesh: servers and workers are started by one process; start it without torchrun or --ranks")
+        if spec.strict:
+            raise SpecError("strict: servers sum in another order than ranks do; use a mesh of ranks, or leave strict out")
+        if micro_shards < self.workers:
+            raise SpecError(
+                f"micro_shards: {micro_shards} are fewer than {self.workers} workers, some of which would have none"
+            )
+        if spec.device.startswith("cuda") and not self.gpus:
+            raise SpecError(f"device: workers have no GPU to compute on with {spec.device!r}: say mesh.gpus=1, or device=cpu")
+
+
+class _Place(OneProcess):
+    """Stands where the mesh stands in the order of middlewares, for whoever looks at that order."""
+
+    __mapsto__ = DECLARED
+
+    def join(self, *_: Any) -> None: ...
+
+    def setup(self, builder: Builder) -> None: ...
+
+    def begin(self, state: State) -> None: ...
+
+    def grad(self, inner: Any) -> Any:
+        return inner

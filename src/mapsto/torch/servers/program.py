@@ -1,0 +1,168 @@
+"""The program that the engine drives: one process's program, whose steps are taken by servers and workers."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...core.errors import ClusterError
+from ..evaluate import fetch
+from ..mappings import Metrics
+from ..program import Program
+from .driver import Driver, Layout, Options
+
+log = logging.getLogger("mapsto")
+
+
+class ServedProgram:
+    """program of one process -> the same program, whose parameters lie on servers while it trains.
+
+    The processes start with the first step and end with `close`, after which it holds what they had come to. Evaluation,
+    prediction and checkpoints are those of one process, on parameters gathered from the servers.
+    """
+
+    def __init__(self, plain: Program, options: Options, layout: Layout, make: Callable[[], Driver]) -> None:
+        self.plain, self.options, self.layout, self._make = plain, options, layout, make
+        self.state, self.task, self.seed = plain.state, plain.task, plain.seed
+        self.driver: Driver | None = None
+        self.failed = self._wish = False
+        self._gathered = -1
+
+    # -- what the engine asks ----------------------------------------------------------------------------------------
+    @property
+    def takes(self) -> dict[str, Any]:
+        """This process reads nothing of a training batch: the workers read their own."""
+        return {"shard": (), "shards": 1}
+
+    @property
+    def evaluates(self) -> dict[str, Any]:
+        """Evaluation reads whole batches here."""
+        return {}
+
+    @property
+    def asked(self) -> bool:
+        return self._wish
+
+    def ask(self) -> None:
+        """Ask the run to stop."""
+        self._wish = True
+
+    @property
+    def position(self) -> int:
+        """Steps taken, which is the position of the next global batch."""
+        return self.plain.position if self.driver is None else self.driver.version
+
+    # -- training ----------------------------------------------------------------------------------------------------
+    def step(self, batch: Any = None) -> Metrics:
+        """One step of the servers on the next global batch, which the workers read. Raises ClusterError.
+
+        Raises ClusterError too where it is given records: they would not be those that the workers read.
+        """
+        if batch:
+            raise ClusterError("a program on servers reads its own batches: call step() without one")
+        if self.failed:
+            raise ClusterError("the servers and workers of this program ended with an error: restore a checkpoint first")
+        try:
+            return self._started().step()
+        except BaseException:
+            self.failed = True
+            raise
+
+    def _started(self) -> Driver:
+        if self.driver is None:
+            driver = self._make()
+            self._end = weakref.finalize(self, driver.stop)  # where nobody closes it, at the latest with the process
+            driver.start(self.plain.state_tree())
+            self.driver = driver
+            self._gathered = driver.version
+        return self.driver
+
+    @staticmethod
+    def fetch(window: Sequence[Metrics]) -> dict[str, float]:
+        """As of one process; of what is named `.../max` the maximum."""
+        found = fetch(window)
+        largest = {name: max(float(m[name]) for m in window if name in m) for name in found if name.endswith("/max")}
+        return {**found, **largest}
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter group."""
+        found = self.driver.rates if self.driver is not None else {}
+        return dict(found) or self.plain.rates()
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """Hand evaluation metrics to a schedule that waits for one."""
+        if self.driver is None:
+            self.plain.observe(metrics)
+        else:
+            self.driver.observe(metrics)
+            self._gathered = -1
+
+    # -- evaluating --------------------------------------------------------------------------------------------------
+    def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
+        """The loss and the task's metrics over the batches, each record weighed once."""
+        return self._whole().evaluate(batches)
+
+    def predict(self, batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        """The task's predictions, a dict of NumPy arrays a batch."""
+        return self._whole().predict(batches)
+
+    def panels(self, batches: Iterable[Any]) -> list[dict[str, Any]]:
+        """What the task shows in a report, as plain data."""
+        return self._whole().panels(batches)
+
+    # -- state -------------------------------------------------------------------------------------------------------
+    def weights(self) -> dict[str, Any]:
+        """Copies of the canonical weights and buffers as NumPy arrays."""
+        return self._whole().weights()
+
+    def state_tree(self) -> dict[str, Any]:
+        """The whole state as one process has it. The servers write their shards too: to this they go back."""
+        if self.driver is not None:
+            self.driver.save()
+        return self._whole().state_tree()
+
+    def restore(self, tree: Mapping[str, Any]) -> None:
+        """Put such a tree back, whoever saved it. Raises CheckpointError naming what does not fit."""
+        if self.failed:
+            self._stop()
+        self.plain.restore(tree)
+        if self.driver is not None:
+            self.driver.load(self.plain.state_tree())
+            self._gathered = self.driver.version
+
+    def summary(self) -> dict[str, Any]:
+        """For people: sizes, device, plan, and what lies where."""
+        options, layout = self.options, self.layout
+        held = [sum(len(rows[n]) * shape[1:].numel() for n, shape in layout.shapes.items()) for rows in layout.shards]
+        return {
+            **self.plain.summary(),
+            "mesh": {"servers": options.servers, "workers": options.workers, "staleness": options.staleness, "held": held},
+        }
+
+    def close(self) -> None:
+        """Gather what the servers have come to, end all processes; the program stays, as one of one process."""
+        if self.driver is not None and not self.failed:
+            try:
+                self._whole()
+            except Exception as error:  # noqa: BLE001  # the run is over: its checkpoints hold what is needed
+                log.warning("mesh: the parameters could not be gathered at the end: %s", error)
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.driver is not None:
+            self._end()
+        self.driver, self.failed = None, False
+
+    def _whole(self) -> Program:
+        """One process's program with the state of the servers."""
+        driver = self.driver
+        if driver is not None and self._gathered != driver.version:
+            tree = driver.tree()
+            named = {id(p): n for n, p in self.plain.model.named_parameters() if n in self.layout.shapes}
+            own = self.plain.model.state_dict(keep_vars=True)  # a tied weight stands there under each of its names
+            model = {n: tree["model"][named[id(v)]] if id(v) in named else v for n, v in own.items()}
+            self.plain.restore({**tree, "model": model})
+            self._gathered = driver.version
+        return self.plain
