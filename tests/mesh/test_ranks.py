@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from mapsto import use
-
+import torch
 from company import on_ranks
-from mesh_programs import all_steps, steps
+from mesh_programs import MODELS, all_steps, steps
+
+from mapsto import middleware, use
 
 CLIP = use("clip_norm", max_norm=0.05)
 UNUSED = {"unused_parameters": True}
@@ -115,3 +115,55 @@ def test_micro_shards_decide_dropout_and_ranks_do_not() -> None:
                     assert error(mesh["weights"][parameter], weight) < 1e-12, parameter
     other = steps({**case, "micro_shards": 2})
     assert error(other["weights"]["head.weight"], wanted["weights"]["head.weight"]) > 1e-6
+
+
+def refused(case: dict[str, Any]) -> str:
+    from mapsto.core.errors import MapstoError
+
+    try:
+        steps(case)
+    except MapstoError as found:
+        return str(found)
+    return "nothing"
+
+
+class Shrinks:
+    """A middleware that edits the gradient of each pass."""
+
+    def grad(self, inner: Any) -> Any:
+        return inner
+
+
+class Normed(torch.nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
+
+
+MODELS["normed"] = Normed
+middleware("shrinks_each_pass", after="mesh")(Shrinks)
+BAD = {
+    "axes": ({"mesh": {"replicate": 3}}, "mesh: replicate 3 is 3 ranks, and 2 were started; start 3"),
+    "division": ({"mesh": {"shard": 3, "replicate": -1}}, "2 ranks cannot be divided by 3 (shard 3)"),
+    "two open": ({"mesh": {"shard": -1, "replicate": -1}}, "only one axis may be -1"),
+    "size": ({"mesh": {"shard": 0}}, "mesh.shard: 0 is not allowed"),
+    "name": ({"mesh": {"shards": 2}}, "did you mean 'shard'?"),
+    "batch norm": ({"mesh": {"replicate": 2}, "model": "normed"}, "mesh: '1' take statistics over a batch"),
+    "inside": ({"mesh": {"replicate": 2}, "middleware": [use(Shrinks)]}, "'shrinks_each_pass' wraps grad inside of the mesh"),
+    "time": ({"mesh": {"replicate": 2, "timeout": 0}}, "mesh.timeout: 0"),
+    "blocks": ({"mesh": {"shard": 2, "blocks": ["block.*"]}}, "mesh.blocks: no module matches 'block.*'"),
+}
+
+
+def all_refused(cases: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: refused(case) for name, case in cases.items()}
+
+
+@cache
+def refusals() -> list[dict[str, str]]:
+    return on_ranks(2, all_refused, {name: case for name, (case, _) in BAD.items()})
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_is_refused_on_every_rank_before_the_first_step(name: str) -> None:
+    for found in refusals():
+        assert BAD[name][1] in found[name]

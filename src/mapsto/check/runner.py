@@ -277,7 +277,8 @@ class _Run:
             return self._ended(task, reason, output, time.perf_counter() - began), None
         verdict = together({a["rank"]: _verdict(a) for a in answers}, ranks)
         verdict = replace(verdict, output=group.output()[-2000:])
-        if len(answers) == ranks and not any(a["changed"] or a["left"] for a in answers):
+        broken = ranks > 1 and verdict.status in ("fail", "unknown")  # ranks that lost each other do not meet again
+        if len(answers) == ranks and not broken and not any(a["changed"] or a["left"] for a in answers):
             return verdict, group
         group.end()
         return blamed(verdict, answers), None

@@ -52,10 +52,11 @@ class Spec:
 
     model, task, optimizer, schedule: one part each; data: a reader each for `train`, `valid`, `test`, ...;
     middleware: outermost first; observers: besides the built-in ones; steps or epochs: how long (default one epoch);
-    mesh: the devices, such as {replicate: 2, shard: 4} or {servers: 2, workers: 4} (None: data parallel over what was started);
-    micro_shards: numbered parts of each global batch, which ranks take (None: one a data rank); strict: the weights are
-    bitwise the same on any number of ranks; seed: of every random stream; device: `auto`, `cpu`, `cuda`, `cuda:1`, ...; log_every: steps between two records of
-    metrics; evaluate_every: steps between two evaluations of `valid` (None: at the end of each epoch);
+    mesh: the devices, such as {replicate: 2, shard: 4} or {servers: 2, workers: 4} (None: data parallel over the ranks
+    that were started); micro_shards: numbered parts of each global batch, which ranks take (None: one a data rank);
+    strict: the weights are bitwise the same on any number of ranks; seed: of every random stream; device: `auto`, `cpu`,
+    `cuda`, `cuda:1`, ...; log_every: steps between two records of metrics; evaluate_every: steps between two evaluations
+    of `valid` (None: at the end of each epoch);
     wing: the framework; imports: recipe files whose mappings the names come from.
 
     Specs of equal parts are equal; a live object is equal to itself only.

@@ -17,6 +17,7 @@ from ..core.random import derive
 from ..core.registry import registry
 from .mappings import label
 from .mesh.group import join, launched
+from .mesh.one import OneProcess
 from .placement import find_device
 from .program import Program
 from .state import Builder, State
@@ -66,8 +67,8 @@ def build_program(
     model: an `nn.Module`, or a part that makes one; task: a part or any `(model, batch) -> (total, weight, outputs)`;
     optimizer, schedule: parts (`use("adamw", lr=1e-3)`, `use(torch.optim.SGD, lr=0.1)`) or functions of the parameters (the
     optimizer); middleware: parts, classes, functions or objects, outermost first; mesh: a part or an object of that kind
-    (None: data parallel over the ranks that a launcher started, where it did); micro_shards, strict: as in a Spec. offers: values for arguments that parts
-    leave open (`total_steps`, `steps_per_epoch`).
+    (None: data parallel over the ranks that a launcher started, where it did; `OneProcess()`: this process alone);
+    micro_shards, strict: as in a Spec. offers: values for arguments that parts leave open (`total_steps`, `steps_per_epoch`).
     Order: model from the seed, placed, changed by middleware, then the optimizer from names, then the schedule.
     Raises SpecError and ComposeError naming the path.
     """
@@ -86,6 +87,8 @@ def build_program(
     torch.manual_seed(derive(seed, "middleware"))  # one may make a module of its own, such as a teacher
     made_middleware = _make_middleware(middleware, offers)
     placed = _arranged(made_middleware if ranks is None else [*made_middleware, (MESH, ranks, declared(ranks))])
+    if ranks is not None and hasattr(ranks, "accept"):
+        ranks.accept([p for p, _ in placed])
     torch.manual_seed(derive(seed, "model"))
     net = build(as_part(model), "model", path="model", offers=offers)
     if not isinstance(net, nn.Module):
@@ -105,6 +108,8 @@ def build_program(
 
 def _mesh(mesh: Any, micro_shards: int | None, strict: bool, offers: Mapping[str, Any]) -> Any:
     """The mesh, or None for one process that has nothing to deal out."""
+    if type(mesh) is OneProcess:  # said by those who are ranks and want a program of their own all the same
+        return None
     if mesh is None:
         if not launched() and micro_shards is None and not strict:
             return None

@@ -18,6 +18,7 @@ from ...core.values import Part
 from ...data.laws.contents import keys_of, size_of
 from ..build import build_program
 from ..mappings import Metrics
+from ..mesh.one import OneProcess
 from ..placement import place
 from ..program import Program
 from .compare import differs, leaves, max_error, ratio_cause, same
@@ -30,13 +31,10 @@ STEPS = 3
 
 def _made(trial: Trial, names: tuple[str, ...] = ("train",), *, middleware: bool = True) -> tuple[Program, Any]:
     """The program of the spec in float64, and its first reader of those names with batches of 13 records."""
-    target = trial.subject.target
-    spec = target if isinstance(target, Spec) else target(**trial.example.args)
-    if not isinstance(spec, Spec):
-        trial.undecided(f"a program is checked from a mapsto.Spec, and {trial.subject.label} gave a {type(spec).__name__}")
+    spec = spec_of(trial)
     with trial.component("building the program"):
         name = next(n for n in names if n in spec.data)
-        reader = build(_thirteen(spec.data[name]), "reader", path=f"data.{name}", offers={"seed": spec.seed})
+        reader = build(thirteen(spec.data[name]), "reader", path=f"data.{name}", offers={"seed": spec.seed})
         steps = {"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed}
         program = build_program(
             spec.model,
@@ -46,6 +44,7 @@ def _made(trial: Trial, names: tuple[str, ...] = ("train",), *, middleware: bool
             spec.middleware if middleware else (),
             seed=spec.seed,
             device="cpu",
+            mesh=OneProcess(),
             offers=steps,
         )
     program.model.double()
@@ -54,22 +53,33 @@ def _made(trial: Trial, names: tuple[str, ...] = ("train",), *, middleware: bool
     return program, reader
 
 
-def _thirteen(reader: Any) -> Any:
+def spec_of(trial: Trial) -> Spec:
+    """The spec that is checked."""
+    target = trial.subject.target
+    spec = target if isinstance(target, Spec) else target(**trial.example.args)
+    if not isinstance(spec, Spec):
+        trial.undecided(f"a program is checked from a mapsto.Spec, and {trial.subject.label} gave a {type(spec).__name__}")
+    return spec
+
+
+def thirteen(reader: Any, records: int = RECORDS) -> Any:
+    """The reader's part with batches of so many records."""
     if not isinstance(reader, Part):
         return reader
     try:
         takes = {p.name for p in parameters_of(resolve(reader, "reader", "data.train")[0]) or []}
     except MapstoError:
         return reader
-    return Part(reader.use, {**reader.args, **{n: v for n, v in {"batch_size": RECORDS, "workers": 0}.items() if n in takes}})
+    return Part(reader.use, {**reader.args, **{n: v for n, v in {"batch_size": records, "workers": 0}.items() if n in takes}})
 
 
-def _shard(program: Program, reader: Any, step: int, shard: int, shards: int) -> dict[str, Any]:
+def read(program: Program, reader: Any, step: int, shard: int, shards: int) -> dict[str, Any]:
+    """A micro-shard as tensors, those of floating point in float64."""
     batch = place(reader.batch(step, shard, shards) if shards > 1 else reader.batch(step), program.state.device)
     return {n: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in batch.items()}
 
 
-def _sums(program: Program, batches: dict[int, dict[str, Any]]) -> Metrics:
+def sums(program: Program, batches: dict[int, dict[str, Any]]) -> Metrics:
     """Gradients of the summed loss over the numbered micro-shards, left in .grad; the summed pair (total, weight)."""
     state = program.state
     state.clear()
@@ -126,13 +136,13 @@ def ranks(trial: Trial) -> None:
     for step in range(STEPS):
         with trial.case(step=step, records=size_of(reader.batch(step)), world=2, dtype="float64"):
             with trial.component("a step of one rank"):
-                batches = {s: _shard(one, reader, step, s, 2) for s in range(2)}
-                pair = _sums(one, batches)["loss"]
+                batches = {s: read(one, reader, step, s, 2) for s in range(2)}
+                pair = sums(one, batches)["loss"]
                 mean = _mean_of_means(one, batches) if step == 0 else None
-                pair = _sums(one, batches)["loss"]
+                pair = sums(one, batches)["loss"]
                 wanted = _divided(one, pair[1])
             with trial.component("a step of two ranks"):
-                found = _sums(two, {trial.rank: batches[trial.rank]})
+                found = sums(two, {trial.rank: batches[trial.rank]})
                 total, weight = _together(two, found["loss"])
                 got = _divided(two, weight)
             same(trial, "gradients of two ranks", got, wanted, tolerance="T1", cause=_ratio(got, wanted))
@@ -151,7 +161,7 @@ def _mean_of_means(program: Program, batches: dict[int, dict[str, Any]]) -> dict
     """What dividing on each rank and averaging over ranks would give."""
     found: dict[str, Tensor] = {}
     for shard, batch in batches.items():
-        pair = _sums(program, {shard: batch})["loss"]
+        pair = sums(program, {shard: batch})["loss"]
         for name, gradient in _divided(program, pair[1]).items():
             found[name] = found.get(name, torch.zeros_like(gradient)) + gradient / len(batches)
     return found
@@ -176,7 +186,7 @@ def _whole(trial: Trial, batches: dict[int, dict[str, Any]]) -> None:
         made, _ = _made(trial, middleware=False)
         made.model.eval()
         with trial.component("a pass over the batch"):
-            pair = _sums(made, parts)["loss"]
+            pair = sums(made, parts)["loss"]
         gradients.append(_divided(made, pair[1]))
     with trial.case(mode="evaluation"):
         cause = _ratio(*gradients) or "the task looks at the records of a batch together, or divides by their number"
@@ -216,7 +226,7 @@ def exact_evaluation(trial: Trial) -> None:
     with program.evaluating() as state, trial.component("evaluating"):
         for position in range(min(int(plain.batches_per_epoch), 4)):
             for shard, shards in ((trial.rank, 2), (0, 1)):
-                batch = _shard(program, plain, position, shard, shards)
+                batch = read(program, plain, position, shard, shards)
                 told = [str(k) for k in keys_of(batch)]
                 if not told:
                     continue

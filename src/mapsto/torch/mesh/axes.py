@@ -23,10 +23,10 @@ def sizes(stated: Mapping[str, int], world: int) -> dict[str, int]:
     if len(open_) > 1:
         raise SpecError(f"mesh: only one axis may be -1, and {' and '.join(open_)} are")
     fixed = math.prod(size for size in stated.values() if size != REST)
-    said = " x ".join(f"{name} {stated[name]}" for name in AXES if stated[name] != 1) or "1 rank"
+    said = " x ".join(f"{name} {stated[name]}" for name in AXES if stated[name] not in (1, REST)) or "1 rank"
     if open_:
         if world % fixed:
-            raise SpecError(f"mesh: {world} ranks cannot be divided by {said} ({fixed})")
+            raise SpecError(f"mesh: {world} ranks cannot be divided by {fixed} ({said})")
         return {name: world // fixed if size == REST else size for name, size in stated.items()}
     if fixed != world:
         raise SpecError(

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ...core.errors import MapstoError, SpecError
 
 TIMEOUT = 120.0
 """Seconds that a rank waits for the others in a collective, where the mesh says nothing."""
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+_ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""Under the name that this version of torch does not warn of."""
+
+
+def all_gather(own: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The ranks' tensors of one dimension and equal length, one after another: [ranks, length]."""
+    every = own.new_empty(dist.get_world_size(group) * own.numel())
+    _ALL_GATHER(every, own, group=group)
+    return every.view(-1, own.numel())
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
@@ -45,25 +58,45 @@ def join(timeout: float | None = None) -> None:
         raise MapstoError(f"rank {rank} of {world} could not join the others at {where}: {said}") from error
 
 
-class Group:
-    """The ranks as the engine sees them (`mapsto.engine.ranks.Ranks`)."""
+def limit(group: dist.ProcessGroup | None, seconds: float) -> None:
+    """State how long ranks of a group (None: of all) wait for each other; one that was made later does not inherit it."""
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
-    def __init__(self) -> None:
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Within it no rank waits longer than so many seconds for the others; then the framework's usual time."""
+    limit(None, seconds)
+    try:
+        yield
+    finally:
+        limit(None, dist.constants.default_pg_timeout.total_seconds())
+
+
+class Group:
+    """The ranks as the engine sees them (`mapsto.engine.ranks.Ranks`). group: another process group than the default."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self.group = group
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.leader = self.rank == 0
 
     def share(self, value: Any) -> Any:
         """The leader's value, on every rank."""
         held = [value]
-        dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(held, src=0, device=torch.device("cpu"), group=self.group)
         return held[0]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value by rank, on every rank."""
         found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.gather(None)
+
+    def apart(self, seconds: float) -> Group:
+        """The same ranks on a gloo group of their own: on one group the collectives of two threads would mix."""
+        return Group(dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)))

@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ...core.compose import Declared
-from ...core.errors import SpecError
+from ...core.compose import Declared, Placed
+from ...core.errors import ComposeError, SpecError
+from ...core.plan import MESH
 from ...core.registry import decorator
 from ...data.stream import StandIn
 from ..mappings import Batch, Grad, Metrics
@@ -27,7 +28,9 @@ from .busy import Busy
 from .one import OneProcess
 from .replicate import Replicated
 from .shard import Sharded
+from .strict import Strict, refuse
 from .sums import reduced
+from .tensor import Divided
 
 OUTSIDE = ("nonfinite", "mixed_precision", "sam")
 """Middlewares that look at the gradient of the whole batch: they stand outside of the mesh."""
@@ -43,7 +46,8 @@ class Ranks(OneProcess):
     unused_parameters: parameters may take no part in a step, on all or some ranks (costs a search of the graph);
     blocks: patterns of modules that are sharded each for itself (default: items of module lists and sequences);
     precision: `bf16` or `fp16` for the sharded parameters in forward and backward; offload: keep shards on the CPU;
-    bucket_mb: size of DDP's buckets; timeout: seconds that a rank waits for the others. Raises SpecError.
+    tensor_plan: how `tensor` cuts modules, by patterns of their names: `colwise`, `colwise_gather`, `rowwise` or `replicate`
+    (default: what layers declare, else what their names say); bucket_mb: size of DDP's buckets; timeout: seconds that a rank waits for the others. Raises SpecError.
     """
 
     __mapsto__ = Declared(wraps=("grad",), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
@@ -59,6 +63,7 @@ class Ranks(OneProcess):
         blocks: Sequence[str] | None = None,
         precision: Literal["bf16", "fp16"] | None = None,
         offload: bool = False,
+        tensor_plan: Mapping[str, str] | None = None,
         bucket_mb: float = 25.0,
         timeout: float = group.TIMEOUT,
     ) -> None:
@@ -68,6 +73,7 @@ class Ranks(OneProcess):
             raise SpecError(f"mesh.timeout: {timeout} seconds is not above 0")
         self.unused_parameters, self.blocks = unused_parameters, blocks
         self.precision, self.offload = precision, offload
+        self.tensor_plan = tensor_plan
         self.bucket_mb, self.timeout = bucket_mb, timeout
         self.asks = False
         self._asked: list[Tensor] = []
@@ -90,16 +96,38 @@ class Ranks(OneProcess):
         self.data = self._data()
         self.micro_shards = micro_shards or self.data_ranks
         self.own = dealt(self.micro_shards, self.data_rank, self.data_ranks)
+        self.strict: Strict | None = None
+        if strict:
+            refuse(self.sizes, self, device)
+            self.strict = Strict(device, self.micro_shards, self.device_mesh, self.data)
+            self.own = self.strict.own
 
     def _device_mesh(self, device: torch.device) -> DeviceMesh:
-        return init_device_mesh(device.type, tuple(self.sizes[a] for a in AXES), mesh_dim_names=AXES)
+        made = init_device_mesh(device.type, tuple(self.sizes[a] for a in AXES), mesh_dim_names=AXES)
+        for axis in AXES:
+            if 1 < made[axis].size() < self.world:  # the group of all has the limit that it was joined with
+                group.limit(made.get_group(axis), self.timeout)
+        return made
 
     def _data(self) -> dist.ProcessGroup | None:
         """The ranks that have different records; None for one."""
         if self.data_ranks == 1:
             return None
         assert self.device_mesh is not None
-        return self.device_mesh["replicate", "shard"]._flatten("data").get_group()
+        made = self.device_mesh["replicate", "shard"]._flatten("data").get_group()
+        if self.data_ranks < self.world:
+            group.limit(made, self.timeout)
+        return made
+
+    @property
+    def meets(self) -> dist.ProcessGroup | None:
+        """The ranks that tell each other their metrics and wishes: those with other records, or all that share a step."""
+        return self.data if self.data_ranks == self.world else dist.group.WORLD
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's metrics count: ranks that share products have the same ones."""
+        return self.device_mesh is None or self.device_mesh.get_local_rank("tensor") == 0
 
     @property
     def data_rank(self) -> int:
@@ -110,14 +138,32 @@ class Ranks(OneProcess):
         """What a reader's stream is asked for: this rank's micro-shards."""
         return {"shard": self.own, "shards": self.micro_shards}
 
+    def accept(self, plan: Sequence[Placed]) -> None:
+        """Raises ComposeError where a middleware would change gradients within a pass: other ranks have them by then."""
+        names = [placed.name for placed in plan]
+        for placed in plan[names.index(MESH) + 1 :] if self.world > 1 else ():
+            if "grad" in placed.declared.wraps and "accumulation" not in placed.declared.provides:
+                raise ComposeError(
+                    f"middleware {placed.name!r} wraps grad inside of the mesh ({'; '.join(placed.why)}), whose ranks exchange "
+                    "gradients while backward still runs: let it stand outside, where it sees the gradient of the whole batch"
+                )
+
     # -- placing -----------------------------------------------------------------------------------------------------
     def setup(self, builder: Builder) -> None:
         """Place the model: the same parameters on every rank, whole or in parts."""
         refuse_batch_statistics(builder.model, self.micro_shards)
         self.placed: Sharded | Replicated | None = None
+        self.divided: Divided | None = None
+        self.notes: list[str] = []
+        if self.strict is not None:
+            self.placed = self.strict.place(builder.model, self)
+            return
         if self.device_mesh is None:
             return
-        if self.sizes["shard"] > 1:
+        if self.sizes["tensor"] > 1:
+            self.divided = Divided(builder.model, self.device_mesh["tensor"], self.tensor_plan)
+            self.notes += self.divided.notes
+        if self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):
             names = ("replicate", "shard") if self.sizes["replicate"] > 1 else ("shard",)
             self.placed = Sharded(builder.model, self.device_mesh[names], self)
         elif self.sizes["replicate"] > 1:
@@ -127,6 +173,8 @@ class Ranks(OneProcess):
     def begin(self, state: State) -> None:
         state.mesh = self
         self.state = state
+        if self.strict is not None:
+            self.strict.begin(state, self.bucket_mb)
         if self.device_mesh is not None:
             self.busy.watch(state.parameters[-1])
 
@@ -141,9 +189,14 @@ class Ranks(OneProcess):
 
         def over_ranks(state: State, batches: Any) -> Metrics:
             self.busy.begin()
-            window = self._passes(inner, state, batches)
-            self.busy.end()
-            metrics, asked = reduced(window, self.data, self.device(state), asks=self.asks)
+            if self.strict is not None:
+                metrics, asked = self.strict.grad(inner, state, batches, self.asks)
+            else:
+                window = self._passes(inner, state, batches)
+                self.busy.end()
+                metrics, asked = reduced(window, self.meets, self.device(state), asks=self.asks, counts=self.counts)
+                if self.divided is not None:
+                    self.divided.verify()
             self._asked = [*self._asked[-1:], asked]
             if not state.summing:
                 self._divide(state, metrics["loss"][1])
@@ -179,17 +232,18 @@ class Ranks(OneProcess):
 
     def norm(self, tensors: Iterable[Tensor], p: float = 2.0) -> Tensor:
         """The p-norm over all elements of tensors, counted once however they lie on ranks."""
-        return norms.norm(list(tensors), p)
+        return self.strict.norm(tensors, p) if self.strict is not None else norms.norm(list(tensors), p)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """The full value of a tensor of which ranks may hold parts; all ranks must ask."""
         full = getattr(tensor, "full_tensor", None)
         return full() if full is not None else tensor
 
-    def sums(self, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-        """(sum, weight) pairs summed over the ranks that have different records."""
-        found, _ = reduced([{n: tuple(pair) for n, pair in pairs.items()}], self.data, self.device(self.state))
-        return found
+    def sums(self, parts: Sequence[Metrics]) -> Metrics:
+        """(sum, weight) pairs, one mapping for each of this rank's micro-shards, summed over these and the ranks."""
+        if self.strict is not None:
+            return self.strict.reduced(parts, self.device(self.state))[0]
+        return reduced(parts, self.data, self.device(self.state))[0]
 
     @staticmethod
     def device(state: State) -> torch.device:
