@@ -18,6 +18,7 @@ VERBS = {
     "evaluate": "measure a run on one of its data sets",
     "predict": "write a run's predictions to a file",
     "report": "write a run's report page, and open it",
+    "doctor": "say what was wrong with a run, with its evidence",
     "check": "prove that mappings keep the laws of their kind",
     "list": "what is registered: built in, by plugins, by recipe files",
     "show": "the plan and the parts of a spec, or one mapping's options",
@@ -35,8 +36,8 @@ begin with:
   mapsto train --resume runs/NAME         go on with a run that was stopped
   mapsto new middleware my_trick          a plugin package of your own
 
-exit codes: 0 done; 1 an error, which is explained; 2 wrong usage; 130 stopped by Ctrl-C; 143 by SIGTERM; 141 the reader
-of the output went away. MAPSTO_DEBUG=1 (or --debug behind a command) shows where an error was raised.
+exit codes: 0 done; 1 an error, which is explained; 2 wrong usage; 3 doctor found something; 130 stopped by Ctrl-C; 143
+by SIGTERM; 141 the reader of the output went away. MAPSTO_DEBUG=1 (or --debug behind a command) shows where an error was raised.
 `mapsto COMMAND --help` explains a command with examples."""
 
 
