@@ -15,11 +15,12 @@ from ..core.spec import Spec, load_spec
 from ..core.values import Part
 from ..launch import slurm
 from ..launch.local import Alone, LocalWorkers
-from ..launch.logs import Logs
+from ..launch.meeting import Meeting
 from ..launch.processes import ForkServer
 from ..launch.record import rank_of
 from ..launch.request import Address, MeshSize, Request, Span, check_devices, check_mesh, mesh_size
 from ..launch.supervisor import Supervisor, newest_checkpoint
+from ..launch.team import Membership
 from .console import fail, note
 
 PRELOAD = ("mapsto.torch.wing", "mapsto.engine.run", "mapsto.cli.train", "mapsto.torch.mesh.ranks", "torch.distributed.fsdp")
@@ -135,34 +136,34 @@ def launch(options: argparse.Namespace, request: Request) -> int:
     threads = max(1, len(os.sched_getaffinity(0)) // request.ranks.high) if hasattr(os, "sched_getaffinity") else 1
     detail = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if request.check_collectives else {}
     given = int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS", "").isdigit() else threads
-    with ForkServer(PRELOAD, threads=given) as server:
+    with ForkServer(PRELOAD, threads=given, environment=detail) as server:
         about = _look(server, options)
         if about is None:
             return 1
         check_mesh(request, MeshSize(**about["mesh"]) if about["mesh"] else None)
         check_devices(request, about["device"], about["devices"])
         folder = _folder(options, about["name"])
-        membership: Any = Alone()
-        logs = Logs(folder)
-        workers = LocalWorkers(server, "mapsto.cli.entry:main", logs, detail)
+        asked: list[int] = []
+        membership: Membership = Alone()
+        if request.nodes.high > 1:
+            membership = Meeting(server, request, folder, note, lambda: not asked)
         supervisor = Supervisor(
             request=request,
-            workers=workers,
+            workers=LocalWorkers(server, "mapsto.cli.entry:main"),
             membership=membership,
-            logs=logs,
-            words=_Words(options, folder),
-            progress=lambda: newest_checkpoint(folder),
+            words=_Words(options),
+            folder=folder,
             say=note,
+            asked=asked,
         )
         try:
-            code = supervisor.run()
+            return supervisor.run()
         except LaunchError as error:
-            go_on = f"\nGo on with: mapsto train --resume {folder}" if newest_checkpoint(folder) else ""
+            kept = supervisor.folder
+            go_on = f"\nGo on with: mapsto train --resume {kept}" if newest_checkpoint(kept) else ""
             raise LaunchError(f"{error}{go_on}") from None
         finally:
-            workers.close()
-            membership.close()
-        return code
+            supervisor.close()
 
 
 def _look(server: ForkServer, options: argparse.Namespace) -> dict[str, Any] | None:
@@ -197,19 +198,19 @@ def _folder(options: argparse.Namespace, name: str) -> Path:
 class _Words:
     """The words of a rank's command line: as they were said, and from the second attempt on, to go on with what there is."""
 
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options, self.folder = options, folder
-        self.before = newest_checkpoint(folder)
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.before = "" if options.resume is None else newest_checkpoint(_folder(options, ""))
 
-    def __call__(self, attempt: int) -> list[str]:
+    def __call__(self, folder: Path, attempt: int) -> list[str]:
         options = self.options
         words = ["train", *options.words]
         if options.resume is not None:
-            words += ["--resume", str(self.folder)]
-            if options.checkpoint is not None and newest_checkpoint(self.folder) == self.before:
+            words += ["--resume", str(folder)]
+            if options.checkpoint is not None and newest_checkpoint(folder) == self.before:
                 words += ["--checkpoint", options.checkpoint]
         else:
-            words += ["--run", str(self.folder)]
+            words += ["--run", str(folder)]
             words += ["--continue"] if attempt > 1 or options.go_on else []
         return words + ["--quiet"] * options.quiet + ["--debug"] * options.debug
 

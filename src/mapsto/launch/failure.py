@@ -12,8 +12,9 @@ from typing import Any, Literal
 from .flight import collectives, divergence, listed
 
 FOLLOWS = re.compile(
-    r"Connection (reset|closed|refused|aborted)|Broken pipe|[Tt]imed out (waiting|after)|[Tt]imeout|\bgloo\b|Gloo|NCCL|ProcessGroup"
-    r"|TCPStore|DistNetworkError|DistStoreError|DistBackendError|monitoredBarrier|Rank \d+ .*(failed|not ready)|recvValue|sendBytes"
+    r"Connection (reset|closed|refused|aborted)|Broken pipe|[Tt]imed out (waiting|after)|[Tt]imeout|\bgloo\b|Gloo|NCCL"
+    r"|ProcessGroup|TCPStore|DistNetworkError|DistStoreError|DistBackendError|monitoredBarrier|Rank \d+ .*(failed|not ready)"
+    r"|recvValue|sendBytes"
 )
 """Words of an error that a rank has because another one went away or did not come."""
 MISMATCH = re.compile(r"Detected mismatch between collectives|Received data size doesn't match|op\.preamble\.length")
@@ -47,7 +48,7 @@ class End:
 
 @dataclass(frozen=True)
 class Failure:
-    """The first cause: of which ranks, in one sentence; details: a traceback or a stack; key: what makes two of them the same."""
+    """The first cause: of which ranks, in one sentence; details: a traceback or a stack; key: what makes two the same."""
 
     kind: Kind
     ranks: tuple[int, ...]
@@ -168,8 +169,13 @@ def _stalled(ends: Sequence[End], waited: Sequence[End]) -> Failure | None:
     last = [found[-1] for e in waited if (found := collectives(e.flight))]
     where = f" in collective {last[0].number}, {last[0].what}" if last else ""
     others = f"; {listed([e.rank for e in waited])} waited{where}" if waited else ""
-    stacks = "\n".join(f"{_where(e)} was at\n{e.stack}" for e in late if e.stack)
+    stacks = "\n".join(f"{_where(e)} was at\n{_inner(e.stack)}" for e in late if e.stack)
     return Failure("stalled", tuple(e.rank for e in late), who + others, stacks, late[0].log)
+
+
+def _inner(stack: str) -> str:
+    """A stack without what starts a rank."""
+    return "\n".join(line for line in stack.splitlines() if not re.search(r"mapsto/(launch|cli)/|<string>", line))
 
 
 def _left(ends: Sequence[End], waited: Sequence[End]) -> Failure | None:

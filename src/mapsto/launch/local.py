@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from .failure import End
 from .logs import Logs
@@ -33,7 +34,7 @@ class Alone:
     def news(self) -> News:
         return News()
 
-    def tell(self, ends: list[End], stopped: bool) -> list[End]:
+    def tell(self, ends: list[End]) -> list[End]:
         return ends
 
     def close(self) -> None:
@@ -54,20 +55,21 @@ class LocalWorkers:
     call: `module:function` that is given the words of the command line and returns an exit code.
     """
 
-    def __init__(self, server: ForkServer, call: str, logs: Logs, environment: Mapping[str, str] | None = None) -> None:
-        self.server, self.call, self.logs, self.environment = server, call, logs, dict(environment or {})
+    def __init__(self, server: ForkServer, call: str) -> None:
+        self.server, self.call = server, call
+        self.logs = Logs(Path())
         self._ranks: dict[int, _Rank] = {}
         self._pipes: dict[int, tuple[int, int]] = {}
         self._host = socket.gethostname()
 
-    def start(self, team: Team, words: list[str], attempt: int) -> None:
+    def start(self, team: Team, words: list[str], attempt: int, logs: Logs) -> None:
         """Start the team's ranks of this node. Raises LaunchError."""
         self.server.revive()
         self._close()
+        self.logs = logs
         self.logs.begin(team.ranks)
         for rank, variables in team.environments():
             own = {
-                **self.environment,
                 **variables,
                 **self._network(team),
                 **self._device(team),
@@ -88,7 +90,7 @@ class LocalWorkers:
         """The interface that gloo is to use, where nobody said one: what a host's name stands for is often another."""
         if "GLOO_SOCKET_IFNAME" in os.environ or not sys.platform.startswith(("linux", "darwin")):
             return {}
-        found = LOOPBACK if team.nodes == 1 else interface_of(self.environment.get("MAPSTO_ADDRESS", ""))
+        found = LOOPBACK if team.nodes == 1 else interface_of(team.own)
         return {"GLOO_SOCKET_IFNAME": found} if found else {}
 
     @staticmethod

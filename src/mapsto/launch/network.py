@@ -50,6 +50,7 @@ def is_taken(address: Address) -> bool:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((address.host, address.port))
+            tried.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return True
@@ -68,8 +69,8 @@ def await_listener(address: Address, wait: float, say: Callable[[str], None], go
         waited = time.monotonic() - began
         if waited > wait:
             raise LaunchError(
-                f"nothing answers at {address}, waited {wait:g} s: is the node with --node-rank 0 started, is that its address, "
-                "and does no firewall stand between? --wait SECONDS waits longer"
+                f"nothing answers at {address}, waited {wait:.0f} s: is the node with --node-rank 0 started, is that its "
+                "address, and does no firewall stand between? --wait SECONDS waits longer"
             )
         if waited > PATIENCE and not told:
             say(f"waiting for the rendezvous at {address}, at most {wait:g} s")

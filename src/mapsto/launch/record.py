@@ -114,7 +114,7 @@ def _write(logs: Path, rank: int, error: BaseException, step: Callable[[], int |
     put(logs / "flight" / f"rank-{rank}.json", entries(sys.modules))
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun tells of it, and waits for this form
         extra = {"py_callstack": record["traceback"], "timestamp": str(int(time.time()))}
-        put(Path(file), {"message": {"message": record["chain"][0], "extraInfo": extra}})
+        put(Path(file), {"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}})
 
 
 def chain(error: BaseException) -> list[BaseException]:

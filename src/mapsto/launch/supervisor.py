@@ -32,7 +32,7 @@ TICK = 0.25
 REGROW = 60.0
 """Seconds after which a device that was left out is tried again."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-STOPPED = {128 + int(number) for number in STOPS}
+STOPPED: set[int | None] = {128 + int(number) for number in STOPS}
 """Exit codes of a rank that was asked to stop, and has saved."""
 
 
@@ -40,15 +40,14 @@ STOPPED = {128 + int(number) for number in STOPS}
 class Supervisor:
     """One launch, from the first attempt to the exit code.
 
-    words: how the ranks are started, given the number of the attempt; progress: the newest checkpoint's name, or nothing.
+    words: how the ranks are started, given the run's folder and the number of the attempt; asked: signals, as they came.
     """
 
     request: Request
     workers: Workers
     membership: Membership
-    logs: Logs
-    words: Callable[[int], list[str]]
-    progress: Callable[[], str]
+    words: Callable[[Path, int], list[str]]
+    folder: Path
     say: Callable[[str], None]
     regrow: float = REGROW
     clock: Callable[[], float] = time.monotonic
@@ -58,7 +57,8 @@ class Supervisor:
         self.slots = _Slots(self.request.ranks.low, self.request.ranks.high, self.regrow, self.clock)
         self.attempt = self.fruitless = 0
         self.failures: list[Failure] = []
-        self.seen = self.progress()
+        self.logs = Logs(self.folder)
+        self.seen = newest_checkpoint(self.folder)
 
     # -- attempts ----------------------------------------------------------------------------------------------------
     def run(self) -> int:
@@ -66,7 +66,11 @@ class Supervisor:
         with self._signals():
             while True:
                 self.attempt += 1
-                team = self.membership.join(self.slots.now())
+                try:
+                    team = self.membership.join(self.slots.now())
+                except LaunchError:
+                    if not self.asked:
+                        raise
                 if self.asked:
                     return 128 + self.asked[0]
                 self._begin(team)
@@ -78,7 +82,9 @@ class Supervisor:
 
     def _begin(self, team: Team) -> None:
         self._regroup = False
-        self.workers.start(team, self.words(self.attempt), self.attempt)
+        self.folder = getattr(self.membership, "folder", self.folder)  # that all nodes agreed on
+        self.logs = Logs(self.folder)
+        self.workers.start(team, self.words(self.folder, self.attempt), self.attempt, self.logs)
         self.logs.note("started", attempt=self.attempt, ranks=list(team.ranks), world=team.world, nodes=team.nodes)
         if self.attempt > 1 or team.nodes > 1:
             where = f" of {team.world} on {team.nodes} nodes" if team.nodes > 1 else ""
@@ -115,7 +121,7 @@ class Supervisor:
         return ends, bad
 
     def _fine(self) -> set[int | None]:
-        """Codes that are no failure. One who had no time yet to listen for signals is ended by them, and has nothing to save."""
+        """Codes that are no failure. Who had no time yet to listen for signals is ended by them, and has nothing to save."""
         if not self.asked and not self._regroup:
             return STOPPED
         return STOPPED | {-int(number) for number in STOPS} | ({-int(signal.SIGKILL), 1, None} if self._at_once() else set())
@@ -154,7 +160,7 @@ class Supervisor:
             return stops[0]
         if self._at_once():
             return 128 + self.asked[0]
-        everyone = self.membership.tell(ends, bool(self.asked))
+        everyone = self.membership.tell(ends)
         failure = judge([*everyone])
         self.logs.note("failed", attempt=self.attempt, kind=failure.kind, ranks=failure.ranks, sentence=failure.sentence)
         if (
@@ -170,7 +176,7 @@ class Supervisor:
 
     def _count(self, failure: Failure, team: Team) -> None:
         """Raises LaunchError where starting again would not help, or was tried often enough."""
-        newest, before = self.progress(), self.failures[-1:]
+        newest, before = newest_checkpoint(self.folder), self.failures[-1:]
         self.fruitless = 0 if newest != self.seen else self.fruitless
         self.seen = newest
         self.failures.append(failure)
@@ -182,11 +188,17 @@ class Supervisor:
             raise LaunchError("the same error came at the same step twice, so it is not started again")
         if self.fruitless >= self.request.restarts:
             raise LaunchError(
-                f"started again {self.fruitless} times in a row without a new checkpoint, which is what --restarts allows"
+                f"it was started again {self.fruitless} time{'s' if self.fruitless > 1 else ''} without a new checkpoint, "
+                "which is what --restarts allows"
             )
         self.fruitless += 1
         if team.nodes == 1:
             self.slots.lost([team.slots[rank - team.first] for rank in failure.ranks if rank in team.ranks], self.fruitless)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.workers.close()
+        self.membership.close()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

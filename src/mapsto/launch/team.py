@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .failure import End
+from .logs import Logs
 
 
 @dataclass(frozen=True)
 class Team:
     """first, local: this node's ranks are first .. first + local - 1 of `world`; address, port: where rank 0 waits for the
-    others; slots: the devices of this node that take part, one a rank."""
+    others; slots: the devices of this node that take part, one a rank; own: this node's address."""
 
     node: int
     nodes: int
@@ -22,6 +23,7 @@ class Team:
     address: str
     port: int
     slots: tuple[int, ...]
+    own: str = "127.0.0.1"
 
     @property
     def ranks(self) -> range:
@@ -62,7 +64,7 @@ class Membership(Protocol):
         """What was heard of the other nodes since."""
         ...
 
-    def tell(self, ends: list[End], stopped: bool) -> list[End]:
+    def tell(self, ends: list[End]) -> list[End]:
         """Tell the other nodes how this node's ranks ended; how those of all nodes did, as far as they say so in time."""
         ...
 
@@ -74,7 +76,7 @@ class Membership(Protocol):
 class Workers(Protocol):
     """The ranks of this launcher, wherever they run."""
 
-    def start(self, team: Team, words: list[str], attempt: int) -> None:
+    def start(self, team: Team, words: list[str], attempt: int, logs: Logs) -> None:
         """Start them."""
         ...
 
@@ -96,6 +98,10 @@ class Workers(Protocol):
 
     def ends(self, look: bool) -> list[End]:
         """How they ended; look: ask those that still run where they are."""
+        ...
+
+    def close(self) -> None:
+        """Kill those that run, and let go of everything."""
         ...
 
 

@@ -1,0 +1,155 @@
+"""The agent of a node: agrees with the other nodes' agents on who takes part, by the rendezvous of torch.distributed.elastic.
+
+It is a fork of the fork server (which has the framework), and the supervisor's servant: it hears JSON lines on a socket
+and answers each with one, so that whatever it waits for in vain, the supervisor can go on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import time
+from datetime import timedelta
+from typing import Any
+
+from .network import free_port
+
+ALIVE, MISSES = 3, 4
+"""Seconds between two signs of life of a node, and how many may be missed: after 12 s it is dead."""
+LAST_CALL = 5.0
+"""Seconds that more nodes may still come in once the least number is there."""
+EXCHANGE = 30.0
+"""Seconds for what nodes tell each other once all are there, and for any single question to the store."""
+TELL = 10.0
+"""Seconds in which the other nodes tell of a failure: the time that their own ranks are given, and somewhat more."""
+NEWS = 0.5
+"""Seconds between two looks at the others."""
+
+
+def main(settings: dict[str, Any], control: int) -> int:
+    """Serve until the socket closes; the exit code."""
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # else a second attempt meets the addresses of the first
+    with socket.socket(fileno=control) as heard:
+        try:
+            agent = _Agent(settings)
+            _say(heard, {"ready": True})
+            _serve(heard, agent)
+        except Exception as error:  # noqa: BLE001  # told to the supervisor, in one line
+            _say(heard, {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]})
+            return 1
+    return 0
+
+
+def _serve(control: socket.socket, agent: _Agent) -> None:
+    while True:
+        ready, _, _ = select.select([control], [], [], NEWS)
+        if not ready:
+            news = agent.news()
+            if news:
+                _say(control, {"news": news})
+            continue
+        line = control.makefile("rb").readline()
+        if not line:
+            return
+        request = json.loads(line)
+        _say(control, {"answer": getattr(agent, request.pop("do"))(**request)})
+
+
+class _Agent:
+    """This node's part in the rendezvous."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        import torch.distributed
+
+        dist: Any = torch.distributed
+        from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
+        from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
+
+        self.settings = settings
+        store = dist.TCPStore(
+            settings["host"], settings["port"], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=EXCHANGE)
+        )
+        self.store: Any = dist.PrefixStore("mapsto", store)
+        self.handler: Any = DynamicRendezvousHandler.from_backend(
+            "mapsto",
+            store,
+            C10dRendezvousBackend(store, "mapsto"),
+            settings["least"],
+            settings["most"],
+            local_addr=settings["address"],
+            timeout=RendezvousTimeout(
+                join=timedelta(seconds=settings["wait"]),
+                last_call=timedelta(seconds=LAST_CALL),
+                close=timedelta(seconds=EXCHANGE),
+                heartbeat=timedelta(seconds=EXCHANGE),
+            ),
+            keep_alive_interval=ALIVE,
+            keep_alive_max_attempt=MISSES,
+        )
+        self.round: Any = None
+        self.place = 0
+        self.nodes: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}
+
+    def join(self, ranks: int, folder: str) -> dict[str, Any]:
+        """Take part in the next round with so many ranks; the team, and the run folder that all write into."""
+        self.round = None
+        info = self.handler.next_rendezvous()
+        store = info.store
+        mine = {
+            "node_rank": self.settings["node_rank"],
+            "ranks": ranks,
+            "address": self.settings["address"],
+            "host": socket.gethostname(),
+            "port": free_port(),
+        }
+        store.set(f"node/{info.rank}", json.dumps(mine))
+        keys = [f"node/{place}" for place in range(info.world_size)]
+        store.wait(keys, timedelta(seconds=EXCHANGE))
+        found = [{**json.loads(store.get(key)), "place": place} for place, key in enumerate(keys)]
+        self.nodes = sorted(found, key=lambda n: (n["node_rank"] is None, n["node_rank"] or 0, n["place"]))
+        self.place, self.round = info.rank, store
+        self._last = {}
+        agreed = self.store.compare_set("folder", "", folder).decode()
+        return {"nodes": self.nodes, "place": info.rank, "folder": agreed}
+
+    def news(self) -> dict[str, Any] | None:
+        """What is new: nodes that wait to take part, a failure that another one told of."""
+        if self.round is None:
+            return None
+        waiting = int(self.handler.num_nodes_waiting())
+        failed = bool(self.round.add("failed", 0))
+        found = {"waiting": waiting, "failed": failed}
+        if found == (self._last or {"waiting": 0, "failed": False}):
+            return None
+        self._last = found
+        return found
+
+    def tell(self, ends: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Tell how this node's ranks ended; what the other nodes tell, by place, as far as they do so in time."""
+        store = self.round
+        store.set(f"ends/{self.place}", json.dumps(ends))
+        store.add("failed", 1)
+        until = time.monotonic() + TELL
+        others = {node["place"] for node in self.nodes} - {self.place}
+        told: dict[int, Any] = {}
+        while others - set(told) and time.monotonic() < until:
+            for place in others - set(told):
+                if store.check([f"ends/{place}"]):
+                    told[place] = json.loads(store.get(f"ends/{place}"))
+            time.sleep(0.1)
+        return [{"place": place, "ends": told.get(place)} for place in sorted(others)]
+
+    def leave(self) -> bool:
+        """The run is over: whoever meets here next begins anew."""
+        with contextlib.suppress(Exception):
+            self.store.delete_key("folder")
+        return True
+
+
+def _say(control: socket.socket, data: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        control.sendall(json.dumps(data).encode() + b"\n")

@@ -1,0 +1,63 @@
+"""The store through which nodes meet: a process of its own, so that no node's end is the end of the meeting.
+
+`python -m mapsto.launch.store HOST:PORT` keeps one until it is ended; where none is there, the node that has HOST starts one,
+which ends with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+
+def keep(port: int, told: int) -> int:
+    """In a fork: a store at that port, until this process is killed; `told` hears a byte when it is there."""
+    store = _open(port)
+    os.write(told, b"1" if store is not None else b"0")
+    os.close(told)
+    if store is None:
+        return 1
+    threading.Event().wait()
+    return 0
+
+
+def _open(port: int) -> Any:
+    import torch.distributed
+
+    dist: Any = torch.distributed
+
+    try:
+        return dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
+    except (dist.DistNetworkError, RuntimeError) as error:
+        print(str(error).splitlines()[0], file=sys.stderr)
+        return None
+
+
+def main(argument: str) -> int:
+    """Keep a store at HOST:PORT until SIGINT or SIGTERM; the exit code."""
+    from ..core.errors import LaunchError
+    from .request import Address
+
+    try:
+        address = Address.parse(argument)
+    except LaunchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    store = _open(address.port)
+    if store is None:
+        return 1
+    print(f"a rendezvous at {address}; Ctrl-C ends it", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+    threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python -m mapsto.launch.store HOST:PORT", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(sys.argv[1]))
