@@ -54,23 +54,24 @@ def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str
     stateful = task.stateful_metrics() if hasattr(task, "stateful_metrics") else {}
     for metric in stateful.values():
         metric.reset()
-    sums: dict[str, Any] = {}
+    parts: dict[int, dict[str, Any]] = {}
     try:
         with program.evaluating() as state:
-            for number, batch in _micro_shards(state, batches):
+            for part, number, batch in _micro_shards(state, batches):
                 state.shard = number
                 state.reseed()
                 placed = place(batch, state.device)
                 with blaming(state, placed):
                     total, weight, outputs = program.loss(state, placed)
                     found = {"loss": (total, weight), **(task.measure(outputs, placed) if hasattr(task, "measure") else {})}
-                    _add(sums, {n: (t * 0, w * 0) for n, (t, w) in found.items()} if state.mesh.absent else found)
+                    weighed = {n: (t * 0, w * 0) for n, (t, w) in found.items()} if state.mesh.absent else found
+                    _add(parts.setdefault(part, {}), weighed)
                     for metric in stateful.values():
                         if not state.mesh.absent:
                             metric.update(outputs, placed[task.target])
-            if not sums:
+            if not parts:
                 raise DataError("there is nothing to evaluate: the reader gave no batch")
-            sums = dict(state.mesh.sums(sums))
+            sums = state.mesh.sums([{name: tuple(pair) for name, pair in held.items()} for _, held in sorted(parts.items())])
     finally:
         program.state.shard, program.state.mesh.absent = 0, False
     means = {name: float(total) / float(weight) if float(weight) else float("nan") for name, (total, weight) in sums.items()}
@@ -78,16 +79,17 @@ def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str
     return {**means, **(task.derive(means) if hasattr(task, "derive") else {})}
 
 
-def _micro_shards(state: State, batches: Iterable[Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Every batch or micro-shard with its number in the whole evaluation; a stand-in is known by the mesh's `absent`."""
+def _micro_shards(state: State, batches: Iterable[Any]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """Every batch or micro-shard with its place among those of this rank, and its number in the whole evaluation; a stand-in
+    is known by the mesh's `absent`."""
     mesh = state.mesh
     for position, batch in enumerate(batches):
         if not isinstance(batch, list):
-            yield position, batch
+            yield 0, position, batch
             continue
-        for number, part in zip(mesh.own, batch, strict=True):
+        for which, (number, part) in enumerate(zip(mesh.own, batch, strict=True)):
             mesh.absent = isinstance(part, StandIn)
-            yield position * mesh.micro_shards + max(number, 0), part
+            yield which, position * mesh.micro_shards + max(number, 0), part
             mesh.absent = False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,9 +60,10 @@ class OneProcess:
         """The full value of a tensor of which ranks may hold parts."""
         return tensor
 
-    def sums(self, pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
-        """(sum, weight) pairs summed over the ranks that have different records."""
-        return dict(pairs)
+    def sums(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """(sum, weight) pairs, one mapping for each micro-shard, summed over these and the ranks with different records."""
+        (only,) = parts
+        return dict(only)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -71,9 +72,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.detach() if full is None else full().detach()
 
 
+def is_part(tensor: Any) -> bool:
+    """Whether ranks hold parts of it (a DTensor)."""
+    return hasattr(tensor, "device_mesh")
+
+
 def cut(full: Tensor, like: Any) -> Tensor:
     """Of a full value the part that this rank holds of `like`; nothing is sent."""
-    if not hasattr(like, "device_mesh"):
+    if not is_part(like):
         return full
     from torch.distributed.tensor import distribute_tensor
 

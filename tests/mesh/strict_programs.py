@@ -1,0 +1,137 @@
+"""Programs in strict mode, for tests: a small language model with dropout and texts of unequal length, hashed at every step."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mapsto.core.parts import Part, use
+from mapsto.data.reader import Batches
+from mapsto.torch import build_program
+from mapsto.torch.mesh.one import whole
+
+TEXTS, LENGTH, WORDS, WIDTH = 29, 9, 37, 20
+"""No size is a multiple of a vector register, so that parts of a tensor begin and end within one."""
+
+
+class Block(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)])
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 33), nn.Linear(33, WIDTH)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.out(attended))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norms[1](x)))))
+
+
+class Transformer(nn.Module):
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.token, self.position = nn.Embedding(WORDS, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        self.blocks = nn.Sequential(Block(dropout), Block(dropout))
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.token(ids) + self.position.weight[: ids.shape[1]]
+        return F.linear(self.norm(self.blocks(x)), self.token.weight)
+
+
+class Wide(nn.Module):
+    """Layers of which the second head is used by few records, and the third by none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(LENGTH, 13), nn.ReLU(), nn.Linear(13, 7))
+        self.head, self.other, self.never = nn.Linear(7, 5), nn.Linear(7, 5), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.body(x.float())
+        asking = (x[:, 0] > WORDS - 4).nonzero()[:, 0]
+        y = self.head(h)
+        return y.index_add(0, asking, self.other(h[asking])) if len(asking) else y
+
+
+def texts() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    ids = rng.integers(0, WORDS, (TEXTS, LENGTH))
+    target = rng.integers(0, WORDS, (TEXTS, LENGTH))
+    target[np.arange(LENGTH)[None, :] >= rng.integers(1, LENGTH + 1, TEXTS)[:, None]] = -100
+    target[:3] = -100  # texts without a token to learn from
+    return {"input": ids, "target": target}
+
+
+def records() -> dict[str, np.ndarray]:
+    found = texts()
+    return {"input": found["input"], "target": found["input"].sum(1) % 5}
+
+
+CLIP, EMA = use("clip_norm", max_norm=0.5), use("ema", decay=0.9)
+USUAL = {"middleware": [CLIP, EMA, use("accumulate", steps=2)], "optimizer": use("adamw", lr=1e-2)}
+
+
+def made(case: dict[str, Any]) -> tuple[Any, Batches]:
+    """The program of a case and its reader: 11 texts a batch, which 8 micro-shards cut unevenly, and 7 at an epoch's end."""
+    wide = case.get("model") == "wide"
+    program = build_program(
+        use(Wide) if wide else use(Transformer, **case.get("options", {})),
+        "classification" if wide else "language_model",
+        case.get("optimizer", USUAL["optimizer"]),
+        case.get("schedule"),
+        case.get("middleware", USUAL["middleware"]),
+        seed=3,
+        device="cpu",
+        mesh=None if case.get("mesh") is None else Part("ranks", case["mesh"]),
+        micro_shards=case.get("micro_shards", 8),
+        strict=case.get("strict", True),
+        offers={"total_steps": 20, "steps_per_epoch": 3},
+    )
+    return program, Batches(records() if wide else texts(), case.get("batch", 11), shuffle=True, seed=1)
+
+
+def tensors(tree: Any, path: str = "") -> dict[str, Tensor]:
+    """The tensors of a state tree by path, whole ones where ranks hold parts."""
+    if isinstance(tree, Tensor):
+        return {path: whole(tree)}
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    return {k: v for name, value in pairs for k, v in tensors(value, f"{path}/{name}").items()}
+
+
+def fingerprint(tree: Any) -> str:
+    """Of every bit of every tensor of a state tree, and their names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors(tree).items()):
+        found.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return found.hexdigest()[:16]
+
+
+def hashes(case: dict[str, Any]) -> dict[str, Any]:
+    """Fingerprints of the weights and of the whole state after each step, the metrics, and an evaluation to the last bit."""
+    program, reader = made(case)
+    found: dict[str, Any] = {"weights": [], "state": []}
+    window = []
+    with reader.stream(0, case.get("steps", 4), **program.takes) as stream:
+        for _, batch in stream:
+            window.append(program.step(batch))
+            tree = program.state_tree()
+            found["weights"].append(fingerprint(tree["model"]))
+            found["state"].append(fingerprint({k: tree[k] for k in ("model", "optimizer", "middleware")}))
+    plain = reader.sequential()
+    with plain.stream(0, plain.batches_per_epoch, **program.takes) as stream:
+        evaluation = program.evaluate(batch for _, batch in stream)
+    told = {**program.fetch(window), **{f"valid/{k}": v for k, v in evaluation.items()}}
+    return {**found, "metrics": {k: v.hex() for k, v in told.items()}}
+
+
+def all_hashes(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name: hashes(case) for name, case in cases.items()}
