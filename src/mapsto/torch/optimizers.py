@@ -19,12 +19,13 @@ Params = Iterable[Any]
 def _fused(params: list[Any], fused: bool | None, *others: bool | None, shards: bool = True) -> bool | None:
     """Whether to use the fused kernel where nothing was said: all parameters real floats on the CPU or a CUDA device.
 
-    shards: whether the kernel takes sharded parameters (DTensor); that of SGD does not.
+    shards: whether the kernel takes sharded parameters (DTensor); that of SGD does not, and none takes those of two meshes.
     """
     if fused is not None or any(others):
         return fused
     tensors = [t for p in params for t in (p["params"] if isinstance(p, dict) else [p])]
-    if not shards and any(hasattr(t, "placements") for t in tensors):
+    meshes = {getattr(t, "device_mesh", None) for t in tensors}
+    if len(meshes) > 1 or (not shards and meshes != {None}):
         return None
     return all(t.is_floating_point() and t.device.type in ("cpu", "cuda") for t in tensors) or None
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 
 def norm(tensors: Sequence[Tensor], p: float) -> Tensor:
@@ -35,7 +35,7 @@ def _powers(held: Sequence[Tensor], p: float, spread: Any) -> Tensor:
         return value
     mesh, placements = spread
     for axis, placement in enumerate(placements):
-        if isinstance(placement, Shard) and mesh.size(axis) > 1:
+        if not placement.is_replicate() and mesh.size(axis) > 1:  # cut twice along one axis it is no `Shard`, and is one
             value = value.clone()
             dist.all_reduce(value, dist.ReduceOp.MAX if math.isinf(p) else dist.ReduceOp.SUM, group=mesh.get_group(axis))
     return value

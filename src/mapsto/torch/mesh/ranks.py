@@ -47,7 +47,8 @@ class Ranks(OneProcess):
     blocks: patterns of modules that are sharded each for itself (default: items of module lists and sequences);
     precision: `bf16` or `fp16` for the sharded parameters in forward and backward; offload: keep shards on the CPU;
     tensor_plan: how `tensor` cuts modules, by patterns of their names: `colwise`, `colwise_gather`, `rowwise` or `replicate`
-    (default: what layers declare, else what their names say); bucket_mb: size of DDP's buckets; timeout: seconds that a rank waits for the others. Raises SpecError.
+    (default: what layers declare, else what their names say); bucket_mb: size of DDP's buckets;
+    timeout: seconds that a rank waits for the others. Raises SpecError.
     """
 
     __mapsto__ = Declared(wraps=("grad",), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
@@ -191,12 +192,13 @@ class Ranks(OneProcess):
             self.busy.begin()
             if self.strict is not None:
                 metrics, asked = self.strict.grad(inner, state, batches, self.asks)
+                self.busy.end()
             else:
                 window = self._passes(inner, state, batches)
                 self.busy.end()
                 metrics, asked = reduced(window, self.meets, self.device(state), asks=self.asks, counts=self.counts)
                 if self.divided is not None:
-                    self.divided.verify()
+                    self.divided.settle()
             self._asked = [*self._asked[-1:], asked]
             if not state.summing:
                 self._divide(state, metrics["loss"][1])

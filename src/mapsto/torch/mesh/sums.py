@@ -13,10 +13,15 @@ from ..mappings import Metrics
 
 
 def reduced(
-    window: Sequence[Metrics], group: dist.ProcessGroup | None, device: torch.device, *, asks: bool = False
+    window: Sequence[Metrics],
+    group: dist.ProcessGroup | None,
+    device: torch.device,
+    *,
+    asks: bool = False,
+    counts: bool = True,
 ) -> tuple[Metrics, Tensor]:
     """(sum, weight) pairs summed, scalars averaged, over micro-shards and the ranks of a group; and how many of these ask
-    to stop. float64 on the device; nothing is copied from it.
+    to stop. counts: whether this rank's metrics are not another's too. float64 on the device; nothing is copied from it.
     """
     names = sorted({name for metrics in window for name in metrics})
     pairs = [name for name in names if type(next(m[name] for m in window if name in m)) is tuple]
@@ -27,6 +32,8 @@ def reduced(
             values += [sum(total for total, _ in found), sum(weight for _, weight in found)]
         else:
             values += [sum(found), len(found)]
+    if not counts:
+        values = [0.0] * len(values)
     vector = packed([*values, 1.0 if asks else 0.0], device)
     if group is not None:
         dist.all_reduce(vector, group=group)
