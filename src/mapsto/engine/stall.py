@@ -2,7 +2,7 @@
 
 The stacks are written by a timer of the interpreter in C (`faulthandler.dump_traceback_later`), so that they come also
 from a process that hangs in a collective, a kernel or a system call and holds the interpreter's lock. What is left of a
-run that was killed says, without them, which step it had reached and what it did.
+run that was killed says, without them, which step it had reached.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ clock = time.perf_counter
 class StallWatch:
     """Watches one process of a run: `beat` says that it lives; the stacks are written where none comes for `limit` seconds."""
 
-    def __init__(self, folder: Path, rank: int = 0, limit: float = LIMIT) -> None:
+    def __init__(self, folder: Path, rank: int = 0, limit: float | None = None) -> None:
         self.path = folder / STALLS / f"rank-{rank}.txt"
-        self.rank, self.limit = rank, limit
+        self.rank, self.limit = rank, LIMIT if limit is None else limit
         self.due = float("inf")
         """The time (of `clock`) from which on a beat is worth its cost."""
         self._file: FileIO | None = None
@@ -45,15 +45,15 @@ class StallWatch:
             self._file = open(self.path, "wb", buffering=0)  # held for the run
         return self
 
-    def beat(self, step: int, doing: str = "training") -> None:
-        """A sign of life at a step, and what is done now."""
+    def beat(self, step: int) -> None:
+        """A sign of life at a step; costs about half a millisecond."""
         file = self._file
         if file is None:
             return
         faulthandler.cancel_dump_traceback_later()
         if self._size and os.fstat(file.fileno()).st_size > self._size:
             self.limit *= 2
-        about = {"rank": self.rank, "host": socket.gethostname(), "pid": os.getpid(), "step": step, "doing": doing}
+        about = {"rank": self.rank, "host": socket.gethostname(), "pid": os.getpid(), "step": step}
         head = json.dumps({**about, "time": time.time(), "limit": self.limit}).encode() + b"\n"
         with contextlib.suppress(OSError):
             file.seek(0)
@@ -88,7 +88,6 @@ class Stall:
     host: str
     pid: int
     step: int
-    doing: str
     time: float
     limit: float
     stacks: str

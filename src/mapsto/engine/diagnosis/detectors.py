@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import endings, learning, losses, memory, numerics, ranks, saved, speed, thresholds
+from . import endings, learning, losses, memory, numerics, ranks, saved, speed, standstill, thresholds
 from .evidence import Evidence
 from .finding import Finding
 
@@ -69,8 +69,9 @@ def _memory(evidence: Evidence) -> str:
 
 DETECTORS = (
     Detector("crashed", "how it ended", endings.crashed, _nothing),
-    Detector("stalled", "whether it stands still", endings.stalled, _nothing),
+    Detector("stalled", "whether it stands still", standstill.stalled, _nothing),
     Detector("killed", "whether it was killed", endings.killed, _nothing),
+    Detector("restarted", "whether ranks were started again", endings.restarted, _nothing),
     Detector("nonfinite", "values that are not finite", numerics.nonfinite, _nothing),
     Detector(
         "loss_scale", "the loss scale", numerics.loss_scale,

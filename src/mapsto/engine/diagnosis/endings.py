@@ -1,4 +1,4 @@
-"""Runs that ended badly: one that failed, one that was killed, one that stands still, one whose observers fell out."""
+"""Runs that ended badly: one that failed, one that was killed, ranks that were started again, observers that fell out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..figures import duration, size
-from . import thresholds
-from .evidence import Evidence
+from ..figures import size
+from .evidence import LAUNCHES, Evidence
 from .finding import Finding, Gravity
-from .frames import of_stacks, of_traceback
+from .frames import of_traceback
 
 CONSEQUENCE = re.compile(
-    r"connection (reset|closed|refused)|timed out|gloo|nccl|broken pipe|recv/send|socket|heartbeat|store", re.IGNORECASE
+    r"connection (reset|closed|refused|aborted)|timed out|timeout|gloo|nccl|broken pipe|recv/send|tcpstore", re.IGNORECASE
 )
 """What the other ranks say when one of them is gone: no cause, where another rank tells one."""
 
@@ -21,12 +20,13 @@ CONSEQUENCE = re.compile(
 def failure(evidence: Evidence) -> dict[str, Any] | None:
     """What ended the latest session: type, message, traceback and, of several ranks, which was first; None if nothing did.
 
-    The first by time, except that a rank which only missed another is no cause where some rank tells one.
+    The rank that the launcher named; else the first by time, but none that only missed another where some rank tells more.
     """
     errors = evidence.errors
     if errors:
+        named = (evidence.verdict or {}).get("ranks") or ()
         causes = [e for e in errors if not CONSEQUENCE.search(f"{e.get('type', '')} {e.get('message', '')}")]
-        return (causes or errors)[0]
+        return ([e for e in errors if e.get("rank") in named] or causes or errors)[0]
     if evidence.record.status not in ("failed", "aborted"):
         return None
     detail = dict((evidence.record.last_end or {}).get("detail") or {})
@@ -59,6 +59,8 @@ def crashed(evidence: Evidence) -> list[Finding]:
     told = f"{rank} was ended by the user at step {step:,}" if stopped else f"{rank} failed at step {step:,}: {kind}: {first}"
     others = len(evidence.errors) - 1
     said = [f"{kind}: {message}"] if "\n" in message else []
+    if evidence.verdict is not None:
+        said.append(f"the launcher's verdict: {evidence.verdict.get('sentence')}")
     if others > 0:
         said.append(f"{others} more rank{'s' if others > 1 else ''} ended with it, as a consequence")
     saved = evidence.record.checkpoints
@@ -78,67 +80,13 @@ def crashed(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def stalled(evidence: Evidence) -> list[Finding]:
-    """A run that has not ended and finishes no step, or did so before it was ended."""
-    if evidence.record.status not in ("unfinished", "failed", "aborted"):
-        return []
-    stood = [stall for stall in evidence.stalls if stall.stacks]
-    if not stood:
-        return _silent(evidence)
-    first = min(stood, key=lambda stall: (stall.step, stall.time))
-    said = [
-        f"rank {s.rank} on {s.host} (process {s.pid}) gave no sign of life for {duration(s.limit)} after step {s.step:,}, "
-        f"while {s.doing}: {next(iter(of_stacks(s.stacks)), 'no frame was told')}"
-        for s in stood
-    ]
-    which = f"rank {first.rank}" if len(stood) > 1 or first.rank else "the run"
-    behind = len({(s.step, s.doing) for s in stood}) > 1
-    told = "stands still" if evidence.alive else "stood still, and was ended"
-    return [
-        Finding(
-            "stalled",
-            Gravity.FATAL,
-            f"{which} {told} {first.doing} at step {first.step:,}",
-            evidence=(*said, *([f"rank {first.rank} is behind the others, which wait for it"] if behind else [])),
-            where=tuple(f"{place}" for s in stood for place in (*map(str, of_stacks(s.stacks)), str(s.file))),
-            advice=("the line above is where it waits: for another rank, a lock, a device or a file",
-                    "ranks that stand in a collective wait for one that does not: look at the one that stands elsewhere"),
-            steps=(first.step, first.step),
-            values={"ranks": [s.rank for s in stood], "seconds": first.limit},
-        )
-    ]  # fmt: skip
-
-
-def _silent(evidence: Evidence) -> list[Finding]:
-    """The same of a run that left no stacks, such as one of another wing: by its last event alone."""
-    if evidence.record.status != "unfinished" or not evidence.alive or not evidence.last:
-        return []
-    silent = evidence.now - evidence.last.get("time", evidence.now)
-    usual = max((log.metrics.get("time/step", 0.0) * log.steps for log in evidence.logs), default=0.0)
-    if silent < max(thresholds.STALL_SECONDS, 10 * usual):
-        return []
-    step = evidence.last["step"]
-    return [
-        Finding(
-            "stalled",
-            Gravity.FATAL,
-            f"the run is alive and has written nothing for {duration(silent)}, since step {step:,}",
-            evidence=(f"logs were at most {duration(usual)} apart before",),
-            where=(evidence.at(step, str(evidence.last.get("name"))),),
-            advice=("see where it stands: py-spy dump --pid <the process in .lock>",),
-            steps=(step, step),
-            values={"seconds": silent},
-        )
-    ]
-
-
 def killed(evidence: Evidence) -> list[Finding]:
     """A run that is over and told no end: something took the process away."""
     if evidence.record.status != "unfinished" or evidence.alive or not evidence.last or evidence.errors:
         return []
-    left = evidence.stalls
+    left, verdict = evidence.stalls, evidence.verdict or {}
     step = max([evidence.record.steps, *(stall.step for stall in left)])
-    said = [f"rank {s.rank} on {s.host} (process {s.pid}) was {s.doing} at step {s.step:,}" for s in left]
+    said = [f"rank {s.rank} on {s.host} (process {s.pid}) gave its last sign of life at step {s.step:,}" for s in left]
     memory = evidence.points("memory/resident")
     if memory:
         said.append(f"at its last log the process held {size(memory[-1][1])} of memory")
@@ -148,7 +96,8 @@ def killed(evidence: Evidence) -> list[Finding]:
         Finding(
             "killed",
             Gravity.FATAL,
-            f"the run was ended from outside after step {step:,}: it told no end, and no process trains here",
+            f"{verdict.get('sentence', 'the run was ended from outside')} after step {step:,}: it told no end, and no process "
+            "trains here",
             evidence=tuple(said),
             where=(evidence.at(evidence.record.steps, str(evidence.last.get("name"))), *(str(s.file) for s in left)),
             advice=(
@@ -156,9 +105,31 @@ def killed(evidence: Evidence) -> list[Finding]:
                 f"go on: mapsto train --resume {evidence.record.folder}",
             ),
             steps=(step, step),
-            values={"lost_steps": lost},
+            values={"lost_steps": lost, "ranks": verdict.get("ranks")},
         )
     ]
+
+
+def restarted(evidence: Evidence) -> list[Finding]:
+    """Failures that a launcher went on from by itself."""
+    failed = [event for event in evidence.launches if event["event"] == "failed" and event is not evidence.verdict]
+    if not failed:
+        return []
+    starts = [event for event in evidence.record.events if event.get("name") == "start"]
+    from_ = [str(s["detail"]["resumed"]["step"]) for s in starts if (s.get("detail") or {}).get("resumed")]
+    return [
+        Finding(
+            "restarted",
+            Gravity.COSTLY,
+            f"the ranks failed {len(failed)} time{'s' if len(failed) > 1 else ''} and were started again",
+            evidence=(*(f"attempt {e.get('attempt')}: {e.get('sentence')}" for e in failed),
+                      f"it went on from step {', '.join(from_) or '0'}; nothing that counts was lost, but time"),
+            where=(str(evidence.record.folder / LAUNCHES), str(evidence.record.folder / "logs" / "attempts")),
+            advice=("one rank or host each time: it is that machine", "the same step each time: the data or the code there"),
+            cost=0.1,
+            values={"times": len(failed), "kinds": [e.get("kind") for e in failed]},
+        )
+    ]  # fmt: skip
 
 
 def observers_detached(evidence: Evidence) -> list[Finding]:

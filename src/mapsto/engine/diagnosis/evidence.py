@@ -17,8 +17,8 @@ from ..record import RunRecord, as_float
 from ..stall import Stall, read_stalls
 from .alive import in_use
 
-ERRORS = Path("logs") / "errors"
-"""Where each rank that failed says why, `rank-N.json`, within the run folder."""
+ERRORS, LAUNCHES = Path("logs") / "errors", Path("logs") / "launch.jsonl"
+"""Where each rank that failed says why, `rank-N.json`, and where the launcher tells what it did, within the run folder."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,28 @@ class Evidence:
             if isinstance(error, dict) and as_float(error.get("time", 0.0)) >= self.began:
                 found.append({**error, "file": str(file)})
         return sorted(found, key=lambda error: as_float(error.get("time", 0.0)))
+
+    @cached_property
+    def launches(self) -> list[dict[str, Any]]:
+        """What the launcher tells: `started`, `failed` (a `sentence`, its `kind`, the `ranks`), `ended`, ... in their order."""
+        file = self.record.folder / LAUNCHES
+        found = []
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+            try:
+                event = json.loads(line)
+            except ValueError:  # the last line of a launcher that was killed
+                continue
+            if isinstance(event, dict) and "event" in event:
+                found.append(event)
+        return found
+
+    @cached_property
+    def verdict(self) -> dict[str, Any] | None:
+        """What the launcher found the first cause of the failure that ended the run; None where it did not, or went on."""
+        for event in reversed(self.launches):
+            if event["event"] in ("started", "failed"):
+                return event if event["event"] == "failed" and as_float(event.get("time")) >= self.began else None
+        return None
 
     @cached_property
     def stalls(self) -> list[Stall]:

@@ -17,16 +17,17 @@ def loss_diverging(evidence: Evidence) -> list[Finding]:
     if len(points) < thresholds.TREND_LOGS:
         return []
     values = [value for _, value in points]
-    medians = stretches(values)
-    start = max(medians[0], first_loss(evidence) or medians[0])
+    medians, spread = stretches(values), noise(values)
+    start = first_loss(evidence)
     best = min(range(len(medians)), key=medians.__getitem__)
-    rise, gained = medians[-1] - medians[best], start - medians[best]
-    late = best > 0.7 * (len(medians) - 1)
-    if late or rise <= thresholds.DIVERGED * gained or rise <= thresholds.NOISE * noise(values):
-        return []
-    if rise <= thresholds.STUCK * abs(medians[best]):
-        return []
+    rise, gained = medians[-1] - medians[best], max(medians[0] if start is None else start, medians[0]) - medians[best]
     step, value = min(points, key=lambda p: p[1])
+    least = max(thresholds.DIVERGED * gained, thresholds.NOISE * spread, thresholds.STUCK * abs(value))
+    late = best > 0.7 * (len(medians) - 1)
+    if start is not None and start < medians[best]:  # it was never again as low as before anything was learned
+        rise, least, late, step, value = medians[-1] - start, thresholds.DIVERGED * abs(start), False, 0, start
+    if late or rise <= least:
+        return []
     rates = dict(evidence.points("train/lr"))
     said = [f"the medians of {len(medians)} stretches: {', '.join(number(m) for m in medians)}"]
     if step in rates:
@@ -67,7 +68,8 @@ def loss_stuck(evidence: Evidence) -> list[Finding]:
     medians, spread = stretches(values), noise(values)
     least, last = min(medians[len(medians) // 2 :]), points[-1][0]
     of_a_step = spread * max(evidence.logs[0].steps, 1) ** 0.5  # a log is a mean over its steps, the first loss is of one
-    if medians[0] - least > thresholds.NOISE * spread or start - least > thresholds.STUCK * abs(start) + of_a_step:
+    little = thresholds.STUCK * abs(start)
+    if medians[0] - least > max(thresholds.NOISE * spread, little) or start - least > little + of_a_step:
         return []
     if medians[-1] > start + thresholds.NOISE * of_a_step:
         return []  # it rose, which is another finding

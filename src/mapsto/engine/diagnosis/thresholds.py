@@ -40,7 +40,8 @@ SKIPPED = 0.2
 ZERO_RATE = 0.5
 """Of the steps, with a learning rate of exactly zero. Warm-ups and decays touch zero for a step."""
 DIVERGED = 0.5
-"""Of what the loss had gained, that it must have lost again (and be NOISE times its noise above its best)."""
+"""Of what the loss had gained, that it must have lost again (and be NOISE times its noise above its best); of a loss that
+never gained anything, how far above the first step's it must end."""
 STUCK = 0.01
 """Of the loss at the first step: what it must have fallen by. One part in a hundred is less than any learning."""
 OVERFITTED = 0.05
