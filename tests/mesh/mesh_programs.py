@@ -15,15 +15,24 @@ from mapsto.torch import build_program
 RECORDS, WIDTH, WORDS, LENGTH = 31, 6, 11, 7
 
 
-class Net(nn.Module):
-    """Blocks with layer norms; a tied pair would be more than FSDP2 of one block can hold."""
+class Block(nn.Module):
+    """A layer of two products, named as such layers are."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(WIDTH, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, WIDTH), nn.LayerNorm(WIDTH))
-            for _ in range(2)
-        )
+        self.fc1, self.dropout, self.fc2 = nn.Linear(WIDTH, 8), nn.Dropout(dropout), nn.Linear(8, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.fc2(self.dropout(self.fc1(x).tanh())))
+
+
+class Net(nn.Module):
+    """Blocks with layer norms."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dropout) for _ in range(2))
         self.head = nn.Linear(WIDTH, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +60,7 @@ class Words(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.embed = nn.Embedding(WORDS, WIDTH)
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(WIDTH, 8), nn.GELU(), nn.Dropout(dropout), nn.Linear(8, WIDTH))])
+        self.blocks = nn.ModuleList([Block(dropout)])
         self.head = nn.Linear(WIDTH, WORDS)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -79,12 +79,12 @@ class Program:
 
     @property
     def asked(self) -> bool:
-        """Whether some rank asked all of them to stop (see `ask`): the same on every rank after the same step."""
+        """Whether some rank asked for attention (see `ask`): the same on every rank after the same step."""
         return bool(getattr(self.state.mesh, "asked", False))
 
-    def ask(self) -> None:
-        """Ask all ranks to stop; it is told with the next step."""
-        self.state.mesh.asks = True
+    def ask(self, wanted: bool = True) -> None:
+        """Ask all ranks for attention, such as to stop (or ask no more); it is told with the next step."""
+        self.state.mesh.asks = wanted
 
     @property
     def position(self) -> int:
@@ -170,7 +170,7 @@ class Program:
         """For people: sizes, device and plan."""
         parameters = dict(self.state.model.named_parameters())
         return {
-            "model": type(self.state.model).__name__,
+            "model": _own_name(self.state.model),
             "parameters": sum(p.numel() for p in parameters.values()),
             "trainable": sum(p.numel() for p in self.state.parameters),
             "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters.values()}),
@@ -179,6 +179,13 @@ class Program:
             "schedule": type(self.state.schedule).__name__ if self.state.schedule is not None else None,
             "middleware": [placed.name for placed in self.plan],
         }
+
+
+def _own_name(model: nn.Module) -> str:
+    """The name of the model's own class: a mesh puts one of its own before it."""
+    placed = ("torch.distributed.", "mapsto.torch.mesh.")
+    own = next(c for c in type(model).__mro__ if not c.__module__.startswith(placed))
+    return own.__name__
 
 
 def _refuse_with_closure(optimizer: Any, middleware: Mapping[str, Any]) -> None:

@@ -1,0 +1,123 @@
+"""What each kind of mesh keeps of one process, measured on real ranks: `python -m tests.mesh.law_table > docs/meshes.md`.
+
+Every cell is the largest error that was found over all ranks, relative to the largest element of what one process has.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from company import on_ranks
+from mesh_programs import steps
+
+from mapsto import use
+
+CLIP = use("clip_norm", max_norm=0.05)
+MESHES: dict[str, tuple[int, dict[str, Any]]] = {
+    "replicate 2": (2, {"replicate": 2}),
+    "replicate 3": (3, {"replicate": 3}),
+    "replicate 4": (4, {"replicate": 4}),
+    "shard 2": (2, {"shard": 2}),
+    "shard 3": (3, {"shard": 3}),
+    "shard 4": (4, {"shard": 4}),
+    "replicate 2 x shard 2": (4, {"replicate": 2, "shard": 2}),
+    "tensor 2": (2, {"tensor": 2}),
+    "shard 2 x tensor 2": (4, {"shard": 2, "tensor": 2}),
+    "replicate 2 x tensor 2": (4, {"replicate": 2, "tensor": 2}),
+    "pipeline 2": (2, {"pipeline": 2}),
+    "replicate 2 x pipeline 2": (4, {"replicate": 2, "pipeline": 2}),
+}
+LAWS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gradient, float64": ("S1", {"model": "words"}, "gradients"),
+    "3 SGD steps, float64": ("S1", {"model": "words"}, "weights"),
+    "3 AdamW steps, float64": ("S1", {"model": "words", "optimizer": use("adamw", lr=1e-2)}, "weights"),
+    "gradient, float32": ("S1", {"model": "words", "dtype": "float32", "steps": 1}, "gradients"),
+    "accumulated in 3": ("S1", {"model": "words", "middleware": [use("accumulate", steps=3)]}, "gradients"),
+    "2 records a batch": ("S3", {"batch": 2}, "weights"),
+    "clipped, norm": ("S4", {"model": "words", "middleware": [CLIP]}, "metrics"),
+    "clipped, weights": ("S4", {"model": "words", "middleware": [CLIP]}, "weights"),
+    "sharpness-aware": ("S1", {"middleware": [use("sam", rho=0.1)]}, "weights"),
+    "averages (EMA)": ("S1", {"middleware": [use("ema", decay=0.5)]}, "evaluation"),
+    "unused parameters": ("S1", {"model": "gated"}, "weights"),
+    "evaluation": ("S6", {"model": "words"}, "evaluation"),
+}
+BOUND = {"gradient, float32": 1e-6, "3 AdamW steps, float64": 1e-9}
+
+
+def error(got: Any, want: Any) -> float:
+    if isinstance(want, dict):
+        return max((error(got.get(n), v) for n, v in want.items() if v is not None), default=0.0)
+    if got is None:
+        return float(np.abs(want).max() > 0)
+    return float(np.abs(np.asarray(got) - want).max() / max(float(np.abs(want).max()), 1e-300))
+
+
+def run(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Each case; what is refused, or went wrong, in words."""
+    from mapsto.core.errors import MapstoError
+
+    found: dict[str, Any] = {}
+    for name, case in cases.items():
+        try:
+            found[name] = steps(case)
+        except MapstoError as refusal:
+            found[name] = f"refused: {refusal}"
+    return found
+
+
+def column(world: int, mesh: dict[str, Any], alone: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
+    cases = {
+        n: {**c, "mesh": {**mesh, **({"unused_parameters": True} if "unused" in n else {})}} for n, (_, c, _) in LAWS.items()
+    }
+    cells, notes = {}, []
+    try:
+        ranks = on_ranks(world, run, cases, limit=240)
+    except AssertionError as broken:
+        return dict.fromkeys(LAWS, "broke"), [str(broken).splitlines()[0]]
+    for name, (_, _, what) in LAWS.items():
+        told = [rank[name] for rank in ranks]
+        if any(isinstance(t, str) for t in told):
+            cells[name] = "refused"
+            notes.append(f"{name}: {next(t for t in told if isinstance(t, str))}")
+            continue
+        worst = max(error(t[what], alone[name][what]) for t in told)
+        bound = BOUND.get(name, 1e-9 if what in ("metrics", "evaluation") else 1e-12)
+        cells[name] = f"{worst:.0e}" if worst <= bound else f"**{worst:.0e}**"
+    return cells, notes
+
+
+def main() -> None:
+    alone = {name: steps(case) for name, (_, case, _) in LAWS.items()}
+    print("# What each mesh keeps of one process\n")
+    print(
+        "Made by `make meshes` (`python -m tests.mesh.law_table`), on gloo ranks of one machine. A cell is the largest error over all"
+    )
+    print(
+        "ranks and parameters, relative to the largest element of what one process has, for the same 13 records a step (2 where it"
+    )
+    print(
+        "says so) in unequal parts, tokens of unequal count among them; bold where the bound is not kept. Bounds: 1e-12 (float64 gradients"
+    )
+    print("and SGD), 1e-9 (AdamW, metrics), 1e-6 (float32).\n")
+    print("| mesh | " + " | ".join(f"{name} ({law})" for name, (law, _, _) in LAWS.items()) + " |")
+    print("|---" * (len(LAWS) + 1) + "|")
+    told: dict[str, list[str]] = {}
+    for name, (world, mesh) in MESHES.items():
+        cells, notes = column(world, mesh, alone)
+        print(f"| {name} | " + " | ".join(cells[law] for law in LAWS) + " |", flush=True)
+        for note in notes:
+            told.setdefault(note, []).append(name)
+    if told:
+        print("\nRefused before the first step:\n")
+        for note, names in told.items():
+            print(f"- {', '.join(names)}: {note}")
+
+
+if __name__ == "__main__":
+    main()
