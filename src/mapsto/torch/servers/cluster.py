@@ -15,7 +15,7 @@ from .exchange import ServerLost
 from .server import Server
 from .worker import Worker
 
-START = 120.0
+START = 300.0
 """Seconds that the processes of a parameter server may take to start."""
 
 
@@ -67,16 +67,16 @@ class Cluster:
             )
 
     # -- actors ------------------------------------------------------------------------------------------------------
-    def server(self, rank: int, servers: int, timeout: float) -> Any:
+    def server(self) -> Any:
         """A new server, not built yet."""
         made = self.ray.remote(concurrency_groups={"exchange": 1})(Server)
-        return self._kept(made.options(num_cpus=self.cpus, scheduling_strategy="SPREAD").remote(rank, servers, timeout))
+        return self._kept(made.options(num_cpus=self.cpus, scheduling_strategy="SPREAD").remote())
 
-    def worker(self, number: int, timeout: float) -> Any:
+    def worker(self) -> Any:
         """A new worker, not built yet."""
         made = self.ray.remote(Worker)
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
-        return self._kept(made.options(**options).remote(number, timeout))
+        return self._kept(made.options(**options).remote())
 
     def _kept(self, actor: Any) -> Any:
         self._actors.append(actor)

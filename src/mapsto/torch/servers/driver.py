@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -16,7 +17,6 @@ import torch
 
 from ...core.errors import ClusterError
 from ..mappings import Metrics
-from ..mesh.sums import reduced
 from . import partition, wire
 from .blueprint import Shipment
 from .cluster import START, Cluster, Lost, told
@@ -91,9 +91,9 @@ class Driver:
         self.folder = options.folder or tempfile.mkdtemp(prefix="mapsto-servers-")
         self._cluster = Cluster(options.address, options.servers + options.workers, cpus=options.cpus, gpus=options.gpus)
         try:
-            self.servers = [self._new_server(k) for k in range(options.servers)]
-            self.workers = {w: self.cluster.worker(w, options.timeout / 2) for w in range(options.workers)}
-            building = [worker.build.remote(self.shipment, self.shards) for worker in self.workers.values()]
+            self.servers = [self.cluster.server() for _ in range(options.servers)]
+            self.workers = {w: self.cluster.worker() for w in range(options.workers)}
+            building = [self._build_worker(w, worker) for w, worker in self.workers.items()]
             self.cluster.each([self._build(k) for k in range(options.servers)], "server", START)
             self.cluster.each(building, "worker", START)
             self._connect()
@@ -110,7 +110,7 @@ class Driver:
 
     def stop(self) -> None:
         """End all processes and remove what they kept on disk; safe to call twice."""
-        if self._cluster is not None:
+        if self._cluster is not None and self._cluster.ray.is_initialized():  # else a call would start a cluster
             with contextlib.suppress(Exception):
                 closing = [w.close.remote() for w in self.workers.values()]
                 self.cluster.ray.wait(closing, num_returns=len(closing), timeout=5)
@@ -118,11 +118,11 @@ class Driver:
         if self.options.folder is None and self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _new_server(self, k: int) -> Any:
-        return self.cluster.server(k, self.options.servers, self.options.timeout / 2)
-
     def _build(self, k: int) -> Any:
-        return self.servers[k].build.remote(self.shipment, self.shards[k])
+        return self.servers[k].build.remote(self.shipment, k, self.shards, self.options.timeout / 2)
+
+    def _build_worker(self, w: int, worker: Any) -> Any:
+        return worker.build.remote(self.shipment, w, self.shards, self.options.timeout / 2)
 
     def _connect(self) -> None:
         """Tell every process of the servers that there are now."""
@@ -182,9 +182,7 @@ class Driver:
         """Have the servers take a step on the gradients of all blocks, in the order of the blocks."""
         tasks = [self.tasks.pop((step, b)) for b in range(len(self.deal.blocks))]
         names = sorted({name for answer in answers for name in answer["names"]})
-        window = [metrics for answer in answers for metrics in answer["window"]]
-        summed, _ = reduced(window, None, torch.device("cpu"))
-        metrics = {n: tuple(map(float, v)) if isinstance(v, tuple) else float(v) for n, v in summed.items()}
+        metrics = merged([metrics for answer in answers for metrics in answer["window"]])
         replies = self._ask("apply", [(step, names, metrics, *(t.shards[k] for t in tasks)) for k in range(len(self.servers))])
         self.rates = replies[0]["rates"]
         return replies[0]["metrics"], time.perf_counter()
@@ -251,8 +249,7 @@ class Driver:
         gone = self.workers[w]
         self.cluster.kill(gone)
         self.deal.gone(w)
-        actor = self.cluster.worker(w, self.options.timeout / 2)
-        self._coming[w] = (actor, actor.build.remote(self.shipment, self.shards))
+        self._replace(w)
         if not self.deal.here:
             self._arrivals(START)
         if not self.deal.here:
@@ -260,6 +257,11 @@ class Driver:
         for task in [t for t in self.tasks.values() if t.actor is gone]:
             if not self._finished(task):
                 self._give(task.step, task.block)
+
+    def _replace(self, w: int) -> None:
+        """Ask for a new process in a worker's place; it comes when there is room for it."""
+        actor = self.cluster.worker()
+        self._coming[w] = (actor, self._build_worker(w, actor))
 
     def _finished(self, task: Task) -> bool:
         ready, _ = self.cluster.ray.wait([task.told], timeout=0)
@@ -284,8 +286,7 @@ class Driver:
                 if not self.cluster.is_loss(error):
                     told(error, f"worker {w}")
                 self._count(f"the new worker {w} was lost too ({type(error).__name__})")
-                again = self.cluster.worker(w, self.options.timeout / 2)
-                self._coming[w] = (again, again.build.remote(self.shipment, self.shards))
+                self._replace(w)
                 continue
             self.workers[w] = actor
             actor.connect.remote(self.servers)
@@ -308,7 +309,7 @@ class Driver:
                 self._count(f"{lost.why}; all servers go back from step {self.version} to step {self.saved}")
                 for k in dead:
                     self.cluster.kill(self.servers[k])
-                    self.servers[k] = self._new_server(k)
+                    self.servers[k] = self.cluster.server()
                 self._built(dead)
                 self._connect()
                 self._ask("restore", [(self.folder, self.saved)] * len(self.servers))
@@ -378,3 +379,17 @@ class Driver:
         self._ask("save", [(self.folder, self.saved)] * len(self.servers))
         self.saved = self.version
         self._observed = []
+
+
+def merged(window: Sequence[Metrics]) -> Metrics:
+    """Metrics of micro-shards as those of one batch: (sum, weight) pairs summed, scalars averaged."""
+    columns: dict[str, list[Any]] = {}
+    for metrics in window:
+        for name, value in metrics.items():
+            columns.setdefault(name, []).append(value)
+    return {
+        name: tuple(map(math.fsum, zip(*values, strict=True)))
+        if isinstance(values[0], tuple)
+        else math.fsum(values) / len(values)
+        for name, values in columns.items()
+    }

@@ -54,9 +54,9 @@ class ServerMesh(Exchange):
         def collected(state: State, batch: Any) -> Metrics:
             names, metrics, shards = batch
             self._sum(state, names, shards)
-            weight = torch.as_tensor(metrics["loss"][1], dtype=torch.float64)
+            total, weight = (torch.as_tensor(value, dtype=torch.float64) for value in metrics["loss"])
             scale(dense(state.parameters), torch.where(weight == 0, 0.0, 1.0 / weight))
-            return dict(metrics)
+            return {**metrics, "loss": (total, weight)}
 
         return collected
 
@@ -88,12 +88,12 @@ def _total(sent: Sequence[Any], parameter: nn.Parameter) -> Tensor:
 
 
 def held_rows(model: nn.Module, rows: partition.Rows) -> nn.Module:
-    """A module without a forward pass that holds those rows of the trained parameters, and the buffers, by their names."""
+    """A module without a forward pass: those rows of the trained parameters, the others and the buffers, by their names."""
     root = nn.Module()
     for name, parameter in model.named_parameters():
         if name in rows:
-            part = partition.rows_from(parameter.detach(), rows[name]).clone()
-            _parent(root, name).register_parameter(name.rpartition(".")[2], nn.Parameter(part))
+            parameter = nn.Parameter(partition.rows_from(parameter.detach(), rows[name]).clone())
+        _parent(root, name).register_parameter(name.rpartition(".")[2], parameter)
     for name, buffer in model.named_buffers():
         _parent(root, name).register_buffer(name.rpartition(".")[2], buffer)
     return root
@@ -113,14 +113,11 @@ class Server:
     One thread changes the state; another takes what other servers send while the first waits for it.
     """
 
-    def __init__(self, rank: int, servers: int, timeout: float) -> None:
-        self.rank, self.servers, self.timeout = rank, servers, timeout
-
-    def build(self, shipment: Shipment, rows: partition.Rows) -> str:
-        """Make the optimizer and the middleware over the rows; where this runs."""
+    def build(self, shipment: Shipment, rank: int, shards: Sequence[partition.Rows], timeout: float) -> str:
+        """Make the optimizer and the middleware over the rows of server `rank`; where this runs."""
         blueprint = shipment.open()
-        self.rows = rows
-        self.mesh = ServerMesh(rows, self.rank, self.servers, self.timeout)
+        self.rank, self.rows = rank, shards[rank]
+        self.mesh = ServerMesh(self.rows, rank, len(shards), timeout)
         self.program = blueprint.program(self.mesh, device="cpu")
         self.state = self.program.state
         return f"{os.uname().nodename} (process {os.getpid()})"

@@ -51,16 +51,10 @@ class WorkerMesh(OneProcess):
 class Worker:
     """The actor: one thread, one block of micro-shards after another."""
 
-    def __init__(self, number: int, timeout: float) -> None:
-        self.number, self.timeout = number, timeout
-        self.servers: Sequence[Any] = ()
-        self.shards: Sequence[partition.Rows] = ()
-        self.versions: list[int] = []
-
-    def build(self, shipment: Shipment, shards: Sequence[partition.Rows]) -> str:
-        """Build the model and the reader; where this runs."""
+    def build(self, shipment: Shipment, number: int, shards: Sequence[partition.Rows], timeout: float) -> str:
+        """Build the model and the reader of worker `number`; where this runs."""
         self.blueprint: Blueprint = shipment.open()
-        self.shards = shards
+        self.number, self.shards, self.timeout = number, shards, timeout
         self.mesh = WorkerMesh(self)
         self.program = self.blueprint.program(self.mesh)
         self.state = self.program.state
