@@ -86,7 +86,7 @@ class Diagnosis:
 EXPLAINS = {
     "learning_rate_zero": ("weights_unchanged", "loss_stuck"),
     "weights_unchanged": ("loss_stuck",),
-    "nonfinite": ("crashed", "weights_unchanged", "loss_stuck", "loss_diverging", "no_gradient"),
+    "nonfinite": ("crashed", "weights_unchanged", "loss_stuck", "loss_diverging", "no_gradient", "loss_scale"),
     "loss_scale": ("weights_unchanged", "loss_stuck"),
     "no_gradient": ("weights_unchanged",),
     "data_starved": ("throughput_dropping", "slow_rank"),
