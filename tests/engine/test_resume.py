@@ -16,8 +16,9 @@ import runs
 from runs import fit, numpy_spec, trajectory
 
 from mapsto.core.errors import CheckpointError, SpecError
-from mapsto.engine.checkpoint import MANIFEST, Checkpoints
+from mapsto.engine.checkpoint import Checkpoints
 from mapsto.engine.folder import RunFolder
+from mapsto.engine.manifest import MANIFEST
 from mapsto.engine.run import Run
 
 EVERY = {"every": 1, "keep": None, "best": 1}
@@ -90,8 +91,8 @@ def test_the_comparison_would_see_what_is_not_restored(tmp_path, whole, monkeypa
     fit(numpy_spec(checkpoint=EVERY), tmp_path / "run", observers=[stop_at(6)])
     load = Checkpoints.load
 
-    def forget(self, path):
-        found = load(self, path)
+    def forget(self, path, *_, **options):
+        found = load(self, path, **options)
         if what == "program":
             found.tree["program"]["ema"] = found.tree["program"]["model"]
         elif what == "random":
@@ -202,8 +203,8 @@ def test_a_checkpoint_whose_state_does_not_fit_is_an_error_and_no_fresh_start(tm
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     load = Checkpoints.load
 
-    def damaged(self, path):
-        found = load(self, path)
+    def damaged(self, path, *_, **options):
+        found = load(self, path, **options)
         del found.tree["program"]["ema"]
         return found
 
@@ -212,8 +213,8 @@ def test_a_checkpoint_whose_state_does_not_fit_is_an_error_and_no_fresh_start(tm
         with pytest.raises(CheckpointError, match=r"step-00000004: the keys do not fit"):
             act()
 
-    def other(self, path):
-        found = load(self, path)
+    def other(self, path, *_, **options):
+        found = load(self, path, **options)
         found.tree["surprise"] = found.tree.pop("window")
         return found
 

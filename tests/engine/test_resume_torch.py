@@ -76,8 +76,8 @@ def test_the_comparison_sees_each_part_that_is_not_restored(tmp_path, whole, mon
     fresh = Run(torch_spec(), tmp_path / "fresh").program.state_tree()
     load = Checkpoints.load
 
-    def forget(self, path):
-        found = load(self, path)
+    def forget(self, path, *_, **options):
+        found = load(self, path, **options)
         tree = found.tree["program"]
         if part == "ema":
             tree["middleware"]["ema"] = fresh["middleware"]["ema"]

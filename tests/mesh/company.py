@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 LIMIT = 120.0
-PRELOAD = ["numpy", "torch", "torch.distributed", "mapsto.engine.run", "mapsto.torch.wing", "mapsto.torch.mesh.ranks"]
+PRELOAD = ["numpy", "torch", "torch.distributed", "mapsto.engine.run", "mapsto.torch.wing", "mapsto.torch.mesh.ranks", "mapsto.torch.parts", "torch._dynamo"]
 
 
 class RankFailed(AssertionError):
@@ -44,7 +44,7 @@ def _live(pipe: Connection, environment: dict[str, str], function: Callable[...,
     torch.set_num_threads(1)
     try:
         answer: tuple[bool, Any] = (True, function(*arguments))
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         answer = (False, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     pipe.send(answer)
     pipe.close()

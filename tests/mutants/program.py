@@ -154,7 +154,7 @@ class InPlace(Checkpoints):
     def save(self, step, tree, about):
         final = self.path(step)
         final.mkdir(parents=True)
-        self._write(final, step, tree, about)
+        self.begin(step, tree, about).fill(final)
         return final
 
 
@@ -164,7 +164,7 @@ class FileByFile(Checkpoints):
     def save(self, step, tree, about):
         final, temporary = self.path(step), self.folder / f".step-{step}.tmp"
         temporary.mkdir(parents=True)
-        self._write(temporary, step, tree, about)
+        self.begin(step, tree, about).fill(temporary)
         final.mkdir()
         for name in sorted(os.listdir(temporary)):
             os.rename(temporary / name, final / name)

@@ -32,7 +32,8 @@ class CheckpointPlan:
     """When checkpoints are written and which are kept.
 
     every: steps between two (None: at the end of each epoch); keep: how many of the newest (None: all); best: how many of
-    the best by `metric` besides (0: none); mode: whether less or more of the metric is better.
+    the best by `metric` besides (0: none); mode: whether less or more of the metric is better; asynchronous: the state is
+    copied, and the run goes on while the copy is written.
     """
 
     every: int | None = None
@@ -40,6 +41,7 @@ class CheckpointPlan:
     best: int = 1
     metric: str = "valid/loss"
     mode: Literal["min", "max"] = "min"
+    asynchronous: bool = False
 
     def __post_init__(self) -> None:
         least = {"every": 1, "keep": 1, "best": 0}

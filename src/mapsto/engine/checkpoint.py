@@ -1,50 +1,50 @@
 """Checkpoints: a directory that exists whole or not at all, and is read only where every byte is what was written.
 
-`step-00000120/` holds manifest.json (sizes, SHA-256, versions, whose it is), state.json and tensors.safetensors. It is
-written under a temporary name, every file forced to the device, the manifest last, and then renamed. `docs/decisions`
-says why in this order.
+`step-00000120/` holds manifest.json (sizes, SHA-256, versions, whose it is), state.json and the tensors: one file of all of
+them, tensors.safetensors, or a safetensors file for each rank that holds parts. It is written under a temporary name, every
+file forced to the device, the manifest last, and then renamed (see `writing`). `docs/decisions` says why in this order.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError
-from .durable import sync, write
-from .tree import flatten, unflatten
-from .wing import Wing
+from .manifest import PARTS, read_manifest, verify
+from .ranks import Alone, Ranks, each
+from .tree import of_rank, references, unflatten
+from .wing import Program, Wing
+from .writing import STATE, TENSORS, Writing, seen
 
-FORMAT = 1
-MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _NAME = re.compile(r"step-(\d{8,})")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+WRITING = 3600.0
+"""Seconds that a rank waits for the others while they write or read their parts; one that ends is noticed at once."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that was read: its manifest and the state tree."""
+    """One that was read: its manifest, the state tree, and sentences on what of it starts afresh."""
 
     path: Path
     manifest: Mapping[str, Any]
     tree: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 class Checkpoints:
-    """The checkpoints of one run, in `folder` (need not exist)."""
+    """The checkpoints of one run, in `folder` (need not exist). ranks: those that write and read them together."""
 
-    def __init__(self, folder: Path, wing: Wing) -> None:
-        self.folder, self.wing = folder, wing
+    def __init__(self, folder: Path, wing: Wing, ranks: Ranks | None = None) -> None:
+        self.folder, self.wing, self.ranks = folder, wing, ranks or Alone()
+        self._apart: Ranks | None = None
+        self._held: dict[str, Any] = {}
 
     def paths(self) -> list[Path]:
         """All of them, by step."""
@@ -61,49 +61,28 @@ class Checkpoints:
             shutil.rmtree(path)
         return [p.name for p in found]
 
+    def begin(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any], *, keep: bool = False) -> Writing:
+        """Copy the state after `step`; to call what is returned writes it. All ranks do both. `about`: for the manifest.
+
+        keep: hold the memory of the copy for the next one. Raises CheckpointError where no file can hold the tree.
+        """
+        made = Writing(self.folder, step, tree, about, wing=self.wing, ranks=self._line(), held=self._held)
+        self._held = made.tensors if keep else {}
+        return made
+
+    def _line(self) -> Ranks:
+        """The ranks apart from those that train; all ranks come here for the first time together."""
+        if self._apart is None:
+            self._apart = self.ranks.apart(WRITING)
+        return self._apart
+
     def save(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any]) -> Path:
         """Write the state after `step`; `about` goes into the manifest.
 
         Raises CheckpointError where it cannot be written (no space left, ...) or the tree holds what no file can; then
         nothing of it is left, and those there were are untouched.
         """
-        final = self.path(step)
-        if final.exists():
-            raise CheckpointError(f"{final} exists already: a checkpoint is never overwritten")
-        temporary = self.folder / f".{final.name}.{os.getpid()}.tmp"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.mkdir()
-            self._write(temporary, step, tree, about)
-            os.rename(temporary, final)
-            sync(self.folder)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(temporary)
-            if isinstance(error, CheckpointError) or not isinstance(error, Exception):
-                raise
-            newest = next(reversed(self.paths()), None)
-            kept = f"the newest good one is {newest}" if newest else "there is no earlier one"
-            reason = why(error, self.folder)
-            raise CheckpointError(f"the checkpoint of step {step} could not be written: {reason}; {kept}") from error
-        return final
-
-    def _write(self, folder: Path, step: int, tree: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        plain, tensors = flatten(tree, self.wing.is_tensor)
-        self.wing.save_tensors(tensors, folder / TENSORS)
-        sync(folder / TENSORS)
-        write(folder / STATE, json.dumps(plain, allow_nan=False, separators=(",", ":")).encode())
-        manifest = {
-            "format": FORMAT,
-            "step": step,
-            "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **about,
-            "holds": sorted(tree),
-            "tensors": len(tensors),
-            "files": {name: _measure(folder / name) for name in (STATE, TENSORS)},
-        }
-        write(folder / MANIFEST, json.dumps({**manifest, "digest": _digest(manifest)}, indent=1).encode())
-        sync(folder)
+        return self.begin(step, tree, about)()
 
     def prune(self, keep: int | None, best: Collection[int]) -> list[Path]:
         """Remove all but the newest `keep` (None: all are kept) and those of the steps in `best`; what was removed."""
@@ -152,17 +131,48 @@ class Checkpoints:
                 return path
         return None
 
-    def load(self, path: Path) -> Checkpoint:
-        """Read and verify one. Raises CheckpointError naming the file that is wrong and the intact ones there are."""
+    def load(self, path: Path, program: Program | None = None, *, looking: bool = False) -> Checkpoint:
+        """Read and verify one; all ranks do. Raises CheckpointError naming the file that is wrong and the intact ones.
+
+        program: of a tensor that it holds a part of only this part is read; without one, all of each. looking: somebody
+        evaluates with it, and does not go on with the run: state that is each rank's own is left out.
+        """
+        found: list[Any] = []
         try:
-            manifest = verify(path)
-            plain = json.loads((path / STATE).read_bytes())
-            tree = unflatten(plain, self.wing.load_tensors(path / TENSORS))
+            each(self._line(), lambda: found.extend(self._read(path, looking)))
+            manifest, plain, names, notes = found
+            tree = unflatten(plain, self._tensors(path, manifest, names, program), self.ranks.rank)
         except CheckpointError as error:
             raise CheckpointError(f"{error}\n{self._instead(path)}") from None
         except Exception as error:  # the bytes are those that were written, and yet they cannot be read
             raise CheckpointError(f"{path} is intact but cannot be read: {type(error).__name__}: {error}") from error
-        return Checkpoint(path, manifest, tree)
+        return Checkpoint(path, manifest, tree, tuple(notes))
+
+    def _read(self, path: Path, looking: bool) -> tuple[dict[str, Any], Any, list[str], list[str]]:
+        """The verified manifest, the plain data, the names of the tensors it refers to, and notes."""
+        ranks = self.ranks
+        if ranks.world > 1:
+            seen(path)
+        manifest = verify(path, (ranks.rank, ranks.world))
+        plain = json.loads((path / STATE).read_bytes())
+        names, own = references(plain)
+        there = int(manifest.get("ranks", 1))
+        notes: list[str] = []
+        if there == ranks.world and not looking:
+            names += [of_rank(name, ranks.rank) for name in own]
+        elif not looking:
+            said = f"each rank's own, {there} wrote it, and {ranks.world} go on"
+            if lost := [name for name, afresh in own.items() if not afresh]:
+                raise CheckpointError(f"{path}: {', '.join(lost[:4])} is {said}: go on with {there} ranks")
+            notes = [f"{name} starts afresh: it is {said}" for name in own]
+        return manifest, plain, names, notes
+
+    def _tensors(self, path: Path, manifest: Mapping[str, Any], names: list[str], program: Program | None) -> dict[str, Any]:
+        if manifest["format"] == PARTS or (self.ranks.world > 1 and program is not None):
+            return self.wing.load_parts(path, names, program, self._line())
+        found = self.wing.load_tensors(path / TENSORS)
+        gone = set(found) - set(names) if len(names) < len(found) else set()
+        return {name: tensor for name, tensor in found.items() if name not in gone or "@" not in name}
 
     def _instead(self, path: Path) -> str:
         intact = [p for p in self.paths() if p != path and _is_intact(p)]
@@ -186,69 +196,9 @@ def step_of(path: Path) -> int:
     return int(found[1])
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, verified itself. Raises CheckpointError."""
-    file = path / MANIFEST
-    try:
-        manifest = json.loads(file.read_bytes())
-        claimed = manifest.pop("digest")
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing: {path.name} is no checkpoint, or parts of it were lost") from None
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{file} is corrupt: {type(error).__name__}: {error}") from None
-    if manifest.get("format") != FORMAT:
-        version = manifest.get("versions", {}).get("mapsto", "another version")
-        raise CheckpointError(
-            f"{file} has format {manifest.get('format')!r}, and this version reads {FORMAT}: "
-            f"use the mapsto that wrote it ({version})"
-        )
-    if claimed != _digest(manifest):
-        raise CheckpointError(f"{file} is corrupt: it is not what was written")
-    return manifest  # type: ignore[no-any-return]
-
-
-def verify(path: Path) -> dict[str, Any]:
-    """The manifest, after every file was found to be of the size and SHA-256 that it tells. Raises CheckpointError."""
-    manifest = read_manifest(path)
-    for name, told in manifest["files"].items():
-        file = path / name
-        try:
-            size = file.stat().st_size
-            if size != told["size"]:
-                raise CheckpointError(f"{file} is corrupt: {size} bytes, and {told['size']} were written")
-            if _measure(file)["sha256"] != told["sha256"]:
-                raise CheckpointError(f"{file} is corrupt: its SHA-256 is not that of what was written")
-        except OSError as error:
-            raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
-    return manifest
-
-
-def why(error: BaseException, folder: Path) -> str:
-    """In words why a file could not be written; a library may wrap the system's error in its own."""
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := re.search(r"os error (\d+)", text)):
-        number = int(found[1])
-    if number in _FULL:
-        place = next(p for p in (folder, *folder.parents) if p.exists())
-        return f"no space left on the device ({shutil.disk_usage(place).free / 1e6:.1f} MB free at {place})"
-    if number == errno.EFBIG:
-        return "a file would be larger than is allowed here (ulimit -f)"
-    return f"{type(error).__name__}: {text}"
-
-
 def _is_intact(path: Path) -> bool:
     try:
         verify(path)
     except CheckpointError:
         return False
     return True
-
-
-def _measure(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as handle:
-        return {"size": file.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 from ..core.errors import CheckpointError, SpecError
 from ..core.spec import Spec
-from .checkpoint import why
 from .durable import replace
+from .manifest import why
 
 SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK, LOGS = (
     "spec.yaml",

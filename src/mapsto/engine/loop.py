@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +23,8 @@ from .checkpoint import Checkpoint, Checkpoints, step_of
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
-from .ranks import Ranks, lead, serve
+from .ranks import Ranks, serve
+from .saves import Saves
 from .stall import StallWatch
 from .streams import capture, put_back, untouched
 from .vitals import Vitals, cpu_clock
@@ -65,6 +65,7 @@ class Loop:
         if evaluates:
             self.every["evaluate"] = self.spec.evaluate_every or self.per_epoch
         self.best = Best(plan.best if evaluates else 0, plan.metric, plan.mode)
+        self.saves = Saves(self.checkpoints, self.folder, plan, self._attend)
         self.due = 0
         self._window: list[Mapping[str, Any]] = []
         self._wall = self._waited = self._cpu = 0.0
@@ -73,7 +74,7 @@ class Loop:
         self.watch = StallWatch(self.folder.path, self.ranks.rank)
         self._epoch_began = clock()
         self._wish: tuple[str, str] | None = None
-        self._running = False
+        self._running = self._telling = False
         self._call: Callable[[str], Any] = self._no_service if self.ranks.world > 1 else lambda _: self.program.weights()
         self.view = RunView(
             folder=self.folder.path,
@@ -91,13 +92,29 @@ class Loop:
 
         Of several ranks one that is asked asks the others, so that all end after the same step.
         """
-        if self.ranks.world > 1 and self._running:
+        if self.ranks.world > 1 and self._running and not self._telling:  # what an event brings is told to all after it
             self._wish = self._wish or (reason, text)
             self.program.ask()
             return
         if self.stop is None:
             self.stop = (reason, text)
         self.due = 0
+
+    def _attend(self) -> None:
+        """A checkpoint was written in the background: look at it after the current step, on all ranks."""
+        if self.ranks.world > 1:
+            if self.ranks.leader:
+                self.program.ask()
+            return
+        self.due = 0
+
+    def _hear(self) -> None:
+        """Some rank asked for attention: it wishes to stop, or the leader's checkpoint is written."""
+        self.program.ask(False)  # before the wishes are read: one that comes now is heard after the next step
+        told = self.ranks.gather((self._wish, self.saves.ready))
+        self.stop = self.stop or next((wish for wish, _ in told if wish is not None), None)
+        if told[0][1]:
+            self._settle()
 
     def _first(self, wish: tuple[str, str] | None) -> tuple[str, str] | None:
         """What the first rank that has a wish wishes, on every rank."""
@@ -113,6 +130,7 @@ class Loop:
             raise DataError(f"data.train: the reader ended at step {self.step} of {self.total}")
         if self.saved != self.step:
             self._save()
+        self._settle()
 
     def _steps(self) -> None:
         take, keep, program, several = self.program.step, self._window.append, self.program, self.ranks.world > 1
@@ -159,8 +177,11 @@ class Loop:
                 f"the program counted {self.program.position} steps where {step} batches were given: "
                 "a middleware around `step` calls the inner step once a batch"
             )
-        if self.program.asked and self.stop is None:
-            self.stop = self._first(self._wish)
+        if self.ranks.world > 1:
+            if self.program.asked:
+                self._hear()
+        elif self.saves.ready:
+            self._settle()
         if self._is_due("log") or last:
             self._log()
         if self._is_due("evaluate"):
@@ -180,7 +201,7 @@ class Loop:
 
     def _schedule(self) -> None:
         self.due = min(self.total, *((self.step // every + 1) * every for every in self.every.values()))
-        if self.stop is not None:  # asked for while the line above was computed
+        if self.stop is not None or (self.ranks.world == 1 and self.saves.ready):  # while the line above was computed
             self.due = 0
 
     # -- what is due -------------------------------------------------------------------------------------------------
@@ -211,18 +232,17 @@ class Loop:
         self.emit("evaluate", {**found, "time/evaluate": clock() - began})
 
     def _save(self) -> None:
-        began = clock()
-        tree = self._tree()
-        path = lead(self.ranks, lambda: self._write(tree))
+        self._settle()
+        self.saves.begin(self.step, self._tree(), self._about(), self.best)
         self.saved = self.step
-        detail = {"path": str(path), "best": self.best.is_new(self.step)}
-        self.emit("checkpoint", {"time/checkpoint": clock() - began}, detail)
+        if not self.spec.checkpoint.asynchronous:
+            self._settle()
 
-    def _write(self, tree: Mapping[str, Any]) -> Path:
-        path = self.checkpoints.save(self.step, tree, self._about())
-        self.folder.sync()
-        self.checkpoints.prune(self.spec.checkpoint.keep, self.best.steps())
-        return path
+    def _settle(self) -> None:
+        """Wait for the checkpoint that is being written, if one is, and tell of it."""
+        if (done := self.saves.finish()) is not None:
+            detail = {"path": str(done.path), "best": done.best, "seconds": done.took}
+            self.emit("checkpoint", {"time/checkpoint": done.stood}, detail, step=done.step)
 
     # -- state -------------------------------------------------------------------------------------------------------
     def _tree(self) -> dict[str, Any]:
@@ -262,7 +282,8 @@ class Loop:
         self.step = self.saved = tree["position"]
         self._window.extend(tree["window"])
         self.latest = tree["latest"]
-        notes = self.best.restore(tree["best"], lambda step: self.checkpoints.path(step).is_dir())
+        notes = [*found.notes]
+        notes += self.best.restore(tree["best"], lambda step: self.checkpoints.path(step).is_dir())
         notes += self.dispatch.restore(tree["observers"])
         put_back(tree["random"])
         if found.manifest["total_steps"] != self.total:
@@ -278,13 +299,17 @@ class Loop:
         detail: Mapping[str, Any] | None = None,
         *,
         failed: bool = False,
+        step: int | None = None,
     ) -> None:
-        """Write an event down and hand it to the observers; failed: the other ranks may be gone, so none is waited for."""
+        """Write an event down and hand it to the observers; failed: the other ranks may be gone, so none is waited for.
+
+        step: at which it happened, where that is over (a checkpoint that was written meanwhile).
+        """
         found, more = dict(metrics or {}), dict(detail or {})
+        at = self.step if step is None else step
         self.latest.update(found)
-        self.write(name, found, {k: v for k, v in more.items() if k != "panels"})
-        epoch = self.step / self.per_epoch
-        event = Event(name, self.step, epoch, MappingProxyType(found), self.view, MappingProxyType(more))
+        self.write(name, found, {k: v for k, v in more.items() if k != "panels"}, at)
+        event = Event(name, at, at / self.per_epoch, MappingProxyType(found), self.view, MappingProxyType(more))
         if failed and self.ranks.world > 1:
             self._dispatch(event, self._no_service)
             return
@@ -292,20 +317,21 @@ class Loop:
         self.stop = self._first(self.stop)
 
     def _dispatch(self, event: Event, call: Callable[[str], Any]) -> None:
-        before, self._call = self._call, call
+        before, self._call, self._telling = self._call, call, True
         try:
             self.dispatch(event)
         finally:
-            self._call = before
+            self._call, self._telling = before, False
 
     @staticmethod
     def _no_service(name: str) -> Any:
         raise MapstoError(f"{name} of a run on several ranks can be had while an event is handled, and not afterwards")
 
-    def write(self, name: EventName, metrics: Mapping[str, float], detail: Mapping[str, Any]) -> None:
+    def write(self, name: EventName, metrics: Mapping[str, float], detail: Mapping[str, Any], step: int | None = None) -> None:
         """One line of metrics.jsonl."""
-        epoch, now = self.step / self.per_epoch, time.time()
-        self.folder.append({"name": name, "step": self.step, "epoch": epoch, "metrics": metrics, "detail": detail, "time": now})
+        at, now = self.step if step is None else step, time.time()
+        epoch = at / self.per_epoch
+        self.folder.append({"name": name, "step": at, "epoch": epoch, "metrics": metrics, "detail": detail, "time": now})
 
 
 def whole(reader: Any) -> Any:

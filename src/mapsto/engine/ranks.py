@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from ..core.errors import SpecError
+from ..core.errors import MapstoError, SpecError
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class Ranks(Protocol):
         """Wait until every rank is here."""
         ...
 
+    def apart(self, seconds: float) -> Ranks:
+        """The same ranks on a line of their own, for another thread; each wait on it ends after `seconds`."""
+        ...
+
 
 class Alone:
     """One process."""
@@ -44,6 +48,33 @@ class Alone:
 
     def barrier(self) -> None:
         return
+
+    def apart(self, seconds: float) -> Ranks:  # noqa: ARG002  # nobody is waited for
+        return self
+
+
+def each(ranks: Ranks, action: Callable[[], T]) -> list[T]:
+    """Do it on every rank; what each returned by rank, on all of them.
+
+    Where it raised on some, all raise what the first of them did, with its rank, as a MapstoError of the same kind.
+    """
+    if ranks.world == 1:
+        return [action()]
+    found: tuple[Any, MapstoError | None] = (None, None)
+    mine: Exception | None = None
+    try:
+        found = (action(), None)
+    except Exception as error:  # noqa: BLE001  # all ranks must hear of it, else they wait for this one
+        mine = error
+        found = (None, error if isinstance(error, MapstoError) else MapstoError(f"{type(error).__name__}: {error}"))
+    told = ranks.gather(found)
+    failed = {rank: error for rank, (_, error) in enumerate(told) if error is not None}
+    if failed:
+        rank, first = next(iter(failed.items()))
+        same = [str(r) for r, error in failed.items() if str(error) == str(first)]
+        who = f"rank {rank}" if len(same) == 1 else f"ranks {', '.join(same[:8])}{', ...' if len(same) > 8 else ''}"
+        raise type(first)(f"{who}: {first}") from mine
+    return [value for value, _ in told]
 
 
 def lead(ranks: Ranks, action: Callable[[], T]) -> T:

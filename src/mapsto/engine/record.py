@@ -11,8 +11,9 @@ from typing import Any
 
 from ..core.errors import CheckpointError, SpecError
 from ..core.spec import read_yaml
-from .checkpoint import checkpoint_paths, read_manifest, step_of
+from .checkpoint import checkpoint_paths, step_of
 from .folder import SPEC, RunFolder
+from .manifest import read_manifest
 
 Points = list[tuple[int, float]]
 

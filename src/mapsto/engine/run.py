@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 import traceback
@@ -16,12 +17,13 @@ from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, ne
 from ..core.parts import build
 from ..core.recipes import loaded_files
 from ..core.spec import Spec
-from .checkpoint import MANIFEST, Checkpoint, Checkpoints
+from .checkpoint import Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
 from .environment import changed_recipes, describe, digest_of, recipe_hashes, versions
 from .folder import Onlooker, RunFolder, default_folder
 from .identity import differences, identity_of
 from .loop import Loop, counted, evaluate, whole
+from .manifest import MANIFEST, read_manifest
 from .ranks import Alone, Ranks, agree, lead
 from .signals import interruptible
 from .streams import seeded, untouched
@@ -70,7 +72,7 @@ class Run:
         self.observers = tuple(observers)
         self._from: str | int | Path | None = None
         self._at: Path | None = None
-        self._moved = False
+        self._moved = self._alone = False
         self._readers: dict[str, Any] = {}
 
     @classmethod
@@ -94,8 +96,8 @@ class Run:
         if found := differences(identity_of(kept), run.identity):
             raise SpecError(
                 f"a resumed run keeps its trajectory, and this would change it: {'; '.join(found)}. "
-                "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint, observers, device, data.test "
-                "and the workers of readers may change)"
+                "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint, observers, mesh, device, "
+                "data.test and the workers of readers may change)"
             )
         run._from = checkpoint if checkpoint is not None else "last"
         return run
@@ -113,7 +115,7 @@ class Run:
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder.checkpoints, self.wing)
+        return Checkpoints(self.folder.checkpoints, self.wing, self.ranks)
 
     def reader(self, name: str) -> Any:
         """The reader of that name in the spec's data, built once. Raises DataError with the names there are."""
@@ -139,11 +141,21 @@ class Run:
     @cached_property
     def program(self) -> Program:
         """The built program, for those who want their own loop."""
-        self.spec.check()
+        return self._build(self.spec)
+
+    def _build(self, spec: Spec) -> Program:
+        spec.check()
         per_epoch = self.reader("train").batches_per_epoch
         offers = {"total_steps": self.total_steps, "steps_per_epoch": per_epoch, "seed": self.spec.seed}
-        with seeded(self.spec.seed, "build", self.wing):
-            return self.wing.build(self.spec, offers)
+        with seeded(spec.seed, "build", self.wing):
+            return self.wing.build(spec, offers)
+
+    def _for_use(self) -> Program:
+        """The program that evaluates: in one process that of one, whatever mesh it was trained on."""
+        if "program" not in self.__dict__ and self.spec.mesh is not None and self.ranks.world == 1:
+            self.__dict__["program"] = self._build(dataclasses.replace(self.spec, mesh=None))
+            self._alone = True
+        return self.program
 
     # -- training ----------------------------------------------------------------------------------------------------
     def fit(self, *, resume: bool = False, checkpoint: str | int | Path | None = None) -> Result:
@@ -160,6 +172,9 @@ class Run:
         lead(ranks, lambda: self._check_folder(start))
         wing = self.wing
         self.spec.check()
+        if self._alone:  # what evaluated is not what trains
+            del self.__dict__["program"]
+            self._alone, self._at = False, None
         with contextlib.ExitStack() as stack:
             lead(ranks, lambda: self._lock(stack))
             stack.enter_context(seeded(self.spec.seed, "run", wing))
@@ -180,12 +195,13 @@ class Run:
 
     def _fit(self, start: str | int | Path | None) -> Result:
         lead(self.ranks, self.checkpoints.clean)
-        found = self._load(start) if start is not None else None
+        path = self._find(start) if start is not None else None
         loop = self._loop()
         with contextlib.ExitStack() as stack:
             stack.callback(self.folder.close)
             stack.callback(loop.dispatch.close)
             stack.callback(getattr(loop.program, "close", _nothing))  # processes that it started
+            found = self._load(path) if path is not None else None
             stack.enter_context(loop.watch)
             stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
             self._moved, self._at = True, None
@@ -298,8 +314,10 @@ class Run:
         """Tell the observers and the folder; nothing that goes wrong here hides the error itself."""
         text = "".join(traceback.format_exception_only(error)).strip()
         reason = "failed" if isinstance(error, Exception) else "aborted"
-        newest = next(reversed(self.checkpoints.paths()), None)
         where = "".join(traceback.format_exception(error))
+        if isinstance(error, Exception):
+            loop.saves.wait()
+        newest = next(reversed(self.checkpoints.paths()), None)
         with contextlib.suppress(MapstoError, OSError):
             loop.step = self.program.position
             detail = {"reason": reason, "why": text, "traceback": where, "last": str(newest) if newest else None}
@@ -344,6 +362,7 @@ class Run:
     @contextlib.contextmanager
     def _weights_of(self, checkpoint: str | int | Path | None) -> Iterator[None]:
         """Within it the program holds a checkpoint; afterwards it is as `fit` left it."""
+        self._for_use()
         if checkpoint is None:
             checkpoint = self._from
         if checkpoint is None and not self._moved and self.checkpoints.paths():
@@ -354,7 +373,7 @@ class Run:
             return
         before, self._at = self._at, None
         assert path is not None
-        self._restore(self._load(path))
+        self._restore(self._load(self._find(path), looking=True))
         self._at = path
         try:
             yield
@@ -369,13 +388,21 @@ class Run:
         except CheckpointError as error:
             raise CheckpointError(f"{found.path}: {error}") from error
 
-    def _load(self, which: str | int | Path) -> Checkpoint:
-        """A checkpoint of this very spec. Raises CheckpointError naming the paths that differ."""
-        found = self.checkpoints.load(self.checkpoints.find(which))
-        if other := differences(found.manifest["identity"], self.identity):
-            listed = "\n  ".join(other)
-            raise CheckpointError(f"{found.path} is a checkpoint of another spec:\n  {listed}")
-        return found
+    def _find(self, which: str | int | Path) -> Path:
+        """The path of a checkpoint of this very spec, the same on all ranks. Raises CheckpointError naming what differs."""
+
+        def find() -> Path:
+            path = self.checkpoints.find(which)
+            if other := differences(read_manifest(path)["identity"], self.identity):
+                listed = "\n  ".join(other)
+                raise CheckpointError(f"{path} is a checkpoint of another spec:\n  {listed}")
+            return path
+
+        return lead(self.ranks, find)
+
+    def _load(self, path: Path, *, looking: bool = False) -> Checkpoint:
+        """A checkpoint as this program takes it; looking: to evaluate with it, not to go on."""
+        return self.checkpoints.load(path, self.program, looking=looking)
 
 
 def _nothing() -> None:

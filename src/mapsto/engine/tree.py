@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import CheckpointError
+from ..core.per_rank import PerRank
 
 TAG = "$"
 ALLOWED = (
@@ -24,27 +25,71 @@ ALLOWED = (
 )
 
 
-def flatten(tree: Any, is_tensor: Callable[[Any], bool], root: str = "") -> tuple[Any, dict[str, Any]]:
+def flatten(tree: Any, is_tensor: Callable[[Any], bool], root: str = "", rank: int = 0) -> tuple[Any, dict[str, Any]]:
     """(plain, tensors): JSON data in which a tensor is a reference, and the tensors by their path in the tree.
 
-    Raises CheckpointError naming the path of a value of any other type, or of a container that contains itself.
+    rank: whose `PerRank` leaves these are. Raises CheckpointError naming the path of a value of any other type, or of a
+    container that contains itself.
     """
-    writer = _Writer(is_tensor)
+    writer = _Writer(is_tensor, rank)
     return writer.plain(tree, root), writer.tensors
 
 
-def unflatten(plain: Any, tensors: Mapping[str, Any]) -> Any:
-    """The tree again. Raises CheckpointError where a tensor is missing or belongs nowhere, or a kind is unknown."""
-    reader = _Reader(tensors)
+def unflatten(plain: Any, tensors: Mapping[str, Any], rank: int = 0) -> Any:
+    """The tree again. Raises CheckpointError where a tensor is missing or belongs nowhere, or a kind is unknown.
+
+    rank: whose `PerRank` leaves are wanted; they hold None where `tensors` has none of this rank.
+    """
+    reader = _Reader(tensors, rank)
     tree = reader.value(plain)
     if unexpected := sorted(set(tensors) - reader.used):
         raise CheckpointError(f"the state refers to no tensor {', '.join(unexpected[:5])}, which its tensor file holds")
     return tree
 
 
+def references(plain: Any) -> tuple[list[str], dict[str, bool]]:
+    """(names of tensors, names of those that are each rank's own and whether they may start afresh) in plain data."""
+    tensors: list[str] = []
+    own: dict[str, bool] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, list):
+            for item in value:
+                look(item)
+        elif isinstance(value, dict) and value.get(TAG) == "tensor":
+            tensors.append(value["v"])
+        elif isinstance(value, dict) and value.get(TAG) == "per_rank":
+            own[value["v"][0]] = value["v"][1]
+        elif isinstance(value, dict):
+            for item in value.values():
+                look(item)
+
+    look(plain)
+    return tensors, own
+
+
+def merged(trees: list[Any]) -> Any:
+    """Plain data of ranks that hold different parts of a state, as one: of mappings all keys, of lists of names all names."""
+    first = trees[0]
+    if all(isinstance(tree, dict) for tree in trees):
+        keys = dict.fromkeys(key for tree in trees for key in tree)
+        return {key: merged([tree[key] for tree in trees if key in tree]) for key in keys}
+    if all(isinstance(tree, list) for tree in trees) and any(tree != first for tree in trees):
+        if all(isinstance(item, str) for tree in trees for item in tree):
+            return list(dict.fromkeys(item for tree in trees for item in tree))
+        if len({len(tree) for tree in trees}) == 1:
+            return [merged(list(items)) for items in zip(*trees, strict=True)]
+    return first
+
+
+def of_rank(name: str, rank: int) -> str:
+    """The name of a rank's own tensor."""
+    return f"{name}@{rank}"
+
+
 class _Writer:
-    def __init__(self, is_tensor: Callable[[Any], bool]) -> None:
-        self.is_tensor = is_tensor
+    def __init__(self, is_tensor: Callable[[Any], bool], rank: int = 0) -> None:
+        self.is_tensor, self.rank = is_tensor, rank
         self.tensors: dict[str, Any] = {}
         self._open: set[int] = set()
 
@@ -58,6 +103,8 @@ class _Writer:
             return value if math.isfinite(value) else _tagged("float", struct.pack(">d", value).hex())
         if self.is_tensor(value):
             return _tagged("tensor", self._name(value, path))
+        if kind is PerRank:
+            return self._own(value, path)
         if isinstance(value, (dict, list, tuple, set, frozenset, deque)):
             return self._container(value, path)
         if kind is np.ndarray or isinstance(value, np.generic):
@@ -75,6 +122,12 @@ class _Writer:
             name = f"{path}#{twin}"
         self.tensors[name] = value
         return name
+
+    def _own(self, value: PerRank, path: str) -> Any:
+        if not self.is_tensor(value.value):
+            raise CheckpointError(f"{path}: PerRank holds a {type(value.value).__name__}, and a tensor is wanted")
+        self.tensors[of_rank(path, self.rank)] = value.value
+        return _tagged("per_rank", [path, value.afresh])
 
     def _container(self, value: Any, path: str) -> Any:
         if id(value) in self._open:
@@ -109,8 +162,8 @@ class _Writer:
 
 
 class _Reader:
-    def __init__(self, tensors: Mapping[str, Any]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: Mapping[str, Any], rank: int = 0) -> None:
+        self.tensors, self.rank = tensors, rank
         self.used: set[str] = set()
 
     def value(self, plain: Any) -> Any:
@@ -133,6 +186,10 @@ class _Reader:
         self.used.add(name)
         return self.tensors[name]
 
+    def own(self, name: str, afresh: bool) -> PerRank:
+        mine = of_rank(name, self.rank)
+        return PerRank(self.tensor(mine) if mine in self.tensors else None, afresh)
+
     def values(self, content: list[Any]) -> list[Any]:
         return [self.value(v) for v in content]
 
@@ -154,6 +211,7 @@ _PLAIN: dict[str, Callable[[Any], Any]] = {
 }
 _NESTED: dict[str, Callable[[_Reader, Any], Any]] = {
     "tensor": lambda r, v: r.tensor(v),
+    "per_rank": lambda r, v: r.own(*v),
     "complex": lambda r, v: complex(*r.values(v)),
     "tuple": lambda r, v: tuple(r.values(v)),
     "set": lambda r, v: set(r.values(v)),

@@ -31,11 +31,11 @@ class Program(Protocol):
 
     @property
     def asked(self) -> bool:
-        """Whether some rank asked all of them to stop: the same on every rank after the same step."""
+        """Whether some rank asked for attention: the same on every rank after the same step."""
         ...
 
-    def ask(self) -> None:
-        """Ask all ranks to stop; it is told with the next step."""
+    def ask(self, wanted: bool = True) -> None:
+        """Ask all ranks for attention, such as to stop (or ask no more); it is told with the next step."""
         ...
 
     @property
@@ -102,6 +102,10 @@ class Wing(Protocol):
         """The ranks that a launcher started, joined; None for one process."""
         ...
 
+    def plan(self, spec: Spec, example: Batch, records: int, offers: Mapping[str, Any], **asked: Any) -> Sequence[Any]:
+        """What meshes would need of memory and move between ranks, best first; nothing is trained."""
+        ...
+
     def is_tensor(self, value: Any) -> bool:
         """Whether a leaf of the state tree goes into the tensor file."""
         ...
@@ -112,6 +116,23 @@ class Wing(Protocol):
 
     def load_tensors(self, path: Path) -> dict[str, Any]:
         """Read them back, on the CPU, bitwise."""
+        ...
+
+    def host(self, tensors: Mapping[str, Any], held: Mapping[str, Any]) -> dict[str, Any]:
+        """Copies on the host of what this rank holds of named tensors; those of `held` are written over where they fit."""
+        ...
+
+    def is_part(self, tensor: Any) -> bool:
+        """Whether a tensor is of those of which ranks hold parts; never for one process."""
+        ...
+
+    def save_parts(self, tensors: Mapping[str, Any], folder: Path, ranks: Ranks) -> list[str]:
+        """Write what this rank holds of named tensors; the names of its files. All ranks call it together."""
+        ...
+
+    def load_parts(self, folder: Path, names: Sequence[str], program: Any, ranks: Ranks) -> dict[str, Any]:
+        """Read named tensors from all the tensor files of a folder: of each the part that a program on this rank holds
+        of it, or all. All ranks call it together."""
         ...
 
     def versions(self) -> dict[str, str]:

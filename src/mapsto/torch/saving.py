@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError
-from .mesh.one import whole
+from .mesh.one import is_part, local, whole
 
 if TYPE_CHECKING:
     from .program import Program
+
+EXECUTION = ("foreach", "fused", "capturable", "differentiable")
+"""Options of an optimizer's groups that say how it computes, not what: each program has its own."""
 
 
 def program_state(program: Program) -> dict[str, Any]:
@@ -44,12 +47,13 @@ def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
     if state.schedule is not None:  # `load_state_dict` of schedules takes what there is; private names differ by version
         own = {n for n in state.schedule.state_dict() if not n.startswith("_")}
         same_keys("schedule", own & set(tree["schedule"]), sorted(own))
-    state.model.load_state_dict(tree["model"])
+    model = state.model.state_dict()
+    state.model.load_state_dict({name: placed(value, model[name]) for name, value in tree["model"].items()})
     if state.schedule is not None:
         state.schedule.load_state_dict(tree["schedule"])
     restore_optimizer(state.optimizer, state.names, state.parameters, tree["optimizer"])
     for name, made in stateful.items():
-        made.load_state_dict(tree["middleware"][name])
+        made.load_state_dict(placed(tree["middleware"][name], made.state_dict()))
     state.step = int(tree["step"])
 
 
@@ -68,20 +72,69 @@ def restore_optimizer(
     optimizer: torch.optim.Optimizer, names: list[str], parameters: list[nn.Parameter], tree: Mapping[str, Any]
 ) -> None:
     """Put `optimizer_state` back, dtypes included (`load_state_dict` casts state to the parameter's dtype: pytorch#43706)."""
-    number = {name: i for i, name in enumerate(names)}
-    groups = [{**g, "params": [number[n] for n in g["params"]]} for g in tree["groups"]]
-    state = {number.get(k, k): v for k, v in tree["state"].items()}
     more = {k: v for k, v in tree.items() if k not in ("names", "state", "groups")}
-    sizes = [len(g["params"]) for g in optimizer.state_dict()["param_groups"]]
-    saved = [len(g["params"]) for g in groups]
+    sizes = [len(g["params"]) for g in optimizer.param_groups]
+    saved = [len(g["params"]) for g in tree["groups"]]
     if sizes != saved:
         raise CheckpointError(f"the optimizer's groups hold {sizes} parameters here, {saved} in the checkpoint")
+    number, held = {name: i for i, name in enumerate(names)}, dict(zip(names, parameters, strict=True))
+    groups = [
+        {**there, **{k: own[k] for k in EXECUTION if k in own}, "params": [number[n] for n in there["params"]]}
+        for there, own in zip(tree["groups"], optimizer.param_groups, strict=True)
+    ]
+    state = {number.get(k, k): placed(v, _alike(v, held.get(k))) for k, v in tree["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups, **more})
     for name, parameter in zip(names, parameters, strict=True):
-        for key, value in tree["state"].get(name, {}).items():
-            held = optimizer.state[parameter].get(key)
-            if isinstance(value, Tensor) and isinstance(held, Tensor) and held.dtype != value.dtype:
-                optimizer.state[parameter][key] = value.to(held.device, copy=True)
+        for key, value in state.get(number[name], {}).items():
+            found = optimizer.state[parameter].get(key)
+            if isinstance(value, Tensor) and isinstance(found, Tensor) and found.dtype != value.dtype:
+                optimizer.state[parameter][key] = value.to(found.device, copy=True)
+
+
+def host(tensors: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host, each with storage of its own; a tensor of `held` is written over where it has the same layout."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        kept = held.get(name)
+        if kept is not None and _fits(kept, tensor):
+            local(kept).copy_(local(tensor.detach()), non_blocking=True)
+            found[name] = kept
+        elif is_part(tensor):
+            found[name] = tensor.detach().to("cpu", copy=True)
+        else:
+            found[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return found
+
+
+def _fits(kept: Tensor, tensor: Tensor) -> bool:
+    same = type(kept) is type(tensor.detach()) and kept.shape == tensor.shape and kept.dtype == tensor.dtype
+    return same and getattr(kept, "placements", None) == getattr(tensor, "placements", None)
+
+
+def _alike(state: Any, parameter: Any) -> dict[str, Any]:
+    """Each tensor of a parameter's state lies on the ranks as the parameter does."""
+    return dict.fromkeys(state, parameter) if isinstance(state, Mapping) else {}
+
+
+def placed(value: Any, like: Any) -> Any:
+    """A state in which tensors lie on the ranks as those of `like` do at the same place; nothing is sent."""
+    if isinstance(value, Tensor):
+        fits = isinstance(like, Tensor) and is_part(like) and not is_part(value) and like.shape == value.shape
+        return _cut(value, like) if fits else value
+    if type(value) is dict:
+        known = like if isinstance(like, Mapping) else {}
+        return {key: placed(item, known.get(key)) for key, item in value.items()}
+    if type(value) is list and isinstance(like, list) and len(like) == len(value):
+        return [placed(item, other) for item, other in zip(value, like, strict=True)]
+    return value
+
+
+def _cut(full: Tensor, like: Any) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def weights(model: nn.Module) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import require
+from ..core.parts import build as build_part
 from ..core.spec import Spec
 
 torch = require("torch", "torch", "the torch wing")
@@ -17,11 +18,18 @@ safetensors = require("safetensors.torch", "torch", "the torch wing")
 
 from .build import build_program  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
-from .program import Program  # noqa: E402
+from .mesh.one import is_part  # noqa: E402
+from .saving import host  # noqa: E402
+
+__all__ = ["build", "deterministic", "host", "is_part", "is_tensor", "load_parts", "load_tensors", "ranks", "save_parts"]
+__all__ += ["save_tensors", "versions"]
 
 
-def build(spec: Spec, offers: Mapping[str, Any]) -> Program:
-    """The program of a spec."""
+def build(spec: Spec, offers: Mapping[str, Any]) -> Any:
+    """The program of a spec; a mesh that has a `program` of its own, such as one of servers, makes it."""
+    mesh = build_part(spec.mesh, "mesh", path="mesh", offers=offers)
+    if hasattr(mesh, "program"):
+        return mesh.program(spec, offers)
     return build_program(
         spec.model,
         spec.task,
@@ -30,7 +38,7 @@ def build(spec: Spec, offers: Mapping[str, Any]) -> Program:
         spec.middleware,
         seed=spec.seed,
         device=spec.device,
-        mesh=spec.mesh,
+        mesh=mesh,
         micro_shards=spec.micro_shards,
         strict=spec.strict,
         offers=offers,
@@ -46,22 +54,41 @@ def ranks(spec: Spec) -> Any:
     return Group()
 
 
+def plan(spec: Spec, example: Mapping[str, Any], records: int, offers: Mapping[str, Any], **asked: Any) -> list[Any]:
+    """What meshes would need of memory and move between ranks (see `mapsto.torch.planning.plan`)."""
+    from .planning.plan import plan as planned  # no run pays for what only plans need
+
+    return planned(spec, example, records, offers, **asked)
+
+
 def is_tensor(value: Any) -> bool:
     """Whether a leaf of the state tree goes into the tensor file."""
     return isinstance(value, torch.Tensor)
 
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
-    """Write named tensors to a safetensors file, each with storage of its own."""
-    safetensors.save_file(
-        {n: t.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}, path
-    )
+    """Write named tensors of the host to a safetensors file, each with storage of its own."""
+    safetensors.save_file(dict(tensors), path)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
     """Read them back on the CPU."""
     found: dict[str, Any] = safetensors.load_file(path, device="cpu")
     return found
+
+
+def save_parts(tensors: Mapping[str, Any], folder: Path, ranks: Any) -> list[str]:
+    """Write what this rank holds of named tensors; the names of its files."""
+    from . import parts  # what it imports is heavy, and a run of one process does without
+
+    return parts.save_parts(tensors, folder, ranks)
+
+
+def load_parts(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> dict[str, Any]:
+    """Read named tensors: of each the part that a program on this rank holds of it, or all."""
+    from . import parts
+
+    return parts.load_parts(folder, names, program, ranks)
 
 
 def versions() -> dict[str, str]:

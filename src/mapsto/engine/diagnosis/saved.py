@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.errors import CheckpointError
-from ..checkpoint import MANIFEST, checkpoint_paths, read_manifest, verify
+from ..checkpoint import checkpoint_paths
+from ..manifest import MANIFEST, read_manifest, verify
 from . import thresholds
 from .evidence import Evidence
 from .finding import Finding, Gravity

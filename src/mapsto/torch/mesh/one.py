@@ -16,7 +16,8 @@ class OneProcess:
     rank, world: this process among all; micro_shards: parts of a global batch, of which `own` are this rank's;
     lockstep: whether all ranks must make the same number of passes, so that none may leave an empty one out;
     absent: whether the micro-shard being computed is a stand-in, which weighs nothing; asks: whether this rank wishes all
-    of them to stop.
+    of them to stop; replicas: the group of ranks that hold the same of other copies of the model, where these are apart and
+    a middleware brings them together.
     """
 
     rank, world = 0, 1
@@ -25,6 +26,7 @@ class OneProcess:
     lockstep = False
     absent = False
     asks = False
+    replicas: Any = None
 
     def __init__(self) -> None:
         self._pending = 0
