@@ -133,7 +133,9 @@ def steps(case: dict[str, Any]) -> dict[str, Any]:
     plain = reader.sequential()
     with plain.stream(0, plain.batches_per_epoch, **program.takes) as stream:
         evaluation = program.evaluate(batch for _, batch in stream)
-    return {**seen, "weights": program.weights(), "metrics": program.fetch(window), "evaluation": evaluation}
+    metrics = program.fetch(window)
+    metrics.pop("bytes/step", None)  # one process sends nothing
+    return {**seen, "weights": program.weights(), "metrics": metrics, "evaluation": evaluation}
 
 
 def all_steps(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,17 +108,24 @@ class Builder:
     """What a middleware's `setup(builder)` sees: the model on its device, before the optimizer is built from names.
 
     groups: (patterns, options) pairs; each option of a parameter comes from the first pair that matches it and states that
-    option, and what none states is the optimizer's own.
+    option, and what none states is the optimizer's own. strict: whether weights must be bitwise the same on any number of
+    ranks: who cannot hold that refuses. apart: the middleware that brings replicas together by itself, so that the mesh does
+    not sum their gradients; buckets: one that says how a bucket of gradients is summed, (bucket, group) -> future, and how;
+    part: where this rank keeps a part of the model, what is known of the whole (`mapsto.torch.mesh.stages.Part`).
     """
 
     model: nn.Module
     seed: int
     device: torch.device
     groups: list[tuple[tuple[str, ...], dict[str, Any]]] = field(default_factory=list)
+    strict: bool = False
+    apart: str | None = None
+    buckets: tuple[str, Callable[[Tensor, Any], Any]] | None = None
+    part: Any = None
 
     def match(self, patterns: tuple[str, ...] | list[str] | str, where: str) -> list[str]:
         """Names of parameters that match shell-style patterns (`encoder.*`). Raises SpecError where one matches none."""
-        every = [name for name, _ in self.model.named_parameters()]
+        every = list(self.part.everywhere) if self.part is not None else [name for name, _ in self.model.named_parameters()]
         found: dict[str, None] = {}
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
             hits = [n for n in every if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
@@ -136,21 +143,29 @@ class Builder:
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained. Raises SpecError where there are none."""
-        found = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        found = [(self.name(n, p), p) for n, p in self.model.named_parameters() if p.requires_grad]
         if not found:
             raise SpecError(f"model: {type(self.model).__name__} has no parameter to train (all are frozen, or there are none)")
         return found
 
+    def name(self, name: str, parameter: nn.Parameter) -> str:
+        """What a parameter of the model is called in the whole model."""
+        known: str = name if self.part is None else self.part.names[id(parameter)]
+        return known
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameter groups as torch optimizers take them, each with `names`: one for each set of rules that apply, in the
-        model's order; without rules there is one."""
+        model's order; without rules there is one. A rank that keeps a part of the model has all groups, some of them empty.
+        """
         rules = [(set(self.match(patterns, "param_groups")), options) for patterns, options in self.groups]
         made: dict[tuple[int, ...], dict[str, Any]] = {}
-        for name, parameter in self.trainable():
+        here = dict(self.trainable())
+        for name in here if self.part is None else [n for n, trained in self.part.everywhere.items() if trained]:
             applying = tuple(i for i, (names, _) in enumerate(rules) if name in names)
             if applying not in made:
                 merged = {k: v for i in reversed(applying) for k, v in rules[i][1].items()}
                 made[applying] = {"params": [], "names": [], **merged}
-            made[applying]["params"].append(parameter)
-            made[applying]["names"].append(name)
+            if name in here:
+                made[applying]["params"].append(here[name])
+                made[applying]["names"].append(name)
         return [made[key] for key in sorted(made)]

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from .sent import sent
+
 
 def norm(tensors: Sequence[Tensor], p: float) -> Tensor:
     """The p-norm over all elements (p: above 0, `inf` for the largest), on the device, the same on all ranks."""
@@ -37,5 +39,5 @@ def _powers(held: Sequence[Tensor], p: float, spread: Any) -> Tensor:
     for axis, placement in enumerate(placements):
         if not placement.is_replicate() and mesh.size(axis) > 1:  # cut twice along one axis it is no `Shard`, and is one
             value = value.clone()
-            dist.all_reduce(value, dist.ReduceOp.MAX if math.isinf(p) else dist.ReduceOp.SUM, group=mesh.get_group(axis))
+            sent.all_reduce(value, dist.ReduceOp.MAX if math.isinf(p) else dist.ReduceOp.SUM, mesh.get_group(axis))
     return value

@@ -6,7 +6,7 @@ summed over micro-shards and ranks and divided once. What each axis does stands 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -19,16 +19,20 @@ from ...core.errors import ComposeError, SpecError
 from ...core.plan import MESH
 from ...core.registry import decorator
 from ...data.stream import StandIn
-from ..mappings import Batch, Grad, Metrics
+from ..mappings import Batch, Grad, Metrics, Step
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import group, norms
 from .axes import AXES, dealt, ranks_of, sizes
 from .busy import Busy
 from .one import OneProcess
+from .pipeline import Pipeline
 from .replicate import Replicated
+from .sent import sent
 from .shard import Sharded
 from .strict import Strict, refuse
+from .staging import Staging
+from .summed import Summed
 from .sums import reduced
 from .tensor import Divided
 
@@ -51,7 +55,7 @@ class Ranks(OneProcess):
     timeout: seconds that a rank waits for the others. Raises SpecError.
     """
 
-    __mapsto__ = Declared(wraps=("grad",), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
+    __mapsto__ = Declared(wraps=("grad", "step"), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
 
     def __init__(
         self,
@@ -65,6 +69,10 @@ class Ranks(OneProcess):
         precision: Literal["bf16", "fp16"] | None = None,
         offload: bool = False,
         tensor_plan: Mapping[str, str] | None = None,
+        microbatches: int | None = None,
+        schedule: Literal["1f1b", "gpipe", "interleaved"] = "1f1b",
+        stages: int | None = None,
+        split: Sequence[str] | None = None,
         bucket_mb: float = 25.0,
         timeout: float = group.TIMEOUT,
     ) -> None:
@@ -75,10 +83,13 @@ class Ranks(OneProcess):
         self.unused_parameters, self.blocks = unused_parameters, blocks
         self.precision, self.offload = precision, offload
         self.tensor_plan = tensor_plan
+        self.staging = Staging(microbatches, schedule, stages, split)
         self.bucket_mb, self.timeout = bucket_mb, timeout
         self.asks = False
         self._asked: list[Tensor] = []
         self.busy = Busy()
+        self.apart = False
+        self._wish: bool | Tensor = False
 
     @property
     def ranks(self) -> int | None:
@@ -95,7 +106,7 @@ class Ranks(OneProcess):
         self.data_ranks = self.sizes["replicate"] * self.sizes["shard"]
         self.device_mesh = self._device_mesh(device) if self.world > 1 else None
         self.data = self._data()
-        self.micro_shards = micro_shards or self.data_ranks
+        self.micro_shards = self.staging.micro_shards(micro_shards, self.sizes)
         self.own = dealt(self.micro_shards, self.data_rank, self.data_ranks)
         self.strict: Strict | None = None
         if strict:
@@ -120,14 +131,22 @@ class Ranks(OneProcess):
             group.limit(made, self.timeout)
         return made
 
+    def _axis(self, name: str) -> dist.ProcessGroup | None:
+        """The ranks along one axis; None for one."""
+        return self.device_mesh[name].get_group() if self.device_mesh is not None and self.sizes[name] > 1 else None
+
     @property
     def meets(self) -> dist.ProcessGroup | None:
         """The ranks that tell each other their metrics and wishes: those with other records, or all that share a step."""
+        if self.apart:
+            return self._axis("shard")
         return self.data if self.data_ranks == self.world else dist.group.WORLD
 
     @property
     def counts(self) -> bool:
-        """Whether this rank's metrics count: ranks that share products have the same ones."""
+        """Whether this rank's metrics count: ranks that share products have the same ones, only the last stage has any."""
+        if self.pipeline is not None and not self.pipeline.last:
+            return False
         return self.device_mesh is None or self.device_mesh.get_local_rank("tensor") == 0
 
     @property
@@ -153,8 +172,13 @@ class Ranks(OneProcess):
     def setup(self, builder: Builder) -> None:
         """Place the model: the same parameters on every rank, whole or in parts."""
         refuse_batch_statistics(builder.model, self.micro_shards)
-        self.placed: Sharded | Replicated | None = None
+        refuse_exchange(builder, self.sizes)
+        self.staging.refuse(self.sizes)
+        self.apart = builder.apart is not None and self.sizes["replicate"] > 1
+        self.replicas = self._axis("replicate") if self.apart else None
+        self.placed: Sharded | Replicated | Summed | None = None
         self.divided: Divided | None = None
+        self.pipeline: Pipeline | None = None
         self.notes: list[str] = []
         if self.strict is not None:
             self.placed = self.strict.place(builder.model, self)
@@ -164,18 +188,36 @@ class Ranks(OneProcess):
         if self.sizes["tensor"] > 1:
             self.divided = Divided(builder.model, self.device_mesh["tensor"], self.tensor_plan)
             self.notes += self.divided.notes
-        if self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):
-            names = ("replicate", "shard") if self.sizes["replicate"] > 1 else ("shard",)
+        if self.sizes["pipeline"] > 1:
+            self.pipeline = Pipeline(builder.model, self.device_mesh["pipeline"], builder.device, self.staging)
+            self.notes += self.pipeline.notes
+            builder.part = self.pipeline.part
+            if self.data is not None:
+                self.placed = Summed(builder.model, self.data, unused=self.unused_parameters, bucket_mb=self.bucket_mb)
+        elif self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):
+            names = ("replicate", "shard") if self.sizes["replicate"] > 1 and not self.apart else ("shard",)
             self.placed = Sharded(builder.model, self.device_mesh[names], self)
-        elif self.sizes["replicate"] > 1:
+        elif self.sizes["replicate"] > 1 and not self.apart:
             assert self.data is not None
-            self.placed = Replicated(builder.model, self.data, self)
+            self.placed = Replicated(builder.model, self.data, self, None if builder.buckets is None else builder.buckets[1])
+
+    @property
+    def offers(self) -> Mapping[str, Any]:
+        """Arguments for optimizers that leave them open."""
+        return self.strict.offers if self.strict is not None else {}
+
+    def try_rule(self, make: Callable[[list[nn.Parameter]], Any]) -> None:
+        """Raises SpecError where an optimizer cannot do on this mesh what was asked for."""
+        if self.strict is not None:
+            self.strict.try_rule(make)
 
     def begin(self, state: State) -> None:
         state.mesh = self
         self.state = state
         if self.strict is not None:
             self.strict.begin(state, self.bucket_mb)
+        if self.pipeline is not None:
+            self.pipeline.begin(state)
         if self.device_mesh is not None:
             self.busy.watch(state.parameters[-1])
 
@@ -199,14 +241,36 @@ class Ranks(OneProcess):
                 metrics, asked = reduced(window, self.meets, self.device(state), asks=self.asks, counts=self.counts)
                 if self.divided is not None:
                     self.divided.settle()
-            self._asked = [*self._asked[-1:], asked]
+                if self.pipeline is not None:
+                    self.pipeline.part.sum_tied()
+                if isinstance(self.placed, Summed):
+                    self.placed.reduce()
+            if self.apart:  # told to all when the replicas come together
+                self._wish, self._asked = asked, []
+            else:
+                self._asked = [*self._asked[-1:], asked]
             if not state.summing:
                 self._divide(state, metrics["loss"][1])
             return metrics
 
         return over_ranks
 
+    def step(self, inner: Step) -> Step:
+        """The same step; metric `bytes/step`: the payload of the collectives of this rank (see `sent`)."""
+        if self.world == 1 or self.strict is not None or self.sizes["tensor"] * self.sizes["pipeline"] > 1:
+            return inner  # there are collectives of other kinds, which are not counted
+
+        def counted(state: State, batches: Any) -> Metrics:
+            before = sent.bytes
+            metrics = inner(state, batches)
+            return {**metrics, "bytes/step": float(sent.bytes - before)}
+
+        return counted
+
     def _passes(self, inner: Grad, state: State, batches: Sequence[Batch]) -> list[Metrics]:
+        if self.pipeline is not None:
+            numbers = zip(self.own, batches, strict=True)
+            return self.pipeline.passes(inner, state, [(max(n, 0), isinstance(b, StandIn), b) for n, b in numbers])
         window: list[Metrics] = []
         try:
             with state.sums():
@@ -216,6 +280,8 @@ class Ranks(OneProcess):
                         window.append(inner(state, batch))
         finally:
             state.shard, self.absent = 0, False
+        if self.placed is not None:
+            self.placed.count()
         return window
 
     def _divide(self, state: State, weight: Tensor) -> None:
@@ -226,14 +292,14 @@ class Ranks(OneProcess):
     # -- what middlewares ask ----------------------------------------------------------------------------------------
     def agree(self, flag: Tensor) -> Tensor:
         """The largest of a flag over all ranks, where they hold different gradients."""
-        if self.world == self.sizes["replicate"]:
+        if self.world == self.sizes["replicate"] and not self.apart:
             return flag
-        flag = flag.clone()
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return flag
+        return sent.all_reduce(flag.clone(), dist.ReduceOp.MAX)
 
     def norm(self, tensors: Iterable[Tensor], p: float = 2.0) -> Tensor:
         """The p-norm over all elements of tensors, counted once however they lie on ranks."""
+        if self.pipeline is not None:
+            return self.pipeline.norm(list(tensors), p, self.state.parameters)
         return self.strict.norm(tensors, p) if self.strict is not None else norms.norm(list(tensors), p)
 
     def whole(self, tensor: Tensor) -> Tensor:
@@ -241,11 +307,26 @@ class Ranks(OneProcess):
         full = getattr(tensor, "full_tensor", None)
         return full() if full is not None else tensor
 
+    def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Values by parameter name, of which ranks may hold different ones, on every rank."""
+        return values if self.pipeline is None else self.pipeline.gathered(values)
+
+    def summary(self) -> dict[str, Any]:
+        """What a program says of the whole model where its rank holds a part of it, and how it is cut."""
+        found = {} if self.pipeline is None else self.pipeline.part.summary()
+        return {**found, "mesh": self.notes} if self.notes else found
+
     def sums(self, parts: Sequence[Metrics]) -> Metrics:
         """(sum, weight) pairs, one mapping for each of this rank's micro-shards, summed over these and the ranks."""
         if self.strict is not None:
             return self.strict.reduced(parts, self.device(self.state))[0]
         return reduced(parts, self.data, self.device(self.state))[0]
+
+    def together(self, window: Sequence[Metrics]) -> Metrics:
+        """Metrics of replicas that are apart as those of all of them; the wish to stop goes along."""
+        metrics, asked = reduced(window, self.replicas, self.device(self.state), asks=self._wish)
+        self._asked = [asked]
+        return metrics
 
     @staticmethod
     def device(state: State) -> torch.device:
@@ -272,4 +353,26 @@ def refuse_batch_statistics(model: nn.Module, micro_shards: int) -> None:
         raise SpecError(
             f"mesh: {named} take statistics over a batch, which {micro_shards} micro-shards cut: the result would depend on "
             "their number. Use GroupNorm, LayerNorm or InstanceNorm, or on GPUs torch.nn.SyncBatchNorm.convert_sync_batchnorm"
+        )
+
+
+def refuse_exchange(builder: Builder, sizes: Mapping[str, int]) -> None:
+    """Raises SpecError where a middleware would exchange what replicas have, and the mesh cannot let it."""
+    name = builder.apart if builder.buckets is None else builder.buckets[0]
+    if name is None:
+        return
+    if builder.strict:
+        raise SpecError(f"strict: its sums have one order, and middleware {name!r} sums in another way: leave one of them out")
+    other = [axis for axis in AXES if sizes[axis] > 1 and axis != "replicate"]
+    if sizes["replicate"] == 1 and other:
+        raise SpecError(
+            f"middleware {name!r} sends less between replicas, and there is one: mesh.{other[0]} "
+            "exchanges at every step what the products need. Give the mesh an axis `replicate`, or leave the middleware out"
+        )
+    wrong = [axis for axis in other if axis != "shard" or builder.buckets is not None]
+    if wrong:
+        instead = "; mesh: {precision: bf16} makes shards travel in half" if wrong == ["shard"] else ""
+        raise SpecError(
+            f"middleware {name!r} works where replicas hold whole {'or sharded ' if builder.buckets is None else ''}copies, "
+            f"and mesh.{wrong[0]} is {sizes[wrong[0]]}{instead}"
         )

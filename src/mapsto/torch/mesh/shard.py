@@ -6,14 +6,32 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 
 from ...core.errors import SpecError
 from ..middleware.matching import matching_modules
+from .sent import sent
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Gathering(DefaultAllGather):  # type: ignore[misc]
+    """FSDP's own, counted."""
+
+    def __call__(self, output_tensor: Tensor, *more: Any, **options: Any) -> Any:
+        sent.count(output_tensor)
+        return super().__call__(output_tensor, *more, **options)
+
+
+class Scattering(DefaultReduceScatter):  # type: ignore[misc]
+    """FSDP's own, counted."""
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, *more: Any, **options: Any) -> Any:
+        sent.count(input_tensor)
+        return super().__call__(output_tensor, input_tensor, *more, **options)
 
 
 class Sharded:
@@ -35,12 +53,19 @@ class Sharded:
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # gloo has no other way to sum
+                module.set_custom_all_gather(Gathering())
+                module.set_custom_reduce_scatter(Scattering())
+                if mesh.ndim == 2:
+                    module.set_all_reduce_hook(sent.count)
                 if options.unused_parameters:
                     _reduce_unused(module)
 
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients."""
         self.model.set_requires_gradient_sync(wanted)
+
+    def count(self) -> None:
+        """Nothing: each collective was counted when it began."""
 
 
 def _reduce_unused(module: FSDPModule) -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..mappings import Metrics
+from .sent import sent
 
 
 def reduced(
@@ -17,7 +18,7 @@ def reduced(
     group: dist.ProcessGroup | None,
     device: torch.device,
     *,
-    asks: bool = False,
+    asks: bool | Tensor = False,
     counts: bool = True,
 ) -> tuple[Metrics, Tensor]:
     """(sum, weight) pairs summed, scalars averaged, over micro-shards and the ranks of a group; and how many of these ask
@@ -34,9 +35,9 @@ def reduced(
             values += [sum(found), len(found)]
     if not counts:
         values = [0.0] * len(values)
-    vector = packed([*values, 1.0 if asks else 0.0], device)
+    vector = packed([*values, asks], device)
     if group is not None:
-        dist.all_reduce(vector, group=group)
+        sent.all_reduce(vector, group=group)
     metrics: Metrics = {}
     for place, name in enumerate(names):
         total, weight = vector[2 * place], vector[2 * place + 1]
