@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .traffic import NAMESPACES, Traffic, collectives
 
+_Mode: Any = TorchDispatchMode
 LABELS = ("parameters", "gradients", "optimizer", "buffers", "activations", "communication")
 """What memory is for, in the order of a table; a storage that no one names is an activation."""
 
@@ -23,7 +24,7 @@ COPIES = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")
 """Operators of FSDP2 that copy between parameters or gradients and what is communicated."""
 
 
-class Meter(TorchDispatchMode):
+class Meter(_Mode):
     """tensors made and collectives issued -> bytes alive at each moment, by what they are for, and bytes communicated.
 
     It counts storages, so views and aliases count once, and those that FSDP empties and fills again count by their size
@@ -53,7 +54,7 @@ class Meter(TorchDispatchMode):
             self._measure(storage)
             return result
 
-        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign,assignment]
         super().__enter__()
         return self
 
@@ -161,20 +162,19 @@ def _is_wrapper(kind: type) -> bool:
     return hasattr(kind, "__tensor_flatten__") or kind.__name__ == "AsyncCollectiveTensor"
 
 
-def _storages(tensor: Any) -> Iterator[torch.UntypedStorage]:
-    """The storages of a tensor on this rank: of a wrapper those of what it holds."""
-    if not isinstance(tensor, Tensor):
+def _storages(value: Any) -> Iterator[torch.UntypedStorage]:
+    """The storages of a tensor on this rank: of a wrapper those of what it holds; of anything else none."""
+    if not isinstance(value, Tensor):
         return
-    if is_traceable_wrapper_subclass(tensor):
+    tensor: Any = value
+    if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
         for name in names:
             yield from _storages(getattr(tensor, name))
-    elif hasattr(tensor, "elem") and type(tensor).__name__ == "AsyncCollectiveTensor":
+    elif type(tensor).__name__ == "AsyncCollectiveTensor":
         yield from _storages(tensor.elem)
-    elif tensor.layout is torch.strided:
-        yield tensor.untyped_storage()
     else:
-        yield from (part.untyped_storage() for part in _parts(tensor))
+        yield from (p.untyped_storage() for p in ((tensor,) if tensor.layout is torch.strided else _parts(tensor)))
 
 
 def _parts(tensor: Tensor) -> Iterator[Tensor]:

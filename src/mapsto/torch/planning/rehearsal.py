@@ -68,7 +68,8 @@ class Rehearsal:
         batches = [sized(self.example, records) for _ in range(self.passes)]
         moment, issued = meter.now, len(meter.traffic)
         with explained("the step"):
-            self.program.step(batches if self.program.takes else batches[0])
+            given: Any = batches if self.program.takes else batches[0]
+            self.program.step(given)
         held = dict(self.held)
         held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
         peak, at_peak = meter.peak(moment)

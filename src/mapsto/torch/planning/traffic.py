@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as _c10d_module
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+_c10d: Any = _c10d_module
 NAMESPACES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
 WHOLE = {
     "all-reduce": {
@@ -96,7 +98,7 @@ def _arguments(operator: Any) -> tuple[str, ...]:
 def _group(group: Any) -> tuple[int, str]:
     """Ranks in a process group, given as an object or by its name, and the mesh axis that it was made for."""
     if isinstance(group, str):
-        found: Any = dist.distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]
+        found: Any = _c10d._resolve_process_group(group)
     else:
         found = group if isinstance(group, dist.ProcessGroup) else dist.ProcessGroup.unbox(group)
     said = str(getattr(found, "group_desc", ""))

@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.parallel.distributed as data_parallel
 from torch import Tensor, nn
-from torch._C._distributed_c10d import _create_work_from_future
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp._fully_shard import _fsdp_param
@@ -23,6 +22,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ...core.errors import PlanError
 from .meter import Meter
+
+_dist: Any = dist
+_c10d: Any = torch._C._distributed_c10d
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def _modules() -> Iterator[Any]:
 
     def apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         for child in module.children() if recurse else ():
-            child._apply(function)
+            child._apply(function)  # type: ignore[no-untyped-call]
         made = known.setdefault(function, {})
         for own, kind in ((module._parameters, nn.Parameter), (module._buffers, None)):
             for name, tensor in own.items():
@@ -74,13 +76,14 @@ def _modules() -> Iterator[Any]:
 
 def _data_parallel() -> Iterator[Any]:
     """DDP compares and broadcasts parameters when it is made, and reads data when it makes its buckets anew."""
-    yield mock.patch.object(data_parallel, "_verify_param_shape_across_processes", lambda *_, **__: None)
-    yield mock.patch.object(data_parallel, "_sync_module_states", lambda *_, **__: None)
+    yield mock.patch.object(data_parallel, "_verify_param_shape_across_processes")
+    yield mock.patch.object(data_parallel, "_sync_module_states")
+    yield mock.patch.object(dist.distributed_c10d, "_set_pg_timeout")  # there is nothing to wait for
     yield mock.patch.object(dist, "Reducer", _Reducer)
-    yield mock.patch.object(dist, "_compute_bucket_assignment_by_size", _buckets(dist._compute_bucket_assignment_by_size))
+    yield mock.patch.object(dist, "_compute_bucket_assignment_by_size", _buckets(_dist._compute_bucket_assignment_by_size))
 
 
-class _Reducer(dist.Reducer):
+class _Reducer(_dist.Reducer):
     """DDP's own reducer, which stays with the buckets that it has."""
 
     def _rebuild_buckets(self) -> bool:
@@ -93,7 +96,7 @@ def _buckets(assign: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(assign)
     def assigned(tensors: Sequence[Tensor], limits: Sequence[int], *more: Any) -> Any:
         if list(limits) == [sys.maxsize]:
-            limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, 25 * 1024 * 1024]
+            limits = [_dist._DEFAULT_FIRST_BUCKET_BYTES, 25 * 1024 * 1024]
         return assign(tensors, limits, *more)
 
     return assigned
@@ -152,7 +155,7 @@ class FakeMeter(Meter):
     """
 
     def carry_out(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if operator is torch.ops.aten._local_scalar_dense.default:
+        if operator is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             value = _answer(sys._getframe())
             if value is not None:
                 return value if args[0].dtype is not torch.bool else bool(value)
@@ -160,7 +163,7 @@ class FakeMeter(Meter):
         if operator.namespace == "c10d" and type(result) is tuple:  # (tensors, work), whose work would give nothing
             future: Any = torch.futures.Future()
             future.set_result(result[0] if isinstance(result[0], list) else [result[0]])
-            return result[0], _create_work_from_future(future).boxed()
+            return result[0], _c10d._create_work_from_future(future).boxed()
         return result
 
 

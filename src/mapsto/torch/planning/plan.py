@@ -1,0 +1,244 @@
+"""The plan: meshes rehearsed, ranked, or refused with the reason."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...core.errors import DataError, MapstoError, PlanError, SpecError
+from ...core.sizes import say_size
+from ...core.spec import Spec
+from ..mesh.axes import AXES
+from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
+from .rehearsal import Measured, Rehearsal, meshed, rehearsing
+from .search import largest
+from .traffic import Traffic, totals
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What there is: bytes of memory a rank, of which a share is kept free, and bytes a second that leave a rank.
+
+    reserve: for what is not counted, such as an allocator's fragmentation and the buffers of a communication library.
+    """
+
+    memory: int | None = None
+    reserve: float = 0.1
+    bandwidth: int | None = None
+
+    @property
+    def usable(self) -> int | None:
+        return None if self.memory is None else int(self.memory * (1 - self.reserve))
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a mesh would do: of the rank that needs most, a measured step; or the reason why it cannot be.
+
+    largest: records of the largest micro-batch that fits (None: no limit was said, or it was not looked for).
+    """
+
+    axes: Mapping[str, int]
+    measured: Measured | None = None
+    reason: str = ""
+    largest: int | None = None
+    bandwidth: int | None = None
+    remarks: tuple[str, ...] = ()
+    stages: tuple[Measured, ...] = field(default=(), repr=False)
+
+    @property
+    def fits(self) -> bool:
+        return self.measured is not None and not self.reason
+
+    @property
+    def ranks(self) -> int:
+        count = 1
+        for size in self.axes.values():
+            count *= size
+        return count
+
+    @property
+    def traffic(self) -> tuple[Traffic, ...]:
+        """Of the rank that sends most."""
+        return max((stage.traffic for stage in self.stages), key=_sent, default=())
+
+    @property
+    def sent(self) -> float:
+        """Bytes that leave that rank in a step."""
+        return _sent(self.traffic)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of communication in a step, none of it hidden behind computation."""
+        return None if self.bandwidth is None else self.sent / self.bandwidth
+
+    def moved(self) -> list[tuple[str, str, int, int, int, float]]:
+        """(collective, axis, ranks, calls, bytes, bytes sent) of what that rank takes part in, most sent first."""
+        groups: dict[tuple[str, str, int], list[Traffic]] = {}
+        for one in self.traffic:
+            if one.ranks > 1:
+                groups.setdefault((one.collective, one.axis, one.ranks), []).append(one)
+        rows = [(*key, len(group), sum(t.bytes for t in group), _sent(group)) for key, group in groups.items()]
+        return sorted(rows, key=lambda row: -row[-1])
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data, bytes throughout."""
+        found: dict[str, Any] = {"mesh": dict(self.axes), "ranks": self.ranks, "fits": self.fits}
+        if self.reason:
+            found["reason"] = self.reason
+        if (one := self.measured) is not None:
+            found |= {
+                "rank": one.rank,
+                "micro_batch": one.records,
+                "micro_shards_a_rank": one.passes,
+                "peak": one.peak,
+                "at_peak": dict(one.at_peak),
+                "held": dict(one.held),
+                "communicated": totals(self.traffic),
+                "collectives": [
+                    dict(zip(("collective", "axis", "ranks", "calls", "bytes", "sent"), row, strict=True))
+                    for row in self.moved()
+                ],
+                "sent": round(self.sent),
+            }
+        more = {"largest_micro_batch": self.largest, "communication_seconds": self.seconds}
+        return found | {k: v for k, v in more.items() if v is not None} | ({"remarks": self.remarks} if self.remarks else {})
+
+
+def _sent(traffic: Iterable[Traffic]) -> float:
+    return sum(one.sent for one in traffic)
+
+
+def plan(
+    spec: Spec,
+    example: Mapping[str, Any],
+    records: int,
+    offers: Mapping[str, Any],
+    *,
+    meshes: Sequence[str] = (),
+    ranks: int | None = None,
+    per_node: int = PER_NODE,
+    memory: int | None = None,
+    reserve: float = 0.1,
+    bandwidth: int | None = None,
+    progress: Progress = lambda _: None,
+) -> list[Outlook]:
+    """The outlook of meshes, best first: those that are stated, else all sensible ones of `ranks`, else the spec's own.
+
+    meshes: such as `replicate=8,shard=8`; memory, bandwidth: in bytes, and bytes a second. Raises SpecError, PlanError.
+    """
+    if ranks is not None and ranks < 1:
+        raise SpecError(f"--ranks: {ranks} is not a number of ranks of at least 1")
+    if meshes:
+        asked = [parse_mesh(text, ranks) for text in meshes]
+    elif ranks is not None:
+        asked = candidates(ranks, per_node)
+    else:
+        asked = [fitted({k: v for k, v in meshed(spec, {}).args.items() if k in AXES}, None)]
+    limits = Limits(memory, reserve, bandwidth)
+    return Planner(spec, example, records, offers, limits).rank(asked, progress)
+
+
+class Planner:
+    """Rehearses a spec on meshes.
+
+    example: a batch of the reader, of which shapes and types are taken; records: of a global batch; offers: what the engine
+    offers to parts (`total_steps`, `steps_per_epoch`, `seed`).
+    """
+
+    def __init__(
+        self, spec: Spec, example: Mapping[str, Any], records: int, offers: Mapping[str, Any], limits: Limits | None = None
+    ) -> None:
+        self.spec, self.example, self.records, self.offers = spec, example, records, offers
+        self.limits = limits or Limits()
+        self.whole: Measured | None = None
+
+    def rank(self, meshes: Sequence[Mapping[str, int]], progress: Progress = lambda _: None) -> list[Outlook]:
+        """The outlook of each mesh: those that fit first, the least communication before more, then the most memory left.
+
+        What would stop every mesh (a model that cannot run without data) is raised.
+        """
+        if len(meshes) > 1:
+            progress("one rank, to know what all meshes share")
+            self.whole = self._alone()
+        found = []
+        for axes in meshes:
+            progress(say_axes(axes))
+            found.append(self.outlook(axes))
+        return sorted(
+            found, key=lambda one: (not one.fits, one.measured is None, one.sent, one.measured.peak if one.measured else 0)
+        )
+
+    def outlook(self, axes: Mapping[str, int]) -> Outlook:
+        """What one mesh would do, or why it cannot be. Raises PlanError."""
+        if reason := self._hopeless(axes):
+            return Outlook(axes, reason=reason)
+        try:
+            return self._rehearsed(axes)
+        except (PlanError, DataError):
+            raise
+        except MapstoError as error:
+            return Outlook(axes, reason=" ".join(str(error).split()))
+        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+            said = " ".join(str(error).split())
+            return Outlook(axes, reason=f"torch refuses: {type(error).__name__}: {said[:300]}")
+        finally:
+            gc.collect()  # programs hold themselves in cycles
+
+    def records_of(self, axes: Mapping[str, int]) -> int:
+        """Records of the largest micro-shard."""
+        return max(-(-self.records // self._micro_shards(axes)), 1)
+
+    def _micro_shards(self, axes: Mapping[str, int]) -> int:
+        return self.spec.micro_shards or axes["replicate"] * axes["shard"]
+
+    def _alone(self) -> Measured | None:
+        one = dict.fromkeys(AXES, 1)
+        try:
+            with rehearsing(self.spec, one, 0, self.example, self.offers) as rehearsal:
+                return rehearsal.step(1)
+        finally:
+            gc.collect()
+
+    def _hopeless(self, axes: Mapping[str, int]) -> str:
+        """Why a mesh need not be rehearsed."""
+        data = axes["replicate"] * axes["shard"]
+        if data > self.records:
+            return (
+                f"a global batch of {self.records} records leaves {data - self.records} of {data} data ranks without one: "
+                f"data.train.batch_size={data} or more"
+            )
+        usable = self.limits.usable
+        if self.whole is None or usable is None:
+            return ""
+        least = sum(self.whole.held[k] for k in ("parameters", "gradients", "optimizer"))
+        least //= axes["shard"] * axes["tensor"] * axes["pipeline"]
+        if least <= usable:
+            return ""
+        return f"parameters, gradients and optimizer alone are {say_size(least)} a rank: {say_size(least - usable)} too many"
+
+    def _rehearsed(self, axes: Mapping[str, int]) -> Outlook:
+        """A step on the first rank of every stage; rank 0 of an axis holds the largest part, where parts are uneven."""
+        records, usable = self.records_of(axes), self.limits.usable
+        stages, most = [], None
+        each = axes["replicate"] * axes["shard"] * axes["tensor"]
+        for stage in range(axes["pipeline"]):
+            with rehearsing(self.spec, axes, stage * each, self.example, self.offers) as rehearsal:
+                stages.append(rehearsal.step(records))
+                if usable is not None:
+                    found = largest(_peaks(rehearsal), usable, {records: stages[-1].peak})
+                    most = found if most is None else min(most, found)
+        worst = max(stages, key=lambda stage: stage.peak)
+        reason = ""
+        if usable is not None and worst.peak > usable:
+            reason = f"needs {say_size(worst.peak)} a rank: {say_size(worst.peak - usable)} too many"
+            reason += f"; micro-batches of {most} of {records} would fit" if most else ""
+        return Outlook(axes, worst, reason, most, self.limits.bandwidth, (), tuple(stages))
+
+
+def _peaks(rehearsal: Rehearsal) -> Callable[[int], int]:
+    return lambda records: rehearsal.step(records).peak
