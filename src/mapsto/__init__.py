@@ -46,6 +46,7 @@ schedule = decorator("schedule")
 observer = decorator("observer")
 surgery = decorator("surgery")
 export = decorator("export")
+mesh = decorator("mesh")
 
 _LAZY = {"Run": "mapsto.engine.run", "build_program": "mapsto.torch"}
 
@@ -74,6 +75,7 @@ __all__ = [
     "layer",
     "load_spec",
     "loss",
+    "mesh",
     "middleware",
     "model",
     "observer",

@@ -128,20 +128,12 @@ class Exporting:
             for name, value in event.run.weights().items():
                 net.register_buffer(name.replace(".", "_"), torch.as_tensor(value))
             print("exported", self.export(net))
-
-@mapsto.middleware
-class Meshed:
-    def __init__(self, mesh):
-        self.mesh = mesh
-    def step(self, inner):
-        assert type(self.mesh).__name__ == "OwnMesh"
-        return inner
 """
 
 YAML = """
 imports: [uses.py]
 model: {use: net_of, layer: {use: own_layer, features: 4}, surgery: {use: own_surgery, slope: 0.3}}
-middleware: [{use: meshed, mesh: {use: own_mesh, shards: 3}}]
+mesh: {use: own_mesh, shards: 3}
 observers: [{use: exporting, export: {use: own_export, path: out.npz}}]
 data: {train: {source: {use: own_source, records: 8}, batch_size: 4}}
 device: cpu

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .compose import MAPPINGS, Placed, arrange, declared
+from .compose import MAPPINGS, Declared, Placed, arrange, declared
 from .parts import resolve
 from .registry import registry
 from .values import Part, as_part
@@ -15,6 +16,18 @@ DEFAULTS = {"step": "update after grad", "grad": "backward of loss", "update": "
 
 MESH = "mesh"
 """The name of a mesh among the middlewares of a program."""
+
+
+OUTSIDE = ("nonfinite", "mixed_precision", "sam")
+"""Middlewares that look at the gradient of the whole batch: they stand outside of a mesh."""
+
+
+def mesh_declared(mesh: Any) -> Declared:
+    """What a mesh declares; where it says nothing, it stands outside of accumulation, inside of what sees the whole batch."""
+    own = declared(mesh)
+    if own.before or own.after:
+        return own
+    return replace(own, provides=(*own.provides, MESH), before=("accumulate",), after=OUTSIDE)
 
 
 def distinct(names: Iterable[str]) -> list[str]:
@@ -40,7 +53,7 @@ def plan(middleware: Sequence[Any], mesh: Any = None) -> list[Placed]:
     names = [value.name if isinstance(value, Part) else registry.label(type(value)) for value in parts]
     found = [(name, declared(target)) for name, target in zip(distinct(names), targets, strict=True)]
     if mesh is not None:
-        own = declared(resolve(mesh, "mesh", "mesh")[0] if isinstance(mesh, Part) else mesh)
+        own = mesh_declared(resolve(mesh, "mesh", "mesh")[0] if isinstance(mesh, Part) else mesh)
         found += [(MESH, own)] if own.wraps else []
     return arrange(found)
 

@@ -12,7 +12,7 @@ from torch import nn
 from ..core.compose import MAPPINGS, Declared, Placed, arrange, declared
 from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
-from ..core.plan import MESH, distinct
+from ..core.plan import MESH, distinct, mesh_declared
 from ..core.random import derive
 from ..core.registry import registry
 from .mappings import label
@@ -86,7 +86,7 @@ def build_program(
         ranks.join(where, micro_shards, strict)
     torch.manual_seed(derive(seed, "middleware"))  # one may make a module of its own, such as a teacher
     made_middleware = _make_middleware(middleware, offers)
-    placed = _arranged(made_middleware if ranks is None else [*made_middleware, (MESH, ranks, declared(ranks))])
+    placed = _arranged(made_middleware if ranks is None else [*made_middleware, (MESH, ranks, mesh_declared(ranks))])
     if ranks is not None and hasattr(ranks, "accept"):
         ranks.accept([p for p, _ in placed])
     torch.manual_seed(derive(seed, "model"))
@@ -94,14 +94,14 @@ def build_program(
     if not isinstance(net, nn.Module):
         raise SpecError(f"model: an nn.Module is wanted, and {label(model)} gave a {type(net).__name__}")
     net.to(where)
-    builder = Builder(net, seed, where)
+    builder = Builder(net, seed, where, strict=strict)
     for _, made in placed:
         if made is not ranks and hasattr(made, "setup"):
             made.setup(builder)
     if ranks is not None:  # the last: what is placed is the model as it will be
         ranks.setup(builder)
     state = State(builder.model, seed, where)
-    _optimize(state, builder, optimizer, schedule, offers)
+    _optimize(state, builder, optimizer, schedule, {**offers, **getattr(ranks, "offers", {})}, getattr(ranks, "try_rule", None))
     made_task = build(as_part(task), "task", path="task", offers=offers)
     return Program(state, made_task, placed)
 
@@ -122,13 +122,18 @@ def _arranged(made: list[tuple[str, Any, Declared]]) -> list[tuple[Placed, Any]]
     return [(p, made[p.index][1]) for p in arrange([(name, own) for name, _, own in made])]
 
 
-def _optimize(state: State, builder: Builder, optimizer: Any, schedule: Any, offers: Mapping[str, Any]) -> None:
+def _optimize(
+    state: State, builder: Builder, optimizer: Any, schedule: Any, offers: Mapping[str, Any], try_rule: Any = None
+) -> None:
     groups = builder.parameter_groups()
     state.names = [name for group in groups for name in group["names"]]
     state.parameters = [parameter for group in groups for parameter in group["params"]]
     plain = len(groups) == 1 and set(groups[0]) == {"params", "names"}
     given = state.parameters if plain else [{k: v for k, v in g.items() if k != "names"} for g in groups]
-    made: Any = build(as_part(optimizer), "optimizer", given, path="optimizer", offers=offers)
+    make = functools.partial(build, as_part(optimizer), "optimizer", path="optimizer", offers=offers)
+    if try_rule is not None:
+        try_rule(make)
+    made: Any = make(given)
     if not isinstance(made, torch.optim.Optimizer):
         gave = type(made).__name__
         raise SpecError(f"optimizer: {label(optimizer)} gave a {gave}, and a torch.optim.Optimizer is wanted")

@@ -2,54 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from mapsto.data.stream import StandIn
+from mapsto.torch.mesh.one import OneProcess
 
-class MyName:
+
+class MyName(OneProcess):
     """Split each global batch into `shards` micro-shards that are computed in turn on the one device there is.
 
     The weights become those of the whole batch at once, whatever the number: gradients are summed and divided once.
     """
 
-    # The arguments are the options that a spec states; the call is the mapping itself.
+    # The arguments are the options that a spec states: `mesh: {use: my_name, shards: 4}`.
     def __init__(self, shards: int = 2) -> None:
+        super().__init__()
         if shards < 1:
             raise ValueError(f"shards: {shards} is less than one")
         self.shards = shards
 
-    def __call__(self, program: Any) -> Sharded:
-        return Sharded(program, self.shards)
+    def join(self, device: torch.device, micro_shards: int | None, strict: bool = False) -> None:  # noqa: ARG002
+        """Called first: take this process's place among the ranks, and say which micro-shards are its own."""
+        self.micro_shards = micro_shards or self.shards
+        self.own = tuple(range(self.micro_shards))
 
+    @property
+    def takes(self) -> dict[str, Any]:
+        """What a reader's stream is asked for: a list of these micro-shards at each position."""
+        return {"shard": self.own, "shards": self.micro_shards}
 
-class Sharded:
-    """The program with another `step`; everything else is the inner program's."""
+    def setup(self, builder: Any) -> None:
+        """Place `builder.model`, in place; there is no optimizer yet. One device has nothing to do."""
 
-    def __init__(self, inner: Any, shards: int) -> None:
-        self.inner, self.shards = inner, shards
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+    def begin(self, state: Any) -> None:
+        """What middlewares ask of the ranks, they ask `state.mesh`."""
+        state.mesh = self
 
     # Over many devices each rank would take its own micro-shards, and two all-reduces would stand where sums are taken.
-    def step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """One step: the gradient of the summed loss of each micro-shard, divided once by the summed weight."""
-        state = self.inner.state
-        state.clear()
-        count = len(next(iter(batch.values())))
-        total: Any = 0.0
-        weight: Any = 0.0
-        with state.sums():
-            for shard in range(self.shards):
-                cut = slice(count * shard // self.shards, count * (shard + 1) // self.shards)
-                if cut.stop > cut.start:
-                    state.shard = shard
-                    value, counted = self.inner.grad(state, {name: field[cut] for name, field in batch.items()})["loss"]
-                    total, weight = total + value, weight + counted
-        state.shard = 0
-        torch._foreach_div_(state.gradients(), weight)
-        metrics: dict[str, Any] = self.inner.update(state, {"loss": (total, weight)})
-        state.step += 1
-        return metrics
+    def grad(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        """The gradient of the summed loss of each micro-shard, divided once by the summed weight."""
+
+        def over_shards(state: Any, batches: list[Any]) -> dict[str, Any]:
+            total: Any = 0.0
+            weight: Any = 0.0
+            with state.sums():
+                for state.shard, batch in zip(self.own, batches, strict=True):  # noqa: B020
+                    if not isinstance(batch, StandIn):  # a real batch in the place of a shard without records
+                        value, counted = inner(state, batch)["loss"]
+                        total, weight = total + value, weight + counted
+            state.shard = 0
+            if not state.summing:
+                torch._foreach_div_(state.gradients(), weight)
+            return {"loss": (total, weight)}
+
+        return over_shards

@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...core.compose import Declared, Placed
 from ...core.errors import ComposeError, SpecError
-from ...core.plan import MESH
+from ...core.plan import MESH, OUTSIDE
 from ...core.registry import decorator
 from ...data.stream import StandIn
 from ..mappings import Batch, Grad, Metrics, Step
@@ -35,10 +35,6 @@ from .staging import Staging
 from .summed import Summed
 from .sums import reduced
 from .tensor import Divided
-
-OUTSIDE = ("nonfinite", "mixed_precision", "sam")
-"""Middlewares that look at the gradient of the whole batch: they stand outside of the mesh."""
-
 
 @decorator("mesh")("ranks")
 class Ranks(OneProcess):
@@ -280,7 +276,7 @@ class Ranks(OneProcess):
                         window.append(inner(state, batch))
         finally:
             state.shard, self.absent = 0, False
-        if self.placed is not None:
+        if isinstance(self.placed, Replicated):
             self.placed.count()
         return window
 
