@@ -20,7 +20,7 @@ from ..launch.processes import ForkServer
 from ..launch.record import rank_of
 from ..launch.request import Address, MeshSize, Request, Span, check_devices, check_mesh, mesh_size
 from ..launch.supervisor import Supervisor, newest_checkpoint
-from ..launch.team import Membership
+from ..launch.team import Membership, Workers
 from .console import fail, note
 
 PRELOAD = ("mapsto.torch.wing", "mapsto.engine.run", "mapsto.cli.train", "mapsto.torch.mesh.ranks", "torch.distributed.fsdp")
@@ -120,7 +120,7 @@ def describe(resume: str | None, words: list[str], checkpoint: str | None, debug
 
 
 def _devices(device: str) -> tuple[str, int]:
-    """The accelerator that a spec's device means and how many of it this machine has; 0 on the CPU."""
+    """The kind of device that a spec says, and how many accelerators of it this machine has; 0 on the CPU."""
     kind = device.partition(":")[0]
     if kind in ("auto", "cuda"):
         import torch  # in a fork of the server, which has it
@@ -128,6 +128,17 @@ def _devices(device: str) -> tuple[str, int]:
         if torch.cuda.is_available():
             return "cuda", torch.cuda.device_count()
     return kind, 0
+
+
+def wanted(options: argparse.Namespace, spec: Spec) -> Request | None:
+    """The ranks that a spec asks for by itself: those of a mesh of a fixed number, where no launcher is there."""
+    mesh = spec.mesh
+    if is_rank() or not isinstance(mesh, Part) or "servers" in mesh.args:
+        return None
+    size = mesh_size(mesh.args)
+    if size is None or size.open or size.ranks == 1:
+        return None
+    return Request(Span(size.ranks, size.ranks), restarts=options.restarts, check_collectives=options.check_collectives)
 
 
 # -- launching ---------------------------------------------------------------------------------------------------------
@@ -141,15 +152,21 @@ def launch(options: argparse.Namespace, request: Request) -> int:
         if about is None:
             return 1
         check_mesh(request, MeshSize(**about["mesh"]) if about["mesh"] else None)
-        check_devices(request, about["device"], about["devices"])
+        if options.ray is None:
+            check_devices(request, about["device"], about["devices"])
         folder = _folder(options, about["name"])
         asked: list[int] = []
         membership: Membership = Alone()
-        if request.nodes.high > 1:
+        workers: Workers = LocalWorkers(server, "mapsto.cli.entry:main")
+        if options.ray is not None:
+            from ..launch.cluster import Cluster
+
+            membership = workers = Cluster(options.ray, request, about["device"], detail)
+        elif request.nodes.high > 1:
             membership = Meeting(server, request, folder, note, lambda: not asked)
         supervisor = Supervisor(
             request=request,
-            workers=LocalWorkers(server, "mapsto.cli.entry:main"),
+            workers=workers,
             membership=membership,
             words=_Words(options),
             folder=folder,

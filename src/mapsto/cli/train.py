@@ -76,6 +76,9 @@ def _train(options: argparse.Namespace) -> int:
     at: dict[str, Run] = {}
     with recorded(lambda: at["run"].folder.path, lambda: at["run"].program.position if "program" in vars(at["run"]) else None):
         at["run"], resumes = _made(options)
+        request = launching.wanted(options, at["run"].spec)
+        if request is not None:
+            return launching.launch(options, request)
         result = _fitted(at["run"], resumes, options.quiet)
     return _end(result, options.quiet)
 

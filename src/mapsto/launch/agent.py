@@ -17,13 +17,14 @@ from typing import Any
 
 from .network import free_port
 
-ALIVE, MISSES = 3, 4
-"""Seconds between two signs of life of a node, and how many may be missed: after 12 s it is dead."""
-LAST_CALL = 5.0
+ALIVE, MISSES = 2, 4
+"""Seconds between two signs of life of a node, and how many may be missed: after 8 s it is dead. It goes by the nodes' clocks,
+which must agree to within that."""
+LAST_CALL = 3.0
 """Seconds that more nodes may still come in once the least number is there."""
 EXCHANGE = 30.0
 """Seconds for what nodes tell each other once all are there, and for any single question to the store."""
-TELL = 10.0
+TELL = 8.0
 """Seconds in which the other nodes tell of a failure: the time that their own ranks are given, and somewhat more."""
 NEWS = 0.5
 """Seconds between two looks at the others."""
@@ -94,7 +95,7 @@ class _Agent:
         self.nodes: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}
 
-    def join(self, ranks: int, folder: str) -> dict[str, Any]:
+    def join(self, ranks: int, folder: str, attempt: int) -> dict[str, Any]:
         """Take part in the next round with so many ranks; the team, and the run folder that all write into."""
         self.round = None
         info = self.handler.next_rendezvous()
@@ -102,6 +103,7 @@ class _Agent:
         mine = {
             "node_rank": self.settings["node_rank"],
             "ranks": ranks,
+            "attempt": attempt,
             "address": self.settings["address"],
             "host": socket.gethostname(),
             "port": free_port(),

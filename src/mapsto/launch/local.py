@@ -28,8 +28,8 @@ PATIENCE = 2.0
 class Alone:
     """The membership of one machine: whoever is there takes part."""
 
-    def join(self, slots: tuple[int, ...]) -> Team:
-        return alone(slots, free_port("127.0.0.1"))
+    def join(self, slots: tuple[int, ...], attempt: int) -> Team:
+        return alone(slots, free_port("127.0.0.1"), attempt)
 
     def news(self) -> News:
         return News()
@@ -62,7 +62,7 @@ class LocalWorkers:
         self._pipes: dict[int, tuple[int, int]] = {}
         self._host = socket.gethostname()
 
-    def start(self, team: Team, words: list[str], attempt: int, logs: Logs) -> None:
+    def start(self, team: Team, words: list[str], logs: Logs) -> None:
         """Start the team's ranks of this node. Raises LaunchError."""
         self.server.revive()
         self._close()
@@ -75,10 +75,10 @@ class LocalWorkers:
                 **self._device(team),
                 LOGS: str(self.logs.path.resolve()),
                 LOG: str(self.logs.log(rank).resolve()),
-                ATTEMPT: str(attempt),
-                "TORCHELASTIC_RESTART_COUNT": str(attempt - 1),
+                ATTEMPT: str(team.attempt),
+                "TORCHELASTIC_RESTART_COUNT": str(team.attempt - 1),
             }
-            log = self.logs.open(rank, attempt)
+            log = self.logs.open(rank, team.attempt)
             theirs = [log, log] if rank else [self._tee(1, log), self._tee(2, log)]
             try:
                 self._ranks[rank] = _Rank(self.server.fork(self.call, [words], environment=own, pass_=theirs), log)

@@ -52,13 +52,13 @@ class Meeting:
         self._place = 0
 
     # -- meeting -----------------------------------------------------------------------------------------------------
-    def join(self, slots: tuple[int, ...]) -> Team:
+    def join(self, slots: tuple[int, ...], attempt: int) -> Team:
         """The team of the next attempt. Raises LaunchError where too few nodes come within the stated wait."""
         until, told, why = time.monotonic() + self.request.wait, False, "nothing answers there"
         while (left := until - time.monotonic()) > 0 and self.going():
             try:
                 self._open(left)
-                found = self._ask(left + PATIENCE, do="join", ranks=len(slots), folder=str(self.folder))
+                found = self._ask(left + PATIENCE, do="join", ranks=len(slots), folder=str(self.folder), attempt=attempt)
                 return self._team(found, slots)
             except _Lost as lost:
                 self._drop()
@@ -106,6 +106,7 @@ class Meeting:
             port=leader["port"],
             slots=slots,
             own=self.own,
+            attempt=max(node["attempt"] for node in self._nodes),
         )
 
     # -- while ranks run ---------------------------------------------------------------------------------------------

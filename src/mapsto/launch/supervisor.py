@@ -67,7 +67,7 @@ class Supervisor:
             while True:
                 self.attempt += 1
                 try:
-                    team = self.membership.join(self.slots.now())
+                    team = self.membership.join(self.slots.now(), self.attempt)
                 except LaunchError:
                     if not self.asked:
                         raise
@@ -81,10 +81,10 @@ class Supervisor:
                     return code
 
     def _begin(self, team: Team) -> None:
-        self._regroup = False
+        self._regroup, self.attempt = False, team.attempt
         self.folder = getattr(self.membership, "folder", self.folder)  # that all nodes agreed on
         self.logs = Logs(self.folder)
-        self.workers.start(team, self.words(self.folder, self.attempt), self.attempt, self.logs)
+        self.workers.start(team, self.words(self.folder, self.attempt), self.logs)
         self.logs.note("started", attempt=self.attempt, ranks=list(team.ranks), world=team.world, nodes=team.nodes)
         if self.attempt > 1 or team.nodes > 1:
             where = f" of {team.world} on {team.nodes} nodes" if team.nodes > 1 else ""

@@ -13,7 +13,8 @@ from .logs import Logs
 @dataclass(frozen=True)
 class Team:
     """first, local: this node's ranks are first .. first + local - 1 of `world`; address, port: where rank 0 waits for the
-    others; slots: the devices of this node that take part, one a rank; own: this node's address."""
+    others; slots: the devices of this node that take part, one a rank; own: this node's address; attempt: how
+    often ranks were started, on whichever node: a node that joins later goes on with the others."""
 
     node: int
     nodes: int
@@ -24,6 +25,7 @@ class Team:
     port: int
     slots: tuple[int, ...]
     own: str = "127.0.0.1"
+    attempt: int = 1
 
     @property
     def ranks(self) -> range:
@@ -56,8 +58,11 @@ class News:
 class Membership(Protocol):
     """Who takes part: agrees on the team of each attempt with the other nodes."""
 
-    def join(self, slots: tuple[int, ...]) -> Team:
-        """The team of the next attempt, this node bringing a rank a slot. Raises LaunchError after the stated wait."""
+    def join(self, slots: tuple[int, ...], attempt: int) -> Team:
+        """The team of the next attempt; this node brings a rank a slot, and would call it its attempt of that number.
+
+        Raises LaunchError after the stated wait.
+        """
         ...
 
     def news(self) -> News:
@@ -76,7 +81,7 @@ class Membership(Protocol):
 class Workers(Protocol):
     """The ranks of this launcher, wherever they run."""
 
-    def start(self, team: Team, words: list[str], attempt: int, logs: Logs) -> None:
+    def start(self, team: Team, words: list[str], logs: Logs) -> None:
         """Start them."""
         ...
 
@@ -105,6 +110,6 @@ class Workers(Protocol):
         ...
 
 
-def alone(slots: tuple[int, ...], port: int) -> Team:
+def alone(slots: tuple[int, ...], port: int, attempt: int) -> Team:
     """The team of one node."""
-    return Team(0, 1, 0, len(slots), len(slots), "127.0.0.1", port, slots)
+    return Team(0, 1, 0, len(slots), len(slots), "127.0.0.1", port, slots, attempt=attempt)
