@@ -17,7 +17,8 @@ class OneProcess:
     lockstep: whether all ranks must make the same number of passes, so that none may leave an empty one out;
     absent: whether the micro-shard being computed is a stand-in, which weighs nothing; asks: whether this rank wishes all
     of them to stop; replicas: the group of ranks that hold the same of other copies of the model, where these are apart and
-    a middleware brings them together.
+    a middleware brings them together; collect: None, or what takes (state, batch, loss) in the place of a pass, which comes
+    later with others.
     """
 
     rank, world = 0, 1
@@ -27,6 +28,7 @@ class OneProcess:
     absent = False
     asks = False
     replicas: Any = None
+    collect: Any = None
 
     def __init__(self) -> None:
         self._pending = 0
@@ -62,10 +64,23 @@ class OneProcess:
         """The full value of a tensor of which ranks may hold parts."""
         return tensor
 
+    def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Values by parameter name, of which ranks may hold different ones, on every rank."""
+        return values
+
+    def summary(self) -> dict[str, Any]:
+        """What a program says of the whole model where its rank holds a part of it, and how it is cut."""
+        return {}
+
     def sums(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """(sum, weight) pairs, one mapping for each micro-shard, summed over these and the ranks with different records."""
         (only,) = parts
         return dict(only)
+
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value (it is pickled) by rank, on every rank; all ranks must ask."""
+        return [value]
 
 
 def whole(tensor: Tensor) -> Tensor:

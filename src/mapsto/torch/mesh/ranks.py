@@ -30,11 +30,12 @@ from .pipeline import Pipeline
 from .replicate import Replicated
 from .sent import sent
 from .shard import Sharded
-from .strict import Strict, refuse
 from .staging import Staging
+from .strict import Strict, refuse
 from .summed import Summed
 from .sums import reduced
 from .tensor import Divided
+
 
 @decorator("mesh")("ranks")
 class Ranks(OneProcess):
@@ -47,8 +48,10 @@ class Ranks(OneProcess):
     blocks: patterns of modules that are sharded each for itself (default: items of module lists and sequences);
     precision: `bf16` or `fp16` for the sharded parameters in forward and backward; offload: keep shards on the CPU;
     tensor_plan: how `tensor` cuts modules, by patterns of their names: `colwise`, `colwise_gather`, `rowwise` or `replicate`
-    (default: what layers declare, else what their names say); bucket_mb: size of DDP's buckets;
-    timeout: seconds that a rank waits for the others. Raises SpecError.
+    (default: what layers declare, else what their names say); microbatches: of a data rank in a step, for `pipeline` (default:
+    one a stage; micro_shards says the same); schedule: `1f1b`, `gpipe`, or `interleaved` with several `stages` a rank (default
+    2); split: modules at which stages after the first begin (default: stages that cost about the same);
+    bucket_mb: size of DDP's buckets; timeout: seconds that a rank waits for the others. Raises SpecError.
     """
 
     __mapsto__ = Declared(wraps=("grad", "step"), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
@@ -323,6 +326,10 @@ class Ranks(OneProcess):
         metrics, asked = reduced(window, self.replicas, self.device(self.state), asks=self._wish)
         self._asked = [asked]
         return metrics
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value (it is pickled) by rank, on every rank; all ranks must ask."""
+        return group.Group().gather(value) if self.world > 1 else [value]
 
     @staticmethod
     def device(state: State) -> torch.device:

@@ -39,7 +39,7 @@ class EMA:
         self.updates = 0
 
     def begin(self, state: State) -> None:
-        self.model = state.model
+        self.model, self.state = state.model, state
         live: dict[str, Tensor] = dict(zip(state.names, state.parameters, strict=True))
         if self.buffers == "average":
             live |= {n: b for n, b in state.model.named_buffers() if b.is_floating_point()}
@@ -86,7 +86,7 @@ class EMA:
         for name, tensor in self.model.state_dict(keep_vars=True).items():  # a tied weight stands there under each name
             if id(tensor) in averages:
                 found[name] = whole(averages[id(tensor)]).cpu().numpy().copy()
-        return found
+        return self.state.mesh.gathered(found)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "averages": dict(self.averages)}
