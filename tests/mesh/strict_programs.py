@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mapsto import Run, Spec
 from mapsto.core.parts import Part, use
 from mapsto.data.reader import Batches
 from mapsto.torch import build_program
@@ -79,11 +82,24 @@ CLIP, EMA = use("clip_norm", max_norm=0.5), use("ema", decay=0.9)
 USUAL = {"middleware": [CLIP, EMA, use("accumulate", steps=2)], "optimizer": use("adamw", lr=1e-2)}
 
 
+class Langevin(torch.optim.SGD):
+    """Gradient descent with noise from the framework's generator (Welling & Teh 2011)."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, lr=0.01)
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.add_(torch.randn(parameter.shape), alpha=1e-3)
+
+
 def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     """The program of a case and its reader: 11 texts a batch, which 8 micro-shards cut unevenly, and 7 at an epoch's end."""
-    wide = case.get("model") == "wide"
+    model = Wide if case.get("model") == "wide" else case.get("model", Transformer)
+    wide = model is not Transformer
     program = build_program(
-        use(Wide) if wide else use(Transformer, **case.get("options", {})),
+        use(model, **case.get("options", {})),
         "classification" if wide else "language_model",
         case.get("optimizer", USUAL["optimizer"]),
         case.get("schedule"),
@@ -135,3 +151,39 @@ def hashes(case: dict[str, Any]) -> dict[str, Any]:
 
 def all_hashes(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {name: hashes(case) for name, case in cases.items()}
+
+
+def run_spec(mesh: Any) -> Spec:
+    """A run of 3 steps an epoch with all that keeps state, evaluated and saved at each step."""
+    return Spec(
+        model=use(Transformer),
+        task="language_model",
+        data={
+            "train": {"source": texts(), "batch_size": 11, "shuffle": True},
+            "valid": {"source": {k: v[:10] for k, v in texts().items()}, "batch_size": 4},
+        },
+        middleware=[CLIP, EMA],
+        optimizer=USUAL["optimizer"],
+        schedule=use("plateau", patience=0, factor=0.5),
+        mesh=mesh,
+        micro_shards=8,
+        strict=True,
+        steps=6,
+        log_every=2,
+        evaluate_every=1,
+        checkpoint={"every": 1, "keep": None, "metric": "valid/loss"},
+        device="cpu",
+    )
+
+
+def train(folder: str, mesh: list[Any], steps: int) -> dict[str, Any]:
+    """The run up to a step, begun or gone on with; a fingerprint of all that it then holds."""
+    run = Run(dataclasses.replace(run_spec(mesh[0] if mesh else None), steps=steps), folder)
+    result = run.fit(resume=bool((Path(folder) / "checkpoints").exists()))
+    tree = run.program.state_tree()
+    return {
+        "state": fingerprint({k: v for k, v in tree.items() if k != "step"}),
+        "steps": result.steps,
+        "metrics": {k: v.hex() for k, v in result.metrics.items() if not k.startswith(("time/", "throughput/", "memory/"))},
+        "rate": run.program.rates(),
+    }

@@ -26,12 +26,18 @@ def nothing(dtype: torch.dtype) -> float | complex:
 
 def plus(left: Tensor, right: Tensor) -> Tensor:
     """In place on the left one."""
-    return left.add_(right)
+    real(left).add_(real(right))
+    return left
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs: their own addition multiplies by one, in which zeros lose their sign."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def plus_parts(left: Parts, right: Parts) -> Parts:
     """In place on the left one; what is missing on one side is the other's."""
-    pairs = [(a, b) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
+    pairs = [(real(a), real(b)) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
     if pairs:
         torch._foreach_add_([a for a, _ in pairs], [b for _, b in pairs])
     return [a if a is not None else b for a, b in zip(left, right, strict=True)]

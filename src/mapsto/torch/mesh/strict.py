@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from ...data.stream import StandIn
 from ..mappings import Batch, Grad, Metrics
 from ..state import State
 from .buffers import Buffers
+from .elementwise import offers, refuse_rule
 from .exchange import Buckets, Exchange, Parts, plus_parts
 from .group import all_gather
 from .rows import norm
@@ -40,7 +41,8 @@ class Strict:
     def __init__(
         self, device: torch.device, micro_shards: int, mesh: DeviceMesh | None, data: dist.ProcessGroup | None
     ) -> None:
-        self.micro_shards, self.data = micro_shards, data
+        self.device, self.micro_shards, self.data = device, micro_shards, data
+        self.offers = offers(device)
         self.shard_mesh = mesh["shard"] if mesh is not None and mesh["shard"].size() > 1 else None
         replicas, shards = (mesh[axis].size() if mesh is not None else 1 for axis in ("replicate", "shard"))
         self.owned = owned(micro_shards, replicas, shards)
@@ -65,6 +67,11 @@ class Strict:
         if self.shard_mesh is not None:
             self.sharded = StrictSharded(model, self.shard_mesh, options, self.micro_shards, self.exchange)
         return self.sharded
+
+    def try_rule(self, make: Callable[[list[nn.Parameter]], Any]) -> None:
+        """Raises SpecError where an optimizer is to step parts of parameters and gives them bits of their own."""
+        if self.shard_mesh is not None:
+            refuse_rule(make, self.device)
 
     def begin(self, state: State, bucket_mb: float) -> None:
         self.buffers = Buffers(state.model)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from ...core.compose import middleware
-from ...core.errors import SpecError, nearest
+from ...core.errors import ComposeError, SpecError, nearest
 from ..state import Builder
 from .matching import matching_modules
 
+EXACT = ("eager", "aot_eager")
+"""Backends that run the framework's own kernels."""
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -21,7 +23,8 @@ class Compile:
 
     backend, mode, dynamic, fullgraph, options: those of `torch.compile`; modules: patterns of module names to compile
     each for itself (repeated blocks compile once), None for the whole model; enabled false does nothing.
-    Compiled arithmetic may differ from eager in the last bits. Raises SpecError.
+    Compiled arithmetic may differ from eager in the last bits: strict mode takes `eager` and `aot_eager` only.
+    Raises SpecError, ComposeError.
     """
 
     def __init__(
@@ -48,6 +51,11 @@ class Compile:
     def setup(self, builder: Builder) -> None:
         if not self.enabled:
             return
+        if builder.strict and self.arguments["backend"] not in EXACT:
+            raise ComposeError(
+                f"compile: what {self.arguments['backend']!r} makes depends on the shapes that a rank has met so far, so strict "
+                f"mode cannot hold its bits; enabled: false, or one of the backends {', '.join(EXACT)}"
+            )
         if self.modules is None:
             builder.model.compile(**self.arguments)
         else:
