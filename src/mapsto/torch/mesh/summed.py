@@ -1,0 +1,72 @@
+"""Gradients of whole copies summed over ranks when all passes of a step are done: for stages, which DDP cannot watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ...core.errors import SpecError
+from .one import local
+from .sent import sent
+
+
+class Summed:
+    """Sums over the ranks of a group, in buckets of `bucket_mb`; `factor` is 1, as what is left is the sum.
+
+    unused: parameters may have no gradient on some ranks, or on all, where they keep none (costs one reading of the device).
+    """
+
+    factor = 1.0
+
+    def __init__(self, model: nn.Module, group: dist.ProcessGroup, *, unused: bool, bucket_mb: float) -> None:
+        self.group, self.unused, self.bytes = group, unused, int(bucket_mb * 2**20)
+        self.named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+
+    def synchronise(self, wanted: bool) -> None:
+        """Nothing: gradients are reduced after the passes, by `reduce`."""
+
+    def count(self) -> None:
+        """Nothing: what is sent is counted where it is sent."""
+
+    def reduce(self) -> None:
+        """Replace every gradient by its sum over the ranks. Raises SpecError where one is missing and none may be."""
+        present = [p.grad is not None for _, p in self.named]
+        if not all(present):
+            if not self.unused:
+                missing = [n for (n, _), there in zip(self.named, present, strict=True) if not there]
+                raise SpecError(
+                    f"mesh: {missing[0]} took no part in this step; where that may be, say mesh.unused_parameters: true"
+                )
+            for _, parameter in self.named:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        for bucket in self._buckets([local(p.grad) for _, p in self.named if p.grad is not None]):
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            sent.all_reduce(flat, group=self.group)
+            parts = torch.split(flat, [g.numel() for g in bucket])
+            torch._foreach_copy_(bucket, [p.view_as(g) for p, g in zip(parts, bucket, strict=True)])
+        if self.unused:
+            used = torch.tensor(present, dtype=torch.int32, device=local(self.named[0][1]).device)
+            sent.all_reduce(used, dist.ReduceOp.MAX, group=self.group)
+            for (_, parameter), there in zip(self.named, used.tolist(), strict=True):
+                if not there:
+                    parameter.grad = None
+
+    def _buckets(self, gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """In a row, of one dtype each, and of no more than `bytes` where they are several."""
+        bucket: list[Tensor] = []
+        size = 0
+        for gradient in gradients:
+            if gradient.is_sparse:
+                raise SpecError("mesh: sparse gradients of stages are not summed over ranks; use dense embeddings")
+            own = gradient.numel() * gradient.element_size()
+            if bucket and (gradient.dtype != bucket[0].dtype or size + own > self.bytes):
+                yield bucket
+                bucket, size = [], 0
+            bucket.append(gradient)
+            size += own
+        if bucket:
+            yield bucket
