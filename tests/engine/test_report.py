@@ -109,13 +109,13 @@ def test_the_report_of_a_run_says_what_was_measured(tmp_path):
     assert result.best.name == f"step-{step:08d}"
     assert f"{value:.4g} best valid/loss step {step}" in found.text
     assert "finished" in found.text
-    for label in ("train/loss", "valid/accuracy", "learning rate", "throughput", "time of a step", "norm"):
+    for label in ("train/loss", "valid/accuracy", "learning rate", "throughput", "time of a step", "norm", "memory"):
         assert label in found.text
     assert found.text.count(" best ") >= 1
     assert "mapsto report" in found.text
     assert "runs:Blobs" in found.text  # the spec
     assert np.__version__ in found.text  # the environment
-    assert found.tags.count("svg") == 6
+    assert found.tags.count("svg") == 7
 
 
 def test_the_report_needs_nothing_but_the_folder(tmp_path, monkeypatch):
@@ -170,8 +170,8 @@ def test_values_that_are_not_finite_are_told_and_break_nothing(tmp_path):
     events = [START, *(log(10 * i, train__loss=v, train__odd=math.nan) for i, v in enumerate(values)), END]
     events.append({"name": "evaluate", "step": 40, "metrics": {"valid/loss": math.nan}})
     found = page(write_report(folder(tmp_path / "run", events)))
-    assert "train/loss was not finite at 3 of 5 steps, first at step 10" in found.text
-    assert "valid/loss was not finite at 1 of 1 steps" in found.text
+    assert "train/loss was not finite at 3 of 5 records, first at step 10" in found.text
+    assert "valid/loss was not finite at 1 of 1 records" in found.text
     assert "best valid/loss" not in found.text
     assert "nan" not in "".join(re.findall(r' d="([^"]*)"', found.source)).lower()
 
@@ -221,7 +221,7 @@ def test_detached_observers_and_notes_of_a_resume_are_not_overlooked(tmp_path):
     end = {**END, "detail": {"reason": "finished", "detached": {"mine": "ValueError: x"}}}
     events = [START, log(10, train__loss=1.0), {"name": "start", "step": 10, "detail": {"resumed": resumed}}, end]
     text = page(write_report(folder(tmp_path / "run", events))).text
-    assert "observer mine was detached: ValueError: x" in text
+    assert "mine raised and watched no more mine: ValueError: x" in text
     assert "at the resume from step 10: numpy was 1 and is 2 now" in text
 
 

@@ -67,6 +67,13 @@ def without_gradient(evidence: Evidence) -> list[str]:
     return names if logs >= thresholds.LOGS else []
 
 
+NO_GRADIENT = (
+    "follow its output to the loss: is the module called at all? .detach(), .item(), torch.no_grad(), an argmax or a cast to "
+    "int cut the graph"
+)
+ZERO_GRADIENT = "look for units that are never active (dead ReLU), a mask of zeros, a factor that is 0 to begin with"
+
+
 def no_gradient(evidence: Evidence) -> list[Finding]:
     """Parameters that no gradient reaches."""
     names = without_gradient(evidence)
@@ -89,10 +96,9 @@ def no_gradient(evidence: Evidence) -> list[Finding]:
             evidence=tuple(said),
             where=(evidence.at(last.step), evidence.setting("model")),
             advice=(
-                "none: is the module called, and does its output reach the loss? .detach(), .item(), torch.no_grad(), "
-                "an argmax or a cast to int cut the graph",
-                "zero: a unit that is never active (dead ReLU), a mask of zeros, a factor that is initialised with 0",
-                "meant so? say it: middleware freeze",
+                *([NO_GRADIENT] if missing else []),
+                *([ZERO_GRADIENT] if zero else []),
+                "if it is meant so, say it: the middleware freeze",
             ),
             steps=(first.step, last.step),
             values={"missing": missing, "zero": zero, "parameters": of},

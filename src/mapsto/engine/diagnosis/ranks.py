@@ -28,7 +28,8 @@ def slow_rank(evidence: Evidence) -> list[Finding]:
         if len(told) < thresholds.LOGS:
             continue
         late = [(log, *_behind(values)) for log, values in told]
-        rank, logs = Counter(r for log, r, excess in late if _matters(log, excess)).most_common(1)[0] if late else (0, 0)
+        behind = Counter(r for log, r, excess in late if _matters(log, excess)).most_common(1)
+        rank, logs = behind[0] if behind else (0, 0)
         if logs < max(thresholds.SLOW_RANK_LOGS * len(late), 2):
             continue
         excess = statistics.median(e / log.metrics["time/step"] for log, r, e in late if r == rank and log.metrics["time/step"])
@@ -43,6 +44,7 @@ def slow_rank(evidence: Evidence) -> list[Finding]:
     if lost < thresholds.LEAST_SECONDS:
         return []
     first, last = told[0][0], told[-1][0]
+    log = evidence.record.folder / "logs" / f"rank-{rank}.log"
     return [
         Finding(
             "slow_rank",
@@ -53,7 +55,7 @@ def slow_rank(evidence: Evidence) -> list[Finding]:
                 f"by rank: {', '.join(short_time(m) for m in means[:16])}{' ...' if len(means) > 16 else ''}",
                 f"about {duration(lost)} of the run were lost to it",
             ),
-            where=(evidence.at(last.step), str(evidence.record.folder / "logs" / f"rank-{rank}.log")),
+            where=(evidence.at(last.step), *([str(log)] if log.is_file() else [])),
             advice=(
                 "data: the disk or network of its host, or records that are longer there"
                 if signal == "data"

@@ -47,7 +47,7 @@ def lines(series: Sequence[Series], label: str, *, mark: tuple[int, float] | Non
         if log:
             axes.set_yscale("log")
         elif zero:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * max(finite) if finite and max(finite) > 0 else None)
 
     return _svg(draw, label, steps=True, log=log)
 

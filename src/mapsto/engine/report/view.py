@@ -11,16 +11,18 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..diagnosis import diagnose
 from ..figures import count, duration, number, share, short_time, size
 from ..observers.profile import PARTS, time_splits
 from ..record import RunRecord
 from . import charts
 from .panels import laid_out
+from .processes import PER_PARAMETER, memory_chart, parameters, rank_charts
 
 COLORS = {"train": 0, "valid": 1, "test": 2}
 TIME_COLORS = {"data": 1, "loss": 0, "grad": 4, "update": 2, "other": 7}
 TIME_LABELS = {"data": "waiting for data", "loss": "loss", "grad": "grad (backward)", "update": "update", "other": "other"}
-APART = ("time/", "throughput/", "train/time/", "train/lr")
+APART = ("time/", "throughput/", "memory/", "train/time/", "train/lr", *PER_PARAMETER)
 """Metrics with these beginnings have their own charts."""
 
 
@@ -34,8 +36,11 @@ def viewed(record: RunRecord) -> dict[str, Any]:
         "facts": facts(record),
         "tiles": tiles(record),
         "warnings": warned(record),
+        "findings": diagnose(record).findings,
         "charts": [chart for chart in (*metric_charts(record), rate_chart(record)) if chart],
         "speed": speed_charts(record),
+        "ranks": rank_charts(record, chart),
+        "parameters": parameters(record),
         "panels": laid_out(record.panels),
         "checkpoints": checkpoints(record),
         "metric": record.tracked[0],
@@ -98,14 +103,8 @@ def final_names(record: RunRecord) -> list[str]:
 
 
 def warned(record: RunRecord) -> list[str]:
-    """What a reader must not overlook."""
-    found = [
-        f"{name} was not finite at {len(bad)} of {len(points)} steps, first at step {bad[0]:,}"
-        for name, points in record.series.items()
-        if (bad := [s for s, v in points if not math.isfinite(v)])
-    ]
-    detail = (record.last_end or {}).get("detail", {})
-    found += [f"observer {name} was detached: {why}" for name, why in dict(detail.get("detached") or {}).items()]
+    """What a reader must know besides the findings: what a session that went on did not find as it was."""
+    found: list[str] = []
     for event in record.events:
         resumed = event.get("detail", {}).get("resumed") if event.get("name") == "start" else None
         found += (
@@ -173,6 +172,8 @@ def speed_charts(record: RunRecord) -> dict[str, Any]:
             {"label": TIME_LABELS[p], "color": TIME_COLORS[p], "time": short_time(v), "share": v / whole}
             for p, v in means.items()
         ]
+    if memory := memory_chart(record, chart):
+        found["charts"].append(memory)
     for name in ("evaluate", "checkpoint"):
         if took := [v for _, v in record.series.get(f"time/{name}", []) if math.isfinite(v)]:
             found["between"].append(f"{name}: {len(took)} times, {short_time(statistics.fmean(took))} each")
