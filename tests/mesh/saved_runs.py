@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from mesh_programs import WIDTH, Net
 from torch import Tensor
 
 from mapsto import Spec, use
 from mapsto.core.per_rank import PerRank
+from mapsto.engine import writing
 from mapsto.engine.checkpoint import Checkpoints
 from mapsto.engine.run import Run
 from mapsto.engine.tree import flatten
 from mapsto.engine.wing import find_wing
+from mapsto.torch import parts
 
 SHARDS = 12
 """Micro-shards: of 1, 2, 3 and 4 ranks each has as many, so dropout is the same on all meshes."""
@@ -67,6 +78,21 @@ class Feedback:
         self.began_afresh = tree["kept"].value is None
         if not self.began_afresh:
             self.kept = tree["kept"].value
+
+
+class Interrupts:
+    """Sends one rank a signal in its fourth step."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def step(self, inner: Any) -> Any:
+        def outer(state: Any, batch: Any) -> Any:
+            if state.step == 3 and state.mesh.rank == self.rank:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return inner(state, batch)
+
+        return outer
 
 
 def spec(mesh: Any = None, **changes: Any) -> Spec:
@@ -123,3 +149,130 @@ def saved(folder: Path, step: int) -> dict[str, np.ndarray[Any, Any]]:
     store = Checkpoints(folder / "checkpoints", find_wing("torch"))
     tree = store.load(store.path(step), looking=True).tree["program"]
     return {name: tensor.numpy() for name, tensor in flatten(tree, find_wing("torch").is_tensor)[1].items()}
+
+
+# -- on two ranks ------------------------------------------------------------------------------------------------------
+FREQUENT = {"every": 1, "keep": None}
+
+
+def same_mesh(folder: Path) -> dict[str, Any]:
+    """On the same mesh: a run that was interrupted, one that was not, one that writes while it goes on."""
+    shard = {"mesh": {"shard": 2}, "middleware": [use("ema", decay=0.9), use(Feedback)]}
+    aside = {**shard, "checkpoint": {**FREQUENT, "asynchronous": True}}
+    found = {"whole": train(folder / "whole", shard), "cut": train(folder / "cut", shard, until=3)}
+    found["resumed"] = train(folder / "cut", shard, resume=True)
+    found["aside"] = train(folder / "aside", aside, until=4)
+    found["aside resumed"] = train(folder / "aside", aside, resume=True)
+    replicated = {"mesh": {"replicate": 2}, "checkpoint": {**FREQUENT, "asynchronous": True}}
+    found["replicated"] = train(folder / "replicated", {**replicated, "checkpoint": FREQUENT})
+    found["replicated aside"] = train(folder / "replicated aside", replicated)
+    fresh = {**shard, "middleware": [use(Feedback, afresh=True)]}
+    found["fresh"] = train(folder / "fresh", fresh, until=2)
+    return found
+
+
+def meanwhile(folder: Path) -> dict[str, Any]:
+    """With a slow disk: steps go on; a signal, the end and an error are met while something is being written."""
+    slow = {"mesh": {"shard": 2}, "checkpoint": {"every": 20, "keep": None, "best": 0, "asynchronous": True}}
+    slow |= {"steps": 60, "log_every": 1000, "data": {"train": spec().data["train"]}, "schedule": None}
+    found: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "save_file", _slowly(parts.save_file))
+        patch.setattr(Steps, "seen", [])
+        found["whole"] = train(folder / "whole", {**slow, "middleware": [use(Steps)]})
+        found["seen"] = list(Steps.seen)
+        often = {**slow, "checkpoint": {**FREQUENT, "asynchronous": True, "best": 0}}
+        found["signal"] = train(folder / "signal", {**often, "middleware": [use(Interrupts, rank=1)]})["reason"]
+        if os.environ["RANK"] == "1":
+            patch.setattr(parts, "save_file", _full)
+        run = Run(spec(**slow), folder / "full")
+        found["full"] = _raised(run.fit)
+        found["at"] = run.program.position
+    return found
+
+
+class Steps:
+    """At which steps something was being written."""
+
+    seen: ClassVar[list[int]] = []
+
+    def step(self, inner: Any) -> Any:
+        def outer(state: Any, batch: Any) -> Any:
+            if any(thread.name == "mapsto-checkpoint" for thread in threading.enumerate()):
+                self.seen.append(state.step)
+            return inner(state, batch)
+
+        return outer
+
+
+def _slowly(save: Any) -> Any:
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.3)
+        save(*arguments)
+
+    return slow
+
+
+def _raised(act: Any) -> str:
+    try:
+        act()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def _full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """What each rank is told where a disk is full, a file is lost or changed, or the folder is not shared."""
+    rank = int(os.environ["RANK"])
+    shard = {"mesh": {"shard": 2}}
+    aside = {**shard, "checkpoint": {**FREQUENT, "asynchronous": True}, "steps": 60, "log_every": 50}
+    found: dict[str, str] = {}
+    train(folder / "good", shard, until=3)
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == 1:
+            patch.setattr(parts, "save_file", _full)
+        found["full"] = _raised(lambda: train(folder / "good", shard, resume=True))
+        found["full aside"] = _raised(lambda: train(folder / "aside", aside))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    found["limited"] = _raised(lambda: train(folder / "limited", shard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found["again"] = train(folder / "good", shard, resume=True, until=4)["reason"]
+    for name, harm in {"gone": _remove, "changed": _flip}.items():
+        if rank == 0:
+            shutil.copytree(folder / "good", folder / name)
+            harm(folder / name / "checkpoints/step-00000004/part-00002-of-00002.safetensors")
+        torch.distributed.barrier()
+        found[name] = _raised(lambda name=name: train(folder / name, shard, resume=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "SEEN", 0.5)
+        hidden = [_hide(folder / "hidden") if rank == 1 else True]
+        torch.distributed.broadcast_object_list(hidden, src=1)
+        if hidden[0]:
+            found["hidden"] = _raised(lambda: train(folder / "hidden/run", shard))
+    return found
+
+
+def _remove(file: Path) -> None:
+    file.unlink()
+
+
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def _hide(folder: Path) -> bool:
+    """Give this process a file system of its own at a folder, as another host has."""
+    folder.mkdir(exist_ok=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    private, new = 1 << 18, 0x20000
+    if libc.unshare(new) != 0 or libc.mount(b"none", b"/", None, private | 16384, None) != 0:
+        return False
+    return bool(libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, None) == 0)

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from company import on_ranks
-from saved_runs import saved, train
+from safetensors.numpy import load_file
+from saved_runs import failures, meanwhile, same_mesh, saved, train
+
+from mapsto.core.errors import CheckpointError
+from mapsto.engine.checkpoint import checkpoint_paths, step_of
+from mapsto.engine.consolidate import consolidate
+from mapsto.engine.folder import RunFolder
+from mapsto.engine.run import Run
 
 CHAIN: list[tuple[int, dict[str, Any] | None]] = [
     (4, {"shard": 4}),
@@ -51,3 +58,115 @@ def test_a_run_that_moves_from_mesh_to_mesh_is_the_run_of_one_process(alone: Pat
             ["tensors.safetensors"] if whole else [f"part-{r:05d}-of-{world:05d}.safetensors" for r in range(1, world + 1)]
         )
         assert error(saved(folder, step), saved(alone, step)) < 1e-10, f"step {step} on {mesh}"
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """Runs of two ranks."""
+    folder = tmp_path_factory.mktemp("kept")
+    return folder, on_ranks(2, same_mesh, folder)
+
+
+def test_on_the_same_mesh_a_resumed_run_is_bitwise_the_uninterrupted_one(kept: Any) -> None:
+    """Sharded, with state of each rank's own; written while the run stands or goes on; replicated too."""
+    folder, ranks = kept
+    for rank, found in enumerate(ranks):
+        hashes = {name: one["bits"] for name, one in found.items()}
+        for name in ("resumed", "aside resumed"):
+            assert hashes[name] == hashes["whole"], f"rank {rank}: {name}"
+        assert hashes["replicated aside"] == hashes["replicated"]
+        assert hashes["cut"] != hashes["whole"] != hashes["replicated"]
+        assert not any(one["afresh"] == [True] for one in found.values())
+    assert ranks[0]["whole"]["bits"] != ranks[1]["whole"]["bits"]  # each holds its own
+    for name in ("whole", "cut", "aside", "replicated aside"):
+        records = list(RunFolder(folder / name).records("checkpoint"))
+        assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6], name
+        there = sorted(p.name for p in (folder / name / "checkpoints").iterdir())
+        assert there == [f"step-{step:08d}" for step in range(1, 7)]
+
+
+def test_one_process_evaluates_predicts_and_consolidates_what_ranks_trained(kept: Any, tmp_path: Path) -> None:
+    folder, ranks = kept
+    run = Run.resume(folder / "whole")  # a mesh of two, state of each rank's own
+    found = run.evaluate("valid")
+    assert found["loss"] == pytest.approx(ranks[0]["whole"]["metrics"]["valid/loss"], rel=1e-12)
+    assert sum(len(next(iter(batch.values()))) for batch in run.predict("valid")) == 11
+    made = consolidate(folder / "whole", output=tmp_path / "w.safetensors")
+    weights, whole = load_file(made.path), saved(folder / "whole", 6)
+    assert len(weights) == made.tensors == len(run.program.model.state_dict())
+    for name, weight in weights.items():
+        np.testing.assert_array_equal(weight, whole[f"model.{name}"])
+    copy = shutil.copytree(folder / "whole", tmp_path / "harmed")
+    lost = copy / "checkpoints/step-00000006/part-00001-of-00002.safetensors"
+    lost.unlink()
+    with pytest.raises(CheckpointError, match=f"{lost} cannot be read"):
+        consolidate(copy)
+
+
+def test_state_of_each_rank_fits_no_other_number_of_ranks(kept: Any, tmp_path: Path) -> None:
+    folder, _ = kept
+    told_of = "program.middleware.feedback.kept {} each rank's own, 2 wrote it, and 1 go on"
+    with pytest.raises(CheckpointError, match=told_of.format("is") + ": go on with 2 ranks"):
+        Run.resume(shutil.copytree(folder / "whole", tmp_path / "whole"), "mesh=null", checkpoint=3).fit()
+    run = Run.resume(shutil.copytree(folder / "fresh", tmp_path / "fresh"), "mesh=null")
+    assert run.fit().reason == "finished"
+    (start,) = [r for r in run.folder.records("start") if "resumed" in r["detail"]]
+    assert told_of.format("starts afresh: it is") in start["detail"]["resumed"]["notes"]
+    assert run.program.middleware["feedback"].began_afresh
+
+
+def test_while_something_is_written_steps_go_on_and_nothing_is_lost(tmp_path: Path) -> None:
+    ranks = on_ranks(2, meanwhile, tmp_path)
+    first, second = ranks
+    assert first["whole"]["reason"] == "finished"
+    assert first["seen"], "no step was taken while a checkpoint was written"
+    assert first["signal"] == second["signal"] == "interrupted"
+    assert first["full"] == second["full"]
+    assert "the checkpoint of step 20 could not be written: rank 1: no space left on the device" in first["full"]
+    assert 20 < first["at"] == second["at"] < 40  # told at the next step, not at the next checkpoint
+    assert [p.name for p in (tmp_path / "full/checkpoints").iterdir()] == []
+    for name, steps in {"whole": [20, 40, 60], "signal": [1, 2, 3, 4, 5]}.items():
+        records = list(RunFolder(tmp_path / name).records("checkpoint"))
+        there = [step_of(p) for p in checkpoint_paths(tmp_path / name / "checkpoints")]
+        assert [r["step"] for r in records] == there
+        assert there == steps or (name == "signal" and there == steps[:4])  # the wish is heard with the step, or the next
+        for step in there:
+            saved(tmp_path / name, step)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
+    folder = tmp_path_factory.mktemp("failures")
+    return folder, on_ranks(2, failures, folder)
+
+
+def test_what_one_rank_cannot_write_ends_all_of_them_and_leaves_the_earlier_ones(told: Any) -> None:
+    folder, ranks = told
+    assert ranks[0] == ranks[1]
+    wanted = "CheckpointError: the checkpoint of step 4 could not be written: rank 1: no space left on the device ("
+    assert ranks[0]["full"].startswith(wanted)
+    assert ranks[0]["full"].endswith(f"the newest good one is {folder}/good/checkpoints/step-00000003")
+    assert "the checkpoint of step 1 could not be written: rank 1: no space left" in ranks[0]["full aside"]
+    assert "rank 1: a file would be larger than is allowed here (ulimit -f); there is no earlier one" in ranks[0]["limited"]
+    assert ranks[0]["again"] == "stopped"
+    for name in ("aside", "limited"):
+        assert list((folder / name / "checkpoints").iterdir()) == []
+
+
+def test_a_part_that_is_lost_or_changed_is_named_with_the_intact_ones(told: Any) -> None:
+    folder, ranks = told
+    for name, said in (("gone", "cannot be read: No such file"), ("changed", "is corrupt: its SHA-256")):
+        text = ranks[0][name]
+        assert f"{folder}/{name}/checkpoints/step-00000004/part-00002-of-00002.safetensors {said}" in text
+        assert (
+            f"Intact: step-00000003, step-00000002, step-00000001. Go on from one with: mapsto train --resume {folder}/{name}"
+            in text
+        )
+
+
+def test_a_folder_that_a_rank_does_not_share_is_named(told: Any) -> None:
+    _, ranks = told
+    if "hidden" not in ranks[0]:
+        pytest.skip("this needs the right to mount a file system of its own")
+    assert "rank 1: " in ranks[0]["hidden"]
+    assert "must lie on a file system that all ranks share" in ranks[0]["hidden"]

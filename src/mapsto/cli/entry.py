@@ -17,11 +17,13 @@ VERBS = {
     "train": "train a spec, or go on with a run",
     "evaluate": "measure a run on one of its data sets",
     "predict": "write a run's predictions to a file",
+    "consolidate": "write a checkpoint's weights to one plain file",
     "report": "write a run's report page, and open it",
     "doctor": "say what was wrong with a run, with its evidence",
     "check": "prove that mappings keep the laws of their kind",
     "list": "what is registered: built in, by plugins, by recipe files",
     "show": "the plan and the parts of a spec, or one mapping's options",
+    "plan": "memory and communication of meshes, before a run",
     "new": "write an installable plugin package for a mapping of one's own",
 }
 """Verb -> summary; each is the module of this name beside this file."""
@@ -96,7 +98,7 @@ class Parser(argparse.ArgumentParser):
 def _top() -> argparse.ArgumentParser:
     from .. import __version__
 
-    commands = "\n".join(f"  {name:<10}{summary}" for name, summary in VERBS.items())
+    commands = "\n".join(f"  {name:<13}{summary}" for name, summary in VERBS.items())
     parser = Parser(
         prog="mapsto",
         usage="mapsto COMMAND [options]",

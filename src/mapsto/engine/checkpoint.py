@@ -24,7 +24,7 @@ from .wing import Program, Wing
 from .writing import STATE, TENSORS, Writing, seen
 
 _NAME = re.compile(r"step-(\d{8,})")
-WRITING = 3600.0
+WRITING = 1800.0
 """Seconds that a rank waits for the others while they write or read their parts; one that ends is noticed at once."""
 
 

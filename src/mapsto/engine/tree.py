@@ -124,9 +124,10 @@ class _Writer:
         return name
 
     def _own(self, value: PerRank, path: str) -> Any:
-        if not self.is_tensor(value.value):
+        if self.is_tensor(value.value):
+            self.tensors[of_rank(path, self.rank)] = value.value
+        elif value.value is not None:
             raise CheckpointError(f"{path}: PerRank holds a {type(value.value).__name__}, and a tensor is wanted")
-        self.tensors[of_rank(path, self.rank)] = value.value
         return _tagged("per_rank", [path, value.afresh])
 
     def _container(self, value: Any, path: str) -> Any:

@@ -1,0 +1,80 @@
+"""The weights of a checkpoint as one plain safetensors file, whatever mesh wrote it; no ranks are needed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import CheckpointError, SpecError
+from ..core.spec import read_yaml
+from .checkpoint import Checkpoints
+from .durable import sync
+from .folder import SPEC, RunFolder
+from .manifest import MANIFEST, PARTS, verify, why
+from .ranks import Alone
+from .tree import references
+from .wing import find_wing
+from .writing import STATE, TENSORS
+
+WEIGHTS = "program.model."
+"""Where the weights and buffers of the model stand in the state tree."""
+
+
+@dataclass(frozen=True)
+class Consolidated:
+    """The file that was written, the checkpoint it was made from, how many tensors and bytes it holds."""
+
+    path: Path
+    checkpoint: Path
+    tensors: int
+    size: int
+
+
+def consolidate(run: str | Path, checkpoint: str | int | Path = "last", output: str | Path | None = None) -> Consolidated:
+    """Write the canonical weights and buffers of a run's checkpoint, by their names in the model, to one safetensors file.
+
+    run: the folder of a run, or of a checkpoint; output: by default `RUN/step-00000120.safetensors`. Every byte that is read
+    is verified. Raises CheckpointError where there is no such checkpoint, a part is lost or corrupt, or it cannot be written.
+    """
+    folder = Path(run)
+    if (folder / MANIFEST).is_file():
+        folder, checkpoint = folder.parent.parent, folder.name
+    file = folder / SPEC
+    if not file.is_file():
+        raise SpecError(f"{folder} is not the folder of a run: it has no {SPEC}")
+    data = read_yaml(file.read_text(encoding="utf-8"))
+    wing = find_wing(str(data.get("wing", "torch")) if isinstance(data, Mapping) else "torch")
+    path = Checkpoints(RunFolder(folder).checkpoints, wing).find(checkpoint)
+    manifest = verify(path)
+    names = [n for n in references(json.loads((path / STATE).read_bytes()))[0] if n.startswith(WEIGHTS)]
+    if not names:
+        raise CheckpointError(
+            f"{path} holds no weights under {WEIGHTS.rstrip('.')}: the mesh that wrote it keeps its own format"
+        )
+    if manifest["format"] == PARTS:
+        found = wing.load_parts(path, names, None, Alone())
+    else:
+        found = wing.load_tensors(path / TENSORS)
+    weights = {name.removeprefix(WEIGHTS): found[name] for name in names}
+    target = Path(output) if output is not None else folder / f"{path.name}.safetensors"
+    _write(wing.save_tensors, weights, target)
+    return Consolidated(target, path, len(weights), target.stat().st_size)
+
+
+def _write(save: object, weights: Mapping[str, object], target: Path) -> None:
+    """Under a temporary name first: the file is there whole, or as it was."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save(weights, temporary)  # type: ignore[operator]
+        sync(temporary)
+        os.replace(temporary, target)
+        sync(target.parent)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{target} cannot be written: {why(error, target.parent)}") from error
