@@ -104,11 +104,17 @@ def size_of(spec: Spec) -> MeshSize | None:
 
 def describe(resume: str | None, words: list[str], checkpoint: str | None, debug: bool, told: int) -> int:
     """In a fork: what a launcher must know of a spec, as JSON into a descriptor; errors are told as ever."""
+    from ..engine.wing import find_wing
+
     try:
         spec = spec_of(argparse.Namespace(resume=resume, words=words, checkpoint=checkpoint)).check()
         size = size_of(spec)
-        name, devices = _devices(spec.device)
-        about = {"name": spec.name, "mesh": dataclasses.asdict(size) if size else None, "device": name, "devices": devices}
+        about = {
+            "name": spec.name,
+            "mesh": dataclasses.asdict(size) if size else None,
+            "device": spec.device.partition(":")[0],
+            "devices": find_wing(spec.wing).accelerators(spec.device),
+        }
     except (MapstoError, OSError) as error:
         if debug:
             traceback.print_exception(error)
@@ -117,17 +123,6 @@ def describe(resume: str | None, words: list[str], checkpoint: str | None, debug
     with open(told, "w") as file:
         json.dump(about, file)
     return 0
-
-
-def _devices(device: str) -> tuple[str, int]:
-    """The kind of device that a spec says, and how many accelerators of it this machine has; 0 on the CPU."""
-    kind = device.partition(":")[0]
-    if kind in ("auto", "cuda"):
-        import torch  # in a fork of the server, which has it
-
-        if torch.cuda.is_available():
-            return "cuda", torch.cuda.device_count()
-    return kind, 0
 
 
 def wanted(options: argparse.Namespace, spec: Spec) -> Request | None:

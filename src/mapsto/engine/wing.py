@@ -102,6 +102,10 @@ class Wing(Protocol):
         """The ranks that a launcher started, joined; None for one process."""
         ...
 
+    def accelerators(self, device: str) -> int:
+        """How many devices of the kind that a spec's device means this machine has; 0 on the CPU."""
+        ...
+
     def plan(self, spec: Spec, example: Batch, records: int, offers: Mapping[str, Any], **asked: Any) -> Sequence[Any]:
         """What meshes would need of memory and move between ranks, best first; nothing is trained."""
         ...

@@ -143,7 +143,8 @@ def check_mesh(request: Request, mesh: MeshSize | None) -> None:
 def check_devices(request: Request, device: str, devices: int) -> None:
     """Raises LaunchError where a node has fewer accelerators than the ranks it is to have."""
     if devices and request.ranks.low > devices:
+        kind = "cuda" if device == "auto" else device
         raise LaunchError(
-            f"--ranks {request.ranks.low}: this node has {devices} {device} device{'s' if devices > 1 else ''}, one a rank; "
+            f"--ranks {request.ranks.low}: this node has {devices} {kind} device{'s' if devices > 1 else ''}, one a rank; "
             f"ask for at most {devices}, or train on the CPU (device=cpu)"
         )

@@ -21,7 +21,18 @@ from .mesh.group import Group, join, launched  # noqa: E402
 from .mesh.one import is_part  # noqa: E402
 from .saving import host  # noqa: E402
 
-__all__ = ["build", "deterministic", "host", "is_part", "is_tensor", "load_parts", "load_tensors", "ranks", "save_parts"]
+__all__ = [
+    "accelerators",
+    "build",
+    "deterministic",
+    "host",
+    "is_part",
+    "is_tensor",
+    "load_parts",
+    "load_tensors",
+    "ranks",
+    "save_parts",
+]
 __all__ += ["save_tensors", "versions"]
 
 
@@ -52,6 +63,12 @@ def ranks(spec: Spec) -> Any:
     args = getattr(spec.mesh, "args", {})
     join(args.get("timeout"))
     return Group()
+
+
+def accelerators(device: str) -> int:
+    """How many devices of the kind that a spec's device means this machine has; 0 on the CPU."""
+    cuda = device.partition(":")[0] in ("auto", "cuda") and torch.cuda.is_available()
+    return int(torch.cuda.device_count()) if cuda else 0
 
 
 def plan(spec: Spec, example: Mapping[str, Any], records: int, offers: Mapping[str, Any], **asked: Any) -> list[Any]:
