@@ -30,8 +30,9 @@ from mapsto.engine.wing import find_wing
 torch.set_num_threads(1)
 
 
-def child(folder: Path, ack: Path) -> int:
+def child(folder: Path, ack: Path, asynchronous: bool = False) -> int:
     """Fork one that trains or goes on; every save that it was told of goes into the file `ack`."""
+    plan = {"every": 1, "keep": None, "best": 1, "asynchronous": asynchronous}
     pid = os.fork()
     if pid:
         return pid
@@ -43,7 +44,7 @@ def child(folder: Path, ack: Path) -> int:
                     acknowledged.write(f"{event.step}\n")
                     acknowledged.flush()
 
-            run = Run(torch_spec(), folder, observers=[note])
+            run = Run(torch_spec(checkpoint=plan), folder, observers=[note])
             run.fit(resume=bool(run.checkpoints.paths()))
         os._exit(0)
     except BaseException:
@@ -74,7 +75,7 @@ def carry(folder: Path, rng: random.Random, duration: float) -> dict:
     while True:
         if folder.exists() and not list((folder / "checkpoints").glob("step-*")):
             shutil.rmtree(folder)  # killed before its first checkpoint: there is nothing to go on with
-        pid = child(folder, ack)
+        pid = child(folder, ack, rng.random() < 0.5)
         time.sleep(rng.uniform(0, duration))
         done, status = os.waitpid(pid, os.WNOHANG)
         if not done:
