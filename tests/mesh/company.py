@@ -18,7 +18,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 LIMIT = 120.0
-PRELOAD = ["numpy", "torch", "torch.distributed", "mapsto.engine.run", "mapsto.torch.wing", "mapsto.torch.mesh.ranks", "mapsto.torch.parts", "torch._dynamo"]
+PRELOAD = [
+    "numpy",
+    "torch",
+    "torch.distributed",
+    "mapsto.engine.run",
+    "mapsto.torch.wing",
+    "mapsto.torch.mesh.ranks",
+    "mapsto.torch.parts",
+    "torch._dynamo",
+]
 
 
 class RankFailed(AssertionError):
@@ -72,10 +81,13 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, limit: f
         pipes.append(mine)
         processes.append(process)
     found: list[Any] = [None] * world
+    failed: list[str] = []
     try:
         waiting = dict(zip(pipes, range(world), strict=True))
         while waiting:
             ready = wait(list(waiting), timeout=max(until - time.monotonic(), 0))
+            if failed and not ready:
+                break
             if not ready:
                 raise RankFailed(f"ranks {sorted(waiting.values())} of {world} did not end in {limit:g} s")
             for pipe in ready:
@@ -85,8 +97,11 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, limit: f
                 except EOFError:
                     raise RankFailed(f"rank {rank} of {world} died") from None
                 if not good:
-                    raise RankFailed(f"rank {rank} of {world}: {value}")
+                    failed.append(f"rank {rank} of {world}: {value}")
+                    until = min(until, time.monotonic() + 2)  # what the others have to say, too: they may only have lost it
                 found[rank] = value
+        if failed:
+            raise RankFailed("\n".join(failed))
         return found
     finally:
         for process in processes:

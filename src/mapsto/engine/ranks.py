@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from ..core.errors import MapstoError, SpecError
+from .identity import differences
 
 T = TypeVar("T")
 
@@ -130,10 +131,13 @@ def agree(ranks: Ranks, told: Mapping[str, Any]) -> None:
         usual, count = Counter(values).most_common(1)[0]
         if count < len(values):
             others = [rank for rank, value in enumerate(values) if value != usual]
-            named = ", ".join(f"rank {rank} has {_short(values[rank])}" for rank in others[:4])
-            more = f", and {len(others) - 4} more ranks" if len(others) > 4 else ""
-            raise SpecError(f"the ranks do not run the same {name}: {named}{more}, the others {_short(usual)}")
+            most = every[values.index(usual)][name]
+            named = "; ".join(f"rank {rank} has {_difference(every[rank][name], most)}" for rank in others[:4])
+            more = f"; and {len(others) - 4} more ranks" if len(others) > 4 else ""
+            raise SpecError(f"the ranks do not run the same {name}: {named}{more}")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "..."
+def _difference(own: Any, most: Any) -> str:
+    """What a rank has where most have something else: the paths of it, for what has paths."""
+    lines = [line.replace(" there, ", " and not ").removesuffix(" here") for line in differences(own, most)]
+    return ", ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "")

@@ -246,7 +246,11 @@ class Run:
             "spec": self.identity,
             "recipe files": {Path(path).name: sha for path, sha in recipe_hashes().items()},
             "versions": versions(self.wing),
-            "data": [train.records, train.batches_per_epoch, digest_of(train.batch(0))],
+            "data": {
+                "records": train.records,
+                "batches_per_epoch": train.batches_per_epoch,
+                "first batch": digest_of(train.batch(0)),
+            },
         }
 
     def _begin(self, loop: Loop, found: Checkpoint | None) -> dict[str, Any]:

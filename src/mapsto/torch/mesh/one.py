@@ -72,6 +72,11 @@ class OneProcess:
         """What a program says of the whole model where its rank holds a part of it, and how it is cut."""
         return {}
 
+    def together(self, window: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Metrics of replicas that are apart as those of all of them; the wish to stop goes along."""
+        (only,) = window
+        return dict(only)
+
     def sums(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """(sum, weight) pairs, one mapping for each micro-shard, summed over these and the ranks with different records."""
         (only,) = parts

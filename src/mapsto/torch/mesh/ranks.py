@@ -22,7 +22,7 @@ from ...data.stream import StandIn
 from ..mappings import Batch, Grad, Metrics, Step
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
-from . import group, norms
+from . import group, norms, together
 from .axes import AXES, dealt, ranks_of, sizes
 from .busy import Busy
 from .one import OneProcess
@@ -160,6 +160,7 @@ class Ranks(OneProcess):
     def accept(self, plan: Sequence[Placed]) -> None:
         """Raises ComposeError where a middleware would change gradients within a pass: other ranks have them by then."""
         names = [placed.name for placed in plan]
+        together.refuse(self.sizes, names)
         for placed in plan[names.index(MESH) + 1 :] if self.world > 1 else ():
             if "grad" in placed.declared.wraps and "accumulation" not in placed.declared.provides:
                 raise ComposeError(
@@ -167,12 +168,17 @@ class Ranks(OneProcess):
                     "gradients while backward still runs: let it stand outside, where it sees the gradient of the whole batch"
                 )
 
+    @staticmethod
+    def suits(options: Mapping[str, Any], plan: Sequence[Placed]) -> None:
+        """Raises ComposeError where the axes that options name do not go with each other or with a middleware."""
+        known = {axis: size for axis in AXES if isinstance(size := options.get(axis, 1), int)}
+        together.refuse(known, [placed.name for placed in plan])
+
     # -- placing -----------------------------------------------------------------------------------------------------
     def setup(self, builder: Builder) -> None:
         """Place the model: the same parameters on every rank, whole or in parts."""
         refuse_batch_statistics(builder.model, self.micro_shards)
         refuse_exchange(builder, self.sizes)
-        self.staging.refuse(self.sizes)
         self.apart = builder.apart is not None and self.sizes["replicate"] > 1
         self.replicas = self._axis("replicate") if self.apart else None
         self.placed: Sharded | Replicated | Summed | None = None

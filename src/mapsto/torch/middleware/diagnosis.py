@@ -13,16 +13,17 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...core.errors import LossError
 from ..mappings import Batch, Grad
+from ..mesh.one import local
 from ..placement import describe
 from ..state import State
 
 
 class NonfiniteError(LossError):
-    """A loss or gradient that is not finite, at `step`, first in `module` (a dotted name, or None), on `batch`."""
+    """A loss or gradient that is not finite, at `step`, first in `module` (a dotted name, or None) on `rank`, on `batch`."""
 
-    def __init__(self, message: str, *, step: int, module: str | None, batch: Batch) -> None:
+    def __init__(self, message: str, *, step: int, module: str | None, batch: Batch, rank: int = 0) -> None:
         super().__init__(message)
-        self.step, self.module, self.batch = step, module, batch
+        self.step, self.module, self.batch, self.rank = step, module, batch, rank
 
 
 @dataclass
@@ -154,32 +155,53 @@ def diagnose(grad: Grad, state: State, batch: Batch) -> NonfiniteError:
     except Exception as error:  # noqa: BLE001  # the diagnosis must not hide what it was called for
         what, again = "the loss or a gradient", True
         lines.append(f"running the step again ended in {type(error).__name__}: {error}")
-    head = f"step {step}: {what} is not finite"
-    given = [name for name, value in batch.items() if isinstance(value, Tensor) and not finite([value])]
-    broken = [n for n, p in state.model.named_parameters() if not finite([p])]
-    found = watch.blamed()
-    if found is not None:
-        call, why = found
-        head = f"step {step}, micro-batch {call.shard}: {what} is not finite" if call.shard else head
-        lines.insert(0, f"{why} is {call.said()}")
-    elif given:
-        lines.insert(0, f"it was in the batch already, in {', '.join(f'{n} ({stats(batch[n])})' for n in given)}")
-    elif watch.fed:
-        lines.insert(0, "the model was given what is not finite: it arose between the batch and the model")
+    own = _origin(watch, batch)
+    rank, origin = next(((r, o) for r, o in enumerate(state.mesh.gather(own)) if o is not None), (0, None))
+    place = f", rank {rank}" if state.mesh.world > 1 and origin is not None else ""
+    if origin is not None:
+        place += f", micro-batch {origin.shard}" if origin.shard else ""
+        lines.insert(0, origin.said)
     elif not again:
         lines.insert(0, "run again, the step was finite: arithmetic is not deterministic, or compiled code differs from eager")
     else:
         lines.insert(0, "every module's output is finite: it arose in the task or the loss, between the outputs and the total")
+    broken = [n for n, p in state.model.named_parameters() if not finite([local(p)])]
     if broken:
         shown = ", ".join(broken[:5]) + (" ..." if len(broken) > 5 else "")
         lines.append(f"parameters that were not finite before this step: {shown}")
     lines.append(f"the batch holds {describe(batch)}; no weight was changed by this step")
-    return NonfiniteError(head + ";\n  " + "\n  ".join(lines), step=step, module=found[0].name if found else None, batch=batch)
+    text = f"step {step}{place}: {what} is not finite;\n  " + "\n  ".join(lines)
+    return NonfiniteError(text, step=step, module=None if origin is None else origin.module, batch=batch, rank=rank)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where, on one rank, the first value that is not finite came from."""
+
+    said: str
+    module: str | None
+    shard: int
+
+
+def _origin(watch: Watch, batch: Any) -> _Origin | None:
+    """What this rank saw; None where everything it computed itself was finite."""
+    found = watch.blamed()
+    if found is not None:
+        call, why = found
+        return _Origin(f"{why} is {call.said()}", call.name, call.shard)
+    parts = batch if isinstance(batch, list) else [batch]
+    fields = [(name, value) for part in parts for name, value in part.items() if isinstance(value, Tensor)]
+    given = [f"{name} ({stats(value)})" for name, value in fields if not finite([value])]
+    if given:
+        return _Origin(f"it was in the batch already, in {', '.join(given)}", None, 0)
+    if watch.fed:
+        return _Origin("the model was given what is not finite: it arose between the batch and the model", None, 0)
+    return None
 
 
 def finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every element of the tensors of floating point is."""
-    return all(bool(torch.isfinite(_dense(t)).all()) for t in tensors if t.is_floating_point() or t.is_complex())
+    return all(bool(torch.isfinite(_dense(local(t))).all()) for t in tensors if t.is_floating_point() or t.is_complex())
 
 
 def _dense(tensor: Tensor) -> Tensor:
@@ -191,7 +213,7 @@ def stats(tensor: Tensor) -> str:
     name = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return name
-    wide = _dense(tensor.detach()).double()
+    wide = _dense(local(tensor.detach())).double()
     nan, inf = int(wide.isnan().sum()), int(wide.isinf().sum())
     if nan or inf:
         return f"{name} with {nan} nan, {inf} inf"
