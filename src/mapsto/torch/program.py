@@ -30,7 +30,7 @@ from .mappings import (
     needs_closure,
 )
 from .placement import place
-from .saving import program_state, restore_program, weights
+from .saving import canonical, program_state, restore_program, weights
 from .state import State
 from .vitals import Vitals
 
@@ -156,7 +156,7 @@ class Program:
     # -- state -------------------------------------------------------------------------------------------------------
     def weights(self) -> dict[str, Any]:
         """Copies of the canonical weights and buffers as NumPy arrays (CPU tensors where NumPy lacks the dtype)."""
-        return weights(self.state.model)
+        return self.state.mesh.gathered(weights(self.state.model, canonical(self)))
 
     def state_tree(self) -> dict[str, Any]:
         """The whole state as a tree: model, optimizer by parameter names, schedule, middleware, step."""
@@ -178,6 +178,7 @@ class Program:
             "optimizer": type(self.state.optimizer).__name__,
             "schedule": type(self.state.schedule).__name__ if self.state.schedule is not None else None,
             "middleware": [placed.name for placed in self.plan],
+            **self.state.mesh.summary(),
         }
 
 

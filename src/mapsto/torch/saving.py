@@ -22,7 +22,7 @@ def program_state(program: Program) -> dict[str, Any]:
     """model, optimizer (state by parameter name), schedule, middleware (those that have state), step."""
     state = program.state
     return {
-        "model": dict(state.model.state_dict()),
+        "model": {**state.model.state_dict(), **canonical(program)},
         "optimizer": optimizer_state(state.optimizer, state.names),
         "schedule": None if state.schedule is None else state.schedule.state_dict(),
         "middleware": {n: m.state_dict() for n, m in program.middleware.items() if hasattr(m, "state_dict")},
@@ -137,9 +137,25 @@ def _cut(full: Tensor, like: Any) -> Tensor:
     return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def weights(model: nn.Module) -> dict[str, Any]:
-    """Copies of weights and buffers on the host: NumPy arrays, or CPU tensors of a dtype that NumPy lacks."""
-    copies = {n: whole(v).to("cpu", copy=True) for n, v in model.state_dict().items() if isinstance(v, Tensor)}
+def canonical(program: Program) -> dict[str, Tensor]:
+    """By name the weights that a middleware says are those of the run, where ranks hold different ones; all ranks must ask."""
+    model, parameters = program.state.model, program.state.parameters
+    found: dict[int, Tensor] = {}
+    for made in program.middleware.values():
+        if hasattr(made, "canonical") and (values := made.canonical()):
+            found |= dict(zip(map(id, parameters), values, strict=True))
+    if not found:
+        return {}
+    return {n: found[id(t)] for n, t in model.state_dict(keep_vars=True).items() if id(t) in found}
+
+
+def weights(model: nn.Module, instead: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """Copies of weights and buffers on the host: NumPy arrays, or CPU tensors of a dtype that NumPy lacks.
+
+    instead: tensors to be taken in the place of the model's own.
+    """
+    held = {**model.state_dict(), **(instead or {})}
+    copies = {n: whole(v).to("cpu", copy=True) for n, v in held.items() if isinstance(v, Tensor)}
     lacking = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
     return {n: v if v.dtype in lacking else v.numpy() for n, v in copies.items()}
 

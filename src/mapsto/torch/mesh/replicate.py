@@ -46,7 +46,8 @@ class Replicated:
             **given,
         )
         if summed is not None:
-            self.model.register_comm_hook(group, lambda ranks, bucket: summed(bucket.buffer(), ranks))
+            hooked: Any = model
+            hooked.register_comm_hook(group, lambda ranks, bucket: summed(bucket.buffer(), ranks))
 
     def synchronise(self, wanted: bool) -> None:
         """Whether the next forward and backward pass reduces gradients."""

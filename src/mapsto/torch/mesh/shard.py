@@ -18,7 +18,7 @@ from .sent import sent
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Gathering(DefaultAllGather):  # type: ignore[misc]
+class Gathering(DefaultAllGather):
     """FSDP's own, counted."""
 
     def __call__(self, output_tensor: Tensor, *more: Any, **options: Any) -> Any:
@@ -26,7 +26,7 @@ class Gathering(DefaultAllGather):  # type: ignore[misc]
         return super().__call__(output_tensor, *more, **options)
 
 
-class Scattering(DefaultReduceScatter):  # type: ignore[misc]
+class Scattering(DefaultReduceScatter):
     """FSDP's own, counted."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, *more: Any, **options: Any) -> Any:
@@ -63,9 +63,6 @@ class Sharded:
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients."""
         self.model.set_requires_gradient_sync(wanted)
-
-    def count(self) -> None:
-        """Nothing: each collective was counted when it began."""
 
 
 def _reduce_unused(module: FSDPModule) -> None:
