@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,9 @@ def fake_world(rank: int, ranks: int) -> Iterator[FakeTensorMode]:
             for patch in (*_data_parallel(), *_device_meshes(), *_sharding(), *_modules()):
                 stack.enter_context(patch)
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # the run itself will give them
             yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
     finally:
         dist.destroy_process_group()
