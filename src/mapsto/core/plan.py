@@ -58,6 +58,12 @@ def plan(middleware: Sequence[Any], mesh: Any = None) -> list[Placed]:
     return arrange(found)
 
 
+def suits(mesh: Any, placed: Sequence[Placed]) -> None:
+    """Ask a mesh, by its static method `suits(options, plan)`, what does not go together. Raises ComposeError."""
+    if isinstance(mesh, Part) and hasattr(target := resolve(mesh, "mesh", "mesh")[0], "suits"):
+        target.suits(mesh.args, placed)
+
+
 def render(placed: Sequence[Placed]) -> str:
     """What wraps what in each of the four mappings, outermost first, and why each middleware stands where it does."""
     width = max(map(len, DEFAULTS))

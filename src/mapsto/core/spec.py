@@ -15,7 +15,7 @@ from .fields import from_mapping, listed, put, slot, validate
 from .overrides import overridden
 from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
-from .plan import plan
+from .plan import plan, suits
 from .recipes import load_file, loaded_files
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
@@ -129,7 +129,7 @@ class Spec:
         for path, kind, part in self.parts():
             if isinstance(part, Part):
                 check(part, kind, path, offers=OFFERED)
-        plan(self.middleware, self.mesh)
+        suits(self.mesh, plan(self.middleware, self.mesh))
         return self
 
     def parts(self) -> Iterator[tuple[str, str, Any]]:

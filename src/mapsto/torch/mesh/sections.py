@@ -130,6 +130,12 @@ def _followed(model: nn.Module, stages: int, split: Sequence[str] | None) -> lis
         cuts: list[int] | None = [begins[_known(name, begins)] for name in split]
         assert cuts is not None
         _ascending(cuts, split)
+        for cut, name in zip(cuts, split, strict=True):
+            if held := [n for n in live[cut] if n in scalars]:
+                raise SpecError(
+                    f"mesh.split: a size ({held[0]}) that is computed before {name!r} is used after it, and tensors travel "
+                    f"between stages: take it from the inputs, or {HOW}"
+                )
     else:
         cuts = None
         for most in sorted({len(live[i]) for i in allowed}):  # as few values as can be travel between stages

@@ -69,6 +69,11 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
                 holders.setdefault(id(parameter), set()).add(stage % ranks)
     if unused := [n for n, p in every if id(p) not in holders and p.requires_grad]:
         raise SpecError(f"mesh.pipeline: no stage uses {unused[0]!r}, so that no rank would train it: freeze or remove it")
+    for rank in range(ranks):
+        if not any(p.requires_grad and rank in holders.get(id(p), ()) for _, p in every):
+            raise SpecError(
+                f"mesh.pipeline: stage {rank} ({cut[rank].what}) has nothing to train: say in mesh.split where stages begin"
+            )
     part = Part(
         {i: cut[i] for i in own},
         [section.what for section in cut],
@@ -85,10 +90,6 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
             part.tied.append((parameter, groups[holding]))
             if mesh.get_local_rank() != min(holding):
                 part.copies.append(parameter)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise SpecError(
-            f"mesh.pipeline: stage {own[0]} ({cut[own[0]].what}) has nothing to train: say in mesh.split where stages begin"
-        )
     return part
 
 

@@ -37,11 +37,3 @@ class Staging:
                 f"micro-shards of a global batch, and micro_shards says {stated}"
             )
         return stated or wanted or data * self.stages * sizes["pipeline"]
-
-    def refuse(self, sizes: Mapping[str, int]) -> None:
-        """Raises SpecError where the axes do not go together."""
-        if sizes["pipeline"] > 1 and sizes["shard"] > 1:
-            raise SpecError(
-                "mesh: pipeline and shard do not go together: sharded parameters are gathered when the whole model is called, "
-                "and a schedule calls stages; use pipeline x replicate or pipeline x tensor"
-            )
