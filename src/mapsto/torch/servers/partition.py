@@ -96,7 +96,7 @@ def join(trees: Sequence[Any], shapes: Mapping[str, torch.Size], shards: Sequenc
         return value.shape == (len(shards[server][name]), *shapes[name][1:])
 
     def having(key: Any, held: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-        """Those that have a key; where it is a parameter's name, those that hold rows of it."""
-        return [(k, v[key]) for k, v in held if key in v and (key not in shapes or shards[k][key])]
+        """Those that have a key; where it is a parameter's name, those that hold rows of it (all, where it has none)."""
+        return [(k, v[key]) for k, v in held if key in v and (key not in shapes or shards[k][key] or not shapes[key].numel())]
 
     return walk(list(enumerate(trees)), None)
