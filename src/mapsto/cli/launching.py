@@ -171,11 +171,20 @@ def launch(options: argparse.Namespace, request: Request) -> int:
         try:
             return supervisor.run()
         except LaunchError as error:
-            kept = supervisor.folder
-            go_on = f"\nGo on with: mapsto train --resume {kept}" if newest_checkpoint(kept) else ""
-            raise LaunchError(f"{error}{go_on}") from None
+            raise LaunchError(f"{error}{_go_on(supervisor.folder)}") from None
         finally:
             supervisor.close()
+
+
+def _go_on(folder: Path) -> str:
+    """How to go on with what is saved, if anything is."""
+    if not newest_checkpoint(folder):
+        return ""
+    from ..engine.folder import RunFolder
+
+    if RunFolder(folder).environment().get("resumable_from_folder", True):
+        return f"\nGo on with: mapsto train --resume {folder}"
+    return f"\nGo on with the same command and --run {folder} --continue"
 
 
 def _look(server: ForkServer, options: argparse.Namespace) -> dict[str, Any] | None:
