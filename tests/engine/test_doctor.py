@@ -112,7 +112,7 @@ def test_a_run_that_stands_still_is_told_with_the_line_where_it_stands_then_that
         until(lambda: file.is_file() and file.read_text().count("File ") > 3, process)
         finding = found(tmp_path / "run", "stalled")
         assert finding.gravity.name == "FATAL"
-        assert finding.title == "the run stands still after step 0"  # the last sign of life is the session's first
+        assert finding.title == "the run stands still after step 20"  # the last that it wrote down
         text = Path(faults.__file__).read_text().splitlines()
         line = next(i for i, t in enumerate(text, 1) if "the line that a doctor must name" in t)
         assert finding.where[0] == f"{faults.__file__}:{line} (in __call__)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 import mapsto
+from mapsto.engine import stall
 
 
 class Points:
@@ -49,6 +51,25 @@ def late(batch, seconds: float = 0.03, rank: int = 1):
     return batch
 
 
+BATCHES: list[int] = []
+
+
+def hanging(batch, folder: str):
+    """A transform that waits on rank 1, some steps on, until both ranks have said where they stand, and then gives up."""
+    BATCHES.append(1)
+    if len(BATCHES) < 12:
+        return batch
+    files = [Path(folder) / "logs" / "stalls" / f"rank-{rank}.txt" for rank in (0, 1)]
+    ends = time.monotonic() + 60
+    while dist.get_rank() == 1 and not all(file.is_file() and file.read_text().count("File ") > 3 for file in files):
+        assert time.monotonic() < ends
+        time.sleep(0.05)  # the line that a doctor must name
+    if dist.get_rank() == 1:
+        time.sleep(0.3)
+        raise RuntimeError("nobody came")
+    return batch
+
+
 FAULTS = {
     "healthy": {},
     "data": {"transforms": [{"use": "slow_ranks:late", "seconds": 0.03}]},
@@ -76,3 +97,11 @@ def train(folder: str) -> None:
     torch.manual_seed(0)
     for fault in FAULTS:
         mapsto.Run(spec(fault), Path(folder) / fault).fit()
+
+
+def hang(folder: str) -> None:
+    """A run whose rank 1 does not come to some step."""
+    stall.LIMIT = 1.0
+    transform = {"use": "slow_ranks:hanging", "folder": folder}
+    made = spec("healthy").override(f"data.train.transforms={json.dumps([transform])}")
+    mapsto.Run(made, folder).fit()

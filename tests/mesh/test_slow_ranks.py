@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import slow_ranks
-from company import on_ranks
+from company import RankFailed, on_ranks
 
 from mapsto.engine.diagnosis import diagnose
 from mapsto.engine.diagnosis.evidence import Evidence
@@ -56,3 +58,17 @@ def test_the_page_shows_each_time_by_rank_and_the_finding_on_top(runs):
 
 def test_ranks_of_equal_speed_are_not_told_of(runs):
     assert told(runs / "healthy") == []
+
+
+def test_of_ranks_that_stand_still_the_one_that_the_others_wait_for_is_told_with_its_line(tmp_path):
+    with pytest.raises(RankFailed, match="nobody came|Connection"):
+        on_ranks(2, slow_ranks.hang, str(tmp_path / "run"))
+    finding = diagnose(tmp_path / "run").findings[0]
+    assert finding.name == "stalled"
+    assert finding.values["ranks"] == [0, 1]
+    assert finding.title == "rank 1 stood still and was ended after step 10"
+    text = Path(slow_ranks.__file__).read_text().splitlines()
+    line = next(i for i, t in enumerate(text, 1) if "the line that a doctor must name" in t)
+    assert finding.where[0] == f"{slow_ranks.__file__}:{line} (in hanging)"
+    assert "torch" in finding.evidence[0]  # where rank 0 waits
+    assert any("the run failed" in title for title in finding.explains)

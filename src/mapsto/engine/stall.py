@@ -43,6 +43,7 @@ class StallWatch:
         with contextlib.suppress(OSError):  # a folder that cannot be written to is told of by what must be written there
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "wb", buffering=0)  # held for the run
+        self.beat(0)
         return self
 
     def beat(self, step: int) -> None:

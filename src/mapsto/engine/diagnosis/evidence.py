@@ -79,19 +79,20 @@ class Evidence:
         return f"{self.record.folder / METRICS}:{line}"
 
     def setting(self, path: str) -> str:
-        """The line of spec.yaml that a setting stands in, or else that of the nearest setting around it."""
+        """The line of spec.yaml that a setting stands in, or else that of the setting around it."""
         try:
             node: Any = yaml.compose(self.record.spec_text, Loader=yaml.SafeLoader)
         except yaml.YAMLError:
             return f"{self.record.folder / SPEC} ({path})"
-        line = 0
+        line, said = 0, ""
         for name in path.split("."):
             pairs = node.value if isinstance(node, yaml.MappingNode) else []
             found = next(((key, value) for key, value in pairs if key.value == name), None)
             if found is None:
+                said = ", which is not set"
                 break
             line, node = found[0].start_mark.line, found[1]
-        return f"{self.record.folder / SPEC}:{line + 1} ({path})"
+        return f"{self.record.folder / SPEC}:{line + 1} ({path}{said})"
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
     @cached_property

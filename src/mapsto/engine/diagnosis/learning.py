@@ -32,6 +32,7 @@ def learning_rate_zero(evidence: Evidence) -> list[Finding]:
                 evidence.setting("optimizer.lr"),
             ),
             advice=(
+                "look at optimizer.lr and at what the schedule makes of it: mapsto show prints both",
                 "a schedule that counts epochs is asked for each step: wrap it in each_epoch, or give it steps",
                 "a warm-up or decay longer or shorter than the run: compare its steps with the run's",
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..figures import number, size
+from ..figures import count, size
 from . import thresholds
 from .curves import noise, thirds
 from .evidence import Evidence
@@ -33,7 +33,7 @@ def memory_growing(evidence: Evidence) -> list[Finding]:
                 f"the memory of {what} grows by {size(a_step)} a step: {size(values[0])} at step {points[0][0]:,}, "
                 f"{size(values[-1])} at step {points[-1][0]:,}",
                 evidence=(f"the medians of three stretches: {size(first)}, {size(middle)}, {size(last)}",
-                          f"at that pace {number(1e9 / a_step)} steps take another GB"),
+                          f"at that pace {count(1e9 / a_step)} steps take another GB"),
                 where=(evidence.at(points[0][0]), evidence.at(points[-1][0])),
                 advice=(
                     "a list of tensors that is kept, such as metrics that still hold their graph: .detach() or float() them",

@@ -29,7 +29,7 @@ def nonfinite(evidence: Evidence) -> list[Finding]:
         return []
     step, name, bad, logs = min(found)
     before = [(s, v) for s, v in evidence.points(name) if s < step]
-    last_good = f"; it was {number(before[-1][1])} at step {before[-1][0]:,}" if before else " from the first log on"
+    last_good = f"; it was {number(before[-1][1])} at step {before[-1][0]:,}" if before else ", from the first log on"
     ended = len(bad) == logs or bad[-1] == evidence.record.series[name][-1][0]
     rates = dict(evidence.points("train/lr"))
     said = [f"{n} was not finite at {len(b)} of {total} records, first at step {s:,}" for s, n, b, total in sorted(found)]
@@ -130,7 +130,7 @@ def steps_skipped(evidence: Evidence) -> list[Finding]:
             "steps_skipped",
             Gravity.WRONG,
             f"{share(rate)} of the steps of the second half changed no weight: their gradients were not finite",
-            evidence=(f"the first of them lies before step {first:,}",),
+            evidence=(f"the first of them was taken by step {first:,}",),
             where=(evidence.at(first), evidence.setting("middleware")),
             advice=("middleware.nonfinite.action=raise names the module and the batch",),
             steps=(first, points[-1][0]),

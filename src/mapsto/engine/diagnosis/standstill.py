@@ -18,18 +18,19 @@ def stalled(evidence: Evidence) -> list[Finding]:
     if not stood:
         return _silent(evidence)
     said = [
-        f"rank {s.rank} on {s.host} (process {s.pid}) finished no step for {duration(s.limit)} after step {s.step:,}"
+        f"rank {s.rank} on {s.host} (process {s.pid}) gave no sign of life for {duration(s.limit)}"
         f"{_phase(s)}: {next(iter(of_stacks(s.stacks)), 'no frame was told')}"
         for s in stood
     ]
     first = _culprit(stood)
     which = f"rank {first.rank}" if len(stood) > 1 or first.rank else "the run"
+    step = max(first.step, evidence.record.steps)
     told = "stands still" if evidence.alive else "stood still and was ended"
     return [
         Finding(
             "stalled",
             Gravity.FATAL,
-            f"{which} {told} after step {first.step:,}{_phase(first)}",
+            f"{which} {told} after step {step:,}{_phase(first)}",
             evidence=tuple(said),
             where=tuple(
                 str(place) for s in [first, *(s for s in stood if s is not first)] for place in (*of_stacks(s.stacks), s.file)
@@ -38,7 +39,7 @@ def stalled(evidence: Evidence) -> list[Finding]:
                 "the line above is where it waits: for another rank, a lock, a device, a file or a network",
                 "ranks that wait in a collective wait for one that does not: look at the one that stands elsewhere",
             ),
-            steps=(first.step, first.step),
+            steps=(step, step),
             values={"rank": first.rank, "ranks": [s.rank for s in stood], "seconds": first.limit},
         )
     ]
