@@ -17,7 +17,7 @@ from .folder import SPEC, RunFolder
 from .manifest import MANIFEST, PARTS, verify, why
 from .ranks import Alone
 from .tree import references
-from .wing import find_wing
+from .wing import Wing, find_wing
 from .writing import STATE, TENSORS
 
 WEIGHTS = "program.model."
@@ -49,28 +49,30 @@ def consolidate(run: str | Path, checkpoint: str | int | Path = "last", output: 
     data = read_yaml(file.read_text(encoding="utf-8"))
     wing = find_wing(str(data.get("wing", "torch")) if isinstance(data, Mapping) else "torch")
     path = Checkpoints(RunFolder(folder).checkpoints, wing).find(checkpoint)
+    return consolidated(path, wing, Path(output) if output is not None else folder / f"{path.name}.safetensors")
+
+
+def consolidated(path: Path, wing: Wing, target: Path) -> Consolidated:
+    """The weights of the checkpoint at a path, written to a file (see `consolidate`)."""
     manifest = verify(path)
     names = [n for n in references(json.loads((path / STATE).read_bytes()))[0] if n.startswith(WEIGHTS)]
     if not names:
-        raise CheckpointError(
-            f"{path} holds no weights under {WEIGHTS.rstrip('.')}: the mesh that wrote it keeps its own format"
-        )
+        raise CheckpointError(f"{path} holds no weights under {WEIGHTS.rstrip('.')}")
     if manifest["format"] == PARTS:
         found = wing.load_parts(path, names, None, Alone())
     else:
         found = wing.load_tensors(path / TENSORS)
     weights = {name.removeprefix(WEIGHTS): found[name] for name in names}
-    target = Path(output) if output is not None else folder / f"{path.name}.safetensors"
-    _write(wing.save_tensors, weights, target)
+    _write(wing, weights, target)
     return Consolidated(target, path, len(weights), target.stat().st_size)
 
 
-def _write(save: object, weights: Mapping[str, object], target: Path) -> None:
+def _write(wing: Wing, weights: Mapping[str, object], target: Path) -> None:
     """Under a temporary name first: the file is there whole, or as it was."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        save(weights, temporary)  # type: ignore[operator]
+        wing.save_tensors(weights, temporary)
         sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)

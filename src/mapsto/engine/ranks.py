@@ -68,7 +68,7 @@ def each(ranks: Ranks, action: Callable[[], T]) -> list[T]:
     except Exception as error:  # noqa: BLE001  # all ranks must hear of it, else they wait for this one
         mine = error
         found = (None, error if isinstance(error, MapstoError) else MapstoError(f"{type(error).__name__}: {error}"))
-    told = ranks.gather(found)
+    told: list[tuple[Any, MapstoError | None]] = ranks.gather(found)
     failed = {rank: error for rank, (_, error) in enumerate(told) if error is not None}
     if failed:
         rank, first = next(iter(failed.items()))
@@ -104,8 +104,8 @@ def serve(ranks: Ranks, action: Callable[[Callable[[str], Any]], None], services
         action(lambda name: services[name]())
         return
     if not ranks.leader:
-        wanted: Any
-        while (wanted := ranks.share(None)) is not None:
+        nothing: Any = None
+        while (wanted := ranks.share(nothing)) is not None:
             if isinstance(wanted, Exception):
                 raise wanted
             services[wanted]()

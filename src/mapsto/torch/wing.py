@@ -94,6 +94,14 @@ def load_tensors(path: Path) -> dict[str, Any]:
     return found
 
 
+def prepare() -> None:
+    """Import what ranks need, before processes are forked that would each import it."""
+    import torch._dynamo
+    import torch.distributed.fsdp  # noqa: F401
+
+    from . import parts  # noqa: F401
+
+
 def save_parts(tensors: Mapping[str, Any], folder: Path, ranks: Any) -> list[str]:
     """Write what this rank holds of named tensors; the names of its files."""
     from . import parts  # what it imports is heavy, and a run of one process does without

@@ -262,7 +262,7 @@ def all_or_nothing(trial: Trial) -> None:
     with _two(trial) as (store, save, again):
         killed = 0
         for call in range(1, 60):
-            status = _child(lambda call=call: _killed_at(call, save))  # type: ignore[misc]
+            status = _child(lambda call=call: killed_at(call, save))  # type: ignore[misc]
             done = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
             killed += os.WIFSIGNALED(status)
             with trial.case(killed_at_call=call):
@@ -273,7 +273,7 @@ def all_or_nothing(trial: Trial) -> None:
     trial.control("a writer was killed", killed > 0)
 
 
-def _killed_at(call: int, save: Callable[[], None]) -> None:
+def killed_at(call: int, save: Callable[[], None]) -> None:
     """Save, and be killed right after the call of that number."""
     count = 0
 
