@@ -28,6 +28,7 @@ NEUTRAL = {
     "freeze": {"patterns": []},
     "param_groups": {"rules": []},
     "timing": {"every": 0},
+    "health": {"every": 0},
     "distillation": {"teacher": Net(), "alpha": 0.0},
 }
 """Settings under which weights are bitwise those of the bare step."""
@@ -35,6 +36,7 @@ NEUTRAL = {
 WATCHING = {
     "nonfinite": [{"every": 3}, {"action": "skip"}],
     "timing": [{"every": 1}, {"every": 2}],
+    "health": [{"every": 1}, {"every": 3}],
     "ema": [{"buffers": "average"}],
 }
 """Settings that are not idle and still change no weight."""
@@ -55,6 +57,7 @@ ACTIVE = {
     "param_groups": {"rules": [{"match": ["head.*"], "lr": 0.1}, {"match": ["*.bias"], "weight_decay": 0.0}]},
     "no_weight_decay": {},
     "timing": {"every": 2},
+    "health": {"every": 2},
 }
 """Settings that do something."""
 
@@ -79,7 +82,7 @@ def test_what_watches_changes_no_weight(name, options):
     assert same_weights(bare, made)
 
 
-CHANGES = sorted(ACTIVE.keys() - {"ema", "nonfinite", "timing", "activation_checkpointing", "compile"})
+CHANGES = sorted(ACTIVE.keys() - {"ema", "nonfinite", "timing", "health", "activation_checkpointing", "compile"})
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -310,6 +313,7 @@ WRONG = [
     ("param_groups", {"rules": [{"match": ["head.*"], "momentun": 0.1}]}, "AdamW has no option 'momentun'"),
     ("param_groups", {"rules": [{"match": ["hed.*"], "lr": 0.1}]}, "no parameter matches 'hed.\\*'"),
     ("timing", {"every": -1}, "timing.every: -1"),
+    ("health", {"every": -1}, "health.every: -1"),
     ("distillation", {"teacher": "classification"}, "there is no model 'classification'"),
     ("distillation", {"teacher": Net(), "alpha": 2.0}, "alpha <= 1"),
 ]

@@ -104,6 +104,8 @@ OWN: dict[str, dict[str, Any]] = {
     "EMA": {"args": {"decay": 0.9, "warmup": 3}, "neutral": {"decay": 0.9}},
     "Freeze": {"args": {"patterns": ["embed"]}, "neutral": None, "commutes": [CLIP, ACCUMULATE]},
     "GradientNoise": {"args": {"eta": 0.1}, "neutral": {"eta": 0}, "tags": {"adds_noise"}},
+    "Health": {"args": {"every": 1}, "neutral": [{"every": 2}, {"every": 0}]},
+    "LocalSGD": {"args": {"every": 2}, "neutral": {"every": 3}, "exact": {"every": 1}, "drift": 0.15},
     "MixedPrecision": {
         "args": {"dtype": "fp16", "growth_interval": 2},
         "neutral": {"dtype": "fp32"},
