@@ -66,7 +66,7 @@ def test_the_command_starts_a_cluster_and_leaves_no_process(ended_by: str, tmp_p
         text = process.communicate(timeout=60)[0]
         assert process.returncode == (0 if ended_by == "itself" else 143), text
         folder = RunFolder(tmp_path / "run")
-        end = folder.records("end")[-1]
+        end = list(folder.records("end"))[-1]
         assert end["detail"]["reason"] == ("finished" if ended_by == "itself" else "interrupted")
         assert end["step"] == 12 if ended_by == "itself" else end["step"] >= 5
         assert len(family) > 5, "there were servers, workers and Ray's own processes"

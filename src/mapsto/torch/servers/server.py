@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...core.compose import Declared
 from ...core.errors import CheckpointError
+from ...core.plan import OUTSIDE
 from ..mappings import Grad, Metrics
-from ..mesh.ranks import OUTSIDE
 from ..middleware.gradients import dense, scale
 from ..saving import program_state, restore_program
 from ..state import Builder, State
