@@ -58,16 +58,19 @@ class Exchange:
         """The least multiple of the ranks that holds so many columns."""
         return -(-count // self.size) * self.size
 
-    def __call__(self, sent: Tensor, make: Callable[[int], Tensor]) -> Tensor:
-        """sent: [own nodes, columns], the columns a multiple of the ranks; make(n): room for n. [columns], the same on all."""
+    def __call__(self, sent: Tensor, room: Callable[[str, int], Tensor]) -> Tensor:
+        """sent: [own nodes, columns], the columns a multiple of the ranks -> [columns], the same on all.
+
+        room(name, n): memory for n elements.
+        """
         columns = sent.shape[1] // self.size
         if self.own > 1:  # by receiver first
             sent = sent.view(self.own, self.size, columns).transpose(0, 1).contiguous()
         counts = [len(found) * columns for found in self.covers]
-        received = make(sum(counts))
+        received = room("received", sum(counts))
         dist.all_to_all_single(received, sent.view(-1), counts, [self.own * columns] * self.size, group=self.group)
         total = root(self.leaves, zip(self.nodes, received.view(-1, columns), strict=True), plus)
-        return all_gather(total, self.group).view(-1)
+        return all_gather(total, self.group, room("whole", self.size * columns)).view(-1)
 
 
 class Buckets:
@@ -122,7 +125,7 @@ class Buckets:
                     filled.append((into, linear(gradient)[start:stop]))
             if filled:
                 torch._foreach_copy_([into for into, _ in filled], [value for _, value in filled])
-        whole = self.exchange(sent, lambda n: self._space("received", like, n))
+        whole = self.exchange(sent, lambda name, count: self._space(name, like, count))
         torch._foreach_copy_([found[i][a:b] for i, a, b in bucket], list(torch.split(whole[: sum(sizes)], sizes)))
 
     def _space(self, name: str, like: Tensor, count: int) -> Tensor:

@@ -23,9 +23,9 @@ _ALL_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 """Under the name that this version of torch does not warn of."""
 
 
-def all_gather(own: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The ranks' tensors of one dimension and equal length, one after another: [ranks, length]."""
-    every = own.new_empty(dist.get_world_size(group) * own.numel())
+def all_gather(own: Tensor, group: dist.ProcessGroup, room: Tensor | None = None) -> Tensor:
+    """The ranks' tensors of one dimension and equal length, one after another: [ranks, length]; written into `room`."""
+    every = room if room is not None else own.new_empty(dist.get_world_size(group) * own.numel())
     _ALL_GATHER(every, own, group=group)
     return every.view(-1, own.numel())
 

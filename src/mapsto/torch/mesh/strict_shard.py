@@ -165,7 +165,8 @@ class TreeScatter:
             sent = self.output.new_zeros(len(nodes), self.replicas.padded(columns))
             for row, node in zip(sent, nodes, strict=True):
                 row[:columns] = node
-            self.output.copy_(self.replicas(sent, self.output.new_empty)[:columns])
+            like = self.output
+            self.output.copy_(self.replicas(sent, lambda _, count: like.new_empty(count))[:columns])
         self.output = None
 
     def _same_size(self, given: Tensor, group: dist.ProcessGroup) -> None:
