@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint mutants bench clean help
+.PHONY: demo test test-slow test-network lint mutants bench clean help
 
 help:
 	@echo "make demo       install, train a customised model on real digits, name the report to open"
 	@echo "make test       install, run the tests with branch coverage"
 	@echo "make test-slow  the long ones: full kill sweep, compilers, soak"
+	@echo "make test-network   hosts in network namespaces, killed and cut off (as root)"
 	@echo "make lint       ruff, mypy --strict"
 	@echo "make mutants    planted bugs against the laws: caught and missed, five seeds"
 	@echo "make bench      the benchmarks (peers are installed first); results: benchmarks/RESULTS.md"
@@ -35,10 +36,13 @@ demo: $(VENV)/.demo
 	$(BIN)/mapsto evaluate $(RUN) --data test
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+test-network: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m network
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check src tests recipes benchmarks examples
