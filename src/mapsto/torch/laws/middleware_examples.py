@@ -99,7 +99,14 @@ OWN: dict[str, dict[str, Any]] = {
         "commutes": [use("freeze", patterns=["embed"]), use("no_weight_decay")],
     },
     "Compile": {"args": {"backend": "eager"}, "neutral": {"enabled": False}},
+    "CompressGradients": {"args": {"dtype": "bf16"}, "neutral": {"dtype": "fp32"}, "drift": 0.01},
     "CutMix": {"args": {"alpha": 1.0}, "neutral": {"alpha": 0}, "tags": {"per_micro_batch", "images"}},
+    "DiLoCo": {
+        "args": {"every": 2, "outer_momentum": 0.3},
+        "neutral": {"every": 1, "outer_lr": 1.0, "outer_momentum": 0.0},
+        "exact": {"every": 1, "outer_lr": 1.0, "outer_momentum": 0.0},
+        "drift": 0.2,
+    },
     "Distillation": {"args": {"teacher": use(teacher)}, "neutral": {"teacher": use(teacher), "alpha": 0.0}},
     "EMA": {"args": {"decay": 0.9, "warmup": 3}, "neutral": {"decay": 0.9}},
     "Freeze": {"args": {"patterns": ["embed"]}, "neutral": None, "commutes": [CLIP, ACCUMULATE]},
@@ -115,6 +122,12 @@ OWN: dict[str, dict[str, Any]] = {
     "NoWeightDecay": {"args": {}, "neutral": None, "commutes": [CLIP, ACCUMULATE]},
     "Nonfinite": {"args": {"every": 2}, "neutral": [{"every": 2}, {"action": "skip"}]},
     "ParamGroups": {"args": RULES, "neutral": {"rules": [{"match": ["head.*"], "lr": 1e-2}]}, "commutes": [CLIP]},
+    "PowerSGD": {
+        "args": {"rank": 1, "min_compression_rate": 1.0},
+        "neutral": {"rank": 2},
+        "exact": {"rank": 99, "min_compression_rate": 0.0},
+        "drift": 0.5,
+    },
     "SAM": {"args": {"rho": 0.05}, "neutral": {"rho": 0}},
     "Timing": {"args": {"every": 1}, "neutral": {"every": 2}},
 }

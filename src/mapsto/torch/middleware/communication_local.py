@@ -172,10 +172,14 @@ class DiLoCo(LocalSGD):
         super().begin(state)
         self.start = [nn.Parameter(p.detach().clone()) for p in state.parameters]
         nesterov = self.outer_momentum > 0
+        self.averages = self.outer_lr == 1 and self.outer_momentum == 0
         self.outer = torch.optim.SGD(self.start, lr=self.outer_lr, momentum=self.outer_momentum, nesterov=nesterov)
 
     @torch.no_grad()
     def _outer(self) -> None:
+        if self.averages:  # what the outer step would come to but for rounding
+            _apply(self.start, [local(p) for p in self.state.parameters])
+            return
         for start, parameter in zip(self.start, self.state.parameters, strict=True):
             start.grad = start - parameter
         self.outer.step()

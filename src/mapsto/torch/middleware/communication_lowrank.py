@@ -46,6 +46,8 @@ class PowerSGD:
     checkpoint's, what was kept starts afresh. Raises SpecError.
     """
 
+    edits_gradients = True
+
     def __init__(self, rank: int = 4, *, min_compression_rate: float = 2.0) -> None:
         if rank < 1 or min_compression_rate < 0:
             raise SpecError(f"powersgd: wanted rank >= 1 and min_compression_rate >= 0, got {rank} and {min_compression_rate}")
