@@ -72,7 +72,7 @@ class Words(nn.Module):
 
 def records(kind: str, dtype: str) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
-    if kind == "words":
+    if kind in TOKENS:
         x = rng.integers(0, WORDS, (RECORDS, LENGTH))
         y = rng.integers(0, WORDS, (RECORDS, LENGTH))
         y[np.arange(LENGTH)[None, :] >= rng.integers(1, LENGTH + 1, RECORDS)[:, None]] = -100  # lengths differ
@@ -84,6 +84,8 @@ def records(kind: str, dtype: str) -> dict[str, np.ndarray]:
 
 
 MODELS = {"net": Net, "gated": Gated, "words": Words}
+TOKENS = {"words"}
+"""Models of tokens, whose task is that of a language model."""
 
 
 def made(case: dict[str, Any]) -> tuple[Any, Batches]:
@@ -94,7 +96,7 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     try:
         program = build_program(
             use(MODELS[kind], **case.get("options", {})),
-            "language_model" if kind == "words" else "classification",
+            "language_model" if kind in TOKENS else "classification",
             case.get("optimizer", use("sgd", lr=0.1)),
             case.get("schedule"),
             case.get("middleware", ()),

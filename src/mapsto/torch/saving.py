@@ -39,6 +39,7 @@ def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
     stateful = {n: m for n, m in program.middleware.items() if hasattr(m, "state_dict")}
     same_keys("the checkpoint", tree, ("model", "optimizer", "schedule", "middleware", "step"))
     same_keys("middleware", tree["middleware"], stateful)
+    tree = state.mesh.narrowed(tree)
     _same_model(state.model, tree["model"])
     same_keys("optimizer parameter", tree["optimizer"]["names"], state.names)
     if (tree["schedule"] is None) != (state.schedule is None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,6 +67,10 @@ class OneProcess:
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by parameter name, of which ranks may hold different ones, on every rank."""
         return values
+
+    def narrowed(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the state of a whole program what this rank has parameters for."""
+        return tree
 
     def summary(self) -> dict[str, Any]:
         """What a program says of the whole model where its rank holds a part of it, and how it is cut."""

@@ -22,7 +22,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from torch.distributed.pipelining.schedules import ScheduleLoopedBFS
 
 from ...core.errors import ComposeError, SpecError
-from ..mappings import Batch, Grad, Loss, Metrics, needs_closure
+from ..mappings import Batch, Grad, Loss, Metrics
 from ..state import State
 from . import norms
 from .stages import Part, keep
@@ -189,14 +189,6 @@ class Pipeline:
         return dist.get_global_rank(self.group, index % self.ranks)
 
     # -- what lies on other stages -----------------------------------------------------------------------------------
-    def begin(self, state: State) -> None:
-        """Raises ComposeError for an optimizer that looks at all parameters at once."""
-        if needs_closure(state.optimizer):
-            raise ComposeError(
-                f"mesh.pipeline: {type(state.optimizer).__name__} takes inner products over all parameters, which lie on "
-                "several stages: choose an optimizer that updates each parameter by itself"
-            )
-
     def norm(self, tensors: Sequence[Tensor], p: float, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The norm over all stages; a tied parameter counts once. tensors: one for each parameter with a gradient."""
         with_gradient = [q for q in parameters if q.grad is not None]

@@ -19,7 +19,7 @@ from ...core.errors import ComposeError, SpecError
 from ...core.plan import MESH, OUTSIDE
 from ...core.registry import decorator
 from ...data.stream import StandIn
-from ..mappings import Batch, Grad, Metrics, Step
+from ..mappings import Batch, Grad, Metrics, Step, needs_closure
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import group, norms, together
@@ -87,6 +87,7 @@ class Ranks(OneProcess):
         self.asks = False
         self._asked: list[Tensor] = []
         self.busy = Busy()
+        self.alone = False  # whatever was started
         self.apart = False
         self._wish: bool | Tensor = False
 
@@ -98,8 +99,9 @@ class Ranks(OneProcess):
     # -- joining -----------------------------------------------------------------------------------------------------
     def join(self, device: torch.device, micro_shards: int | None, strict: bool = False) -> None:
         """Take this process's place among the ranks. Raises SpecError where the axes do not fit them."""
-        self.world = dist.get_world_size() if dist.is_initialized() else 1
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        company = dist.is_initialized() and not self.alone
+        self.world = dist.get_world_size() if company else 1
+        self.rank = dist.get_rank() if company else 0
         self.sizes = sizes(self.stated, self.world)
         self.lockstep = self.world > 1
         self.data_ranks = self.sizes["replicate"] * self.sizes["shard"]
@@ -221,8 +223,11 @@ class Ranks(OneProcess):
         self.state = state
         if self.strict is not None:
             self.strict.begin(state, self.bucket_mb)
-        if self.pipeline is not None:
-            self.pipeline.begin(state)
+        if self.sizes["shard"] * self.sizes["tensor"] * self.sizes["pipeline"] > 1 and needs_closure(state.optimizer):
+            raise ComposeError(
+                f"{type(state.optimizer).__name__} takes inner products over all parameters, of which ranks hold parts: choose "
+                "an optimizer that updates each parameter by itself, or mesh.replicate"
+            )
         if self.device_mesh is not None:
             self.busy.watch(state.parameters[-1])
 
@@ -315,6 +320,10 @@ class Ranks(OneProcess):
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by parameter name, of which ranks may hold different ones, on every rank."""
         return values if self.pipeline is None else self.pipeline.gathered(values)
+
+    def narrowed(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the state of a whole program what this rank has parameters for."""
+        return tree if self.pipeline is None else self.pipeline.part.narrowed(tree)
 
     def summary(self) -> dict[str, Any]:
         """What a program says of the whole model where its rank holds a part of it, and how it is cut."""

@@ -67,9 +67,8 @@ def _declared(model: nn.Module, stages: int, split: Sequence[str] | None) -> lis
     """From pieces: modules of the model, or (function, names of what it uses of the model)."""
     said = f"{type(model).__name__}.pipeline_plan"
     names = {id(m): n for n, m in model.named_modules()}
-    known = (
-        {n for n, _ in model.named_modules()} | {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
-    )
+    named = (*model.named_modules(), *model.named_parameters(), *model.named_buffers())
+    known = {name for name, _ in named if name}
     pieces: list[tuple[Callable[..., Any], frozenset[str]]] = []
     for i, piece in enumerate(model.pipeline_plan()):  # type: ignore[operator]
         call, *uses = piece if isinstance(piece, tuple) else (piece, names.get(id(piece)))

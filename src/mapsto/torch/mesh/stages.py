@@ -31,7 +31,8 @@ class Elsewhere(nn.Module):
 class Part:
     """sections: of this rank, by stage; words: of every stage; everywhere: every parameter's name and whether it is trained;
     names: of this rank's parameters, as one process calls them; tied: parameters that other stages have too, with the group
-    of these; copies: those of them that count elsewhere."""
+    of these; copies: those of them that count elsewhere; keys: of the whole model's state; elsewhere: those of them that other
+    ranks have."""
 
     sections: dict[int, Section]
     words: list[str]
@@ -41,11 +42,26 @@ class Part:
     names: dict[int, str] = field(default_factory=dict)
     tied: list[tuple[nn.Parameter, dist.ProcessGroup]] = field(default_factory=list)
     copies: list[nn.Parameter] = field(default_factory=list)
+    keys: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
 
     def summary(self) -> dict[str, int]:
         """Sizes of the whole model."""
         trained = sum(size for name, size in self.sizes.items() if self.everywhere[name])
         return {"parameters": sum(self.sizes.values()), "trainable": trained}
+
+    def narrowed(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of the state of a whole program what belongs to this rank's parameters and buffers."""
+        return {key: self._own(value) if key in ("model", "optimizer", "middleware") else value for key, value in tree.items()}
+
+    def _own(self, value: Any) -> Any:
+        """Without the entries of mappings and lists by parameter name that lie elsewhere."""
+        if isinstance(value, Mapping):
+            by_name = bool(value) and value.keys() <= self.keys
+            return {k: self._own(v) for k, v in value.items() if not (by_name and k in self.elsewhere)}
+        if isinstance(value, list):
+            return [self._own(v) for v in value if not (isinstance(v, str) and v in self.elsewhere)]
+        return value
 
     def sum_tied(self) -> None:
         """Sum the gradients of a parameter over the stages that use it, so that it stays one."""
@@ -82,7 +98,10 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
         {canonical[id(p)]: p.numel() for _, p in every},
     )
     groups = _groups({frozenset(h) for h in holders.values() if len(h) > 1}, mesh)
+    part.keys = frozenset(model.state_dict()) | part.everywhere.keys()
     _prune(model, frozenset().union(*(cut[i].uses for i in own)))
+    own_names = {canonical[id(p)] for p in model.parameters()}
+    part.elsewhere = part.keys - model.state_dict().keys() - own_names
     for parameter in model.parameters():
         part.names[id(parameter)] = canonical[id(parameter)]
         holding = frozenset(holders[id(parameter)]) if id(parameter) in holders else frozenset()

@@ -19,6 +19,11 @@ class Refusal:
 
 REFUSALS = (
     Refusal(
+        "tensor",
+        "compile",
+        "compilers do not follow values in parts through attention and embeddings (torch 2.13)",
+    ),
+    Refusal(
         "pipeline",
         "shard",
         "sharded parameters are gathered when the model is called, and a schedule calls its stages: use pipeline x replicate",
