@@ -5,8 +5,8 @@
 A transformer over padded sequences of unequal length; every rank is a process with one thread, joined by gloo. The ranks
 are the same for all loops, which take turns of some steps in them; between turns is a barrier. A step of a turn lasts as
 long as on its slowest rank; CPU time is that of all ranks together. Reported: quartiles of the per-round ratios to the
-hand-written loop of the same family, and how far the weights ended from that loop's (which sees whether they did the same
-work). Peers that are not installed are skipped.
+hand-written loop of the same family, the payload that a rank of mapsto's loops handed to collectives, and how far the weights
+ended from that loop's (which tells whether they did the same work). Peers that are not installed are skipped.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def rank(number: int, asked: argparse.Namespace, port: int, folder: str) -> None
         size = sum(p.numel() for p in problem.net().parameters())
         what = f"{asked.ranks} gloo ranks, {size / 1e6:.2f} M parameters, {asked.rounds} rounds of {asked.steps} steps"
         print(f"{machine()}; {what}")
-        report(arms, {name: title for name, (title, _) in known.items()}, weights)
+        report(arms, {name: title for name, (title, _) in known.items()}, weights, problem.told)
     dist.barrier()
     os._exit(0)  # threads of peers may still wait for something
 
@@ -97,17 +97,19 @@ def _whole(net: nn.Module) -> torch.Tensor:
         return torch.cat([p.reshape(-1) for p in full])
 
 
-def report(arms: list[Arm], titles: dict[str, str], weights: dict[str, torch.Tensor]) -> None:
-    """A table a family: loops from a hand-written one to the next."""
+def report(arms: list[Arm], titles: dict[str, str], weights: dict[str, torch.Tensor], told: dict[str, list[Any]]) -> None:
+    """A row a loop. told: the metrics of mapsto's steps, which say what was sent."""
     base = arms[0]
-    print("\n| loop | ms/step | ratio | quartiles | CPU ratio | weights differ by |\n|---|---|---|---|---|---|")
+    print("\n| loop | ms/step | ratio | quartiles | CPU ratio | MB sent a step | weights differ by |\n" + "|---" * 7 + "|")
     for arm in arms:
         base = arm if arm.name in BASES else base
         low, middle, high = ratios(arm, base)
         milli = statistics.median(wall for wall, _ in arm.times) * 1e3
         far = (weights[arm.name] - weights[base.name]).norm() / weights[base.name].norm()
         row = (titles[arm.name], f"{milli:.1f}", f"{middle:.3f}", f"{low:.3f} to {high:.3f}")
-        print("| " + " | ".join((*row, f"{ratios(arm, base, clock=1)[1]:.3f}", f"{far:.0e}")) + " |", flush=True)
+        sent = [metrics["bytes/step"] for metrics in told.get(arm.name, [])]
+        more = (f"{ratios(arm, base, clock=1)[1]:.3f}", f"{sum(sent) / len(sent) / 1e6:.3f}" if sent else "", f"{far:.0e}")
+        print("| " + " | ".join((*row, *more)) + " |", flush=True)
 
 
 def main() -> None:

@@ -69,6 +69,7 @@ class Problem:
     def __init__(self, folder: Path, *, records: int, words: int, width: int, depth: int, length: int, batches: int) -> None:
         self.folder, self.sizes = folder, (words, width, depth)
         self.nets: dict[str, nn.Module] = {}
+        self.told: dict[str, list[Any]] = {}
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.records = records * self.world
         generator = torch.Generator().manual_seed(1)
@@ -152,17 +153,29 @@ def next_token(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
     return total, (y != IGNORED).sum(), logits
 
 
+SAVERS = {
+    "bf16": ("compress_gradients bf16", use("compress_gradients", dtype="bf16")),
+    "fp16": ("compress_gradients fp16", use("compress_gradients", dtype="fp16")),
+    "powersgd": ("powersgd rank 4", use("powersgd", rank=4)),
+    "local_sgd": ("local_sgd every 8", use("local_sgd", every=8)),
+    "diloco": ("diloco every 8", use("diloco", every=8)),
+}
 ADAMW = use("adamw", lr=LR, fused=True)
 
 
-def own_loop(mesh: dict[str, int], problem: Problem, name: str, gate: Gate) -> None:
+def own_loop(mesh: dict[str, int], problem: Problem, name: str, gate: Gate, *middleware: Any) -> None:
     """`build_program` in a loop of one's own."""
-    program = build_program(problem.net(), next_token, ADAMW, device="cpu", mesh=mesh)
+    program = build_program(problem.net(), next_token, ADAMW, None, middleware, device="cpu", mesh=mesh)
     problem.nets[name] = program.model
-    window = []
+    window = problem.told[name] = []
     for x, y in problem.forever():
         gate.step()
         window.append(program.step([{"input": x, "target": y}]))
+
+
+def saving(mesh: dict[str, int], saver: Any, problem: Problem, name: str, gate: Gate) -> None:
+    """The same with a middleware that sends less."""
+    own_loop(mesh, problem, name, gate, saver)
 
 
 class Boundary:
@@ -210,6 +223,7 @@ def loops(world: int) -> dict[str, tuple[str, Callable[..., Any]]]:
         "ddp_naive": ("hand-written DDP, mean of means", partial(naive, ddp)),
         "replicate": ("mapsto {replicate: N}, build_program", partial(own_loop, replicate)),
         "replicate_run": ("mapsto {replicate: N}, Run.fit", partial(run, replicate)),
+        **{name: (f"mapsto, {title}", partial(saving, replicate, saver)) for name, (title, saver) in SAVERS.items()},
         "fsdp": ("hand-written FSDP2, summed tokens", partial(exact, sharded)),
         "fsdp_control": ("the same once more (the noise)", partial(exact, sharded)),
         "fsdp_naive": ("hand-written FSDP2, mean of means", partial(naive, sharded)),

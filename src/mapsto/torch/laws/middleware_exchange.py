@@ -60,8 +60,9 @@ def _run(trial: Trial, made: Program, dtype: torch.dtype) -> list[float]:
     told = []
     with patience(PATIENCE), trial.component("a step"):
         for step in range(STEPS):
-            batch: Any = _own(trial, step, dtype)
-            told.append(float(made.step([batch] if made.takes else batch).get("bytes/step", 0.0)))
+            batch = _own(trial, step, dtype)
+            given: Any = [batch] if made.takes else batch
+            told.append(float(made.step(given).get("bytes/step", 0.0)))
     return told
 
 
