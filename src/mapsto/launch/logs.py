@@ -60,6 +60,15 @@ class Logs:
         except (OSError, ValueError):
             return None
 
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The lines of launch.jsonl (of these events, if any are named); a torn one is left out."""
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(OSError):
+            for line in (self.path / EVENTS).read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    found.append(json.loads(line))
+        return [event for event in found if not names or event.get("event") in names]
+
     def note(self, event: str, **detail: Any) -> None:
         """One line of launch.jsonl; that it cannot be written ends no run."""
         with contextlib.suppress(OSError):
