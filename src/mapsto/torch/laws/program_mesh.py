@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.errors import SpecError
 from ...core.laws import Laws, Trial
 from ...core.parts import build
+from ...core.plan import plan
 from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.laws.contents import size_of
@@ -43,10 +44,13 @@ def on_mesh(
     from ..mesh.one import OneProcess
 
     spec = spec_of(trial)
+    saver = next((p.name for p in plan(spec.middleware) if "replica_exchange" in p.declared.provides), None)
+    if saver is not None:
+        trial.skip(f"middleware {saver!r} lets replicas exchange less than the sum; middleware.bounded_drift judges how near")
     with trial.component("building the program"):
         part = thirteen(spec.data["train"]) if records is None else thirteen(spec.data["train"], records)
         reader = build(part, "reader", path="data.train", offers={"seed": spec.seed})
-        given = {} if axes is None else {**_options(spec, trial), **axes}
+        given = {} if axes is None else {**options(spec, trial), **axes}
         program = build_program(
             spec.model,
             spec.task,
@@ -61,7 +65,7 @@ def on_mesh(
     return program, reader
 
 
-def _options(spec: Spec, trial: Trial) -> dict[str, Any]:
+def options(spec: Spec, trial: Trial) -> dict[str, Any]:
     stated = spec.mesh.args if isinstance(spec.mesh, Part) else {}
     unused = bool(stated.get("unused_parameters")) or trial.has("unused_parameters")
     return {"unused_parameters": unused, **({"blocks": stated["blocks"]} if "blocks" in stated else {})}
