@@ -109,7 +109,11 @@ def build_program(
 def _mesh(mesh: Any, micro_shards: int | None, strict: bool, offers: Mapping[str, Any]) -> Any:
     """The mesh, or None for one process that has nothing to deal out."""
     if type(mesh) is OneProcess:  # said by those who are ranks and want a program of their own all the same
-        return None
+        if micro_shards is None and not strict:
+            return None
+        alone = build(Part("ranks"), "mesh", path="mesh", offers=offers)
+        alone.alone = True
+        return alone
     if mesh is None:
         if not launched() and micro_shards is None and not strict:
             return None

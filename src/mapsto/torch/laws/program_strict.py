@@ -1,0 +1,95 @@
+"""The law of strict mode on two gloo ranks: replicated or sharded, the weights are bitwise those of one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...core.errors import ComposeError, SpecError
+from ...core.laws import Laws, Trial
+from ...core.parts import build
+from ...core.values import Part
+from ...data.laws.contents import size_of
+from ...data.stream import read
+from ..build import build_program
+from ..mesh.group import patience
+from ..mesh.one import OneProcess, whole
+from ..program import Program
+from .compare import differs, same
+from .program_mesh import PATIENCE, options
+from .program_ranks import STEPS, spec_of, thirteen
+
+laws = Laws("program")
+MICRO_SHARDS = 4
+
+
+def _made(trial: Trial, axes: dict[str, int] | None, *, strict: bool = True) -> tuple[Program, Any]:
+    """The program of the spec on a mesh (None: on this process alone) with 4 micro-shards, and its training reader."""
+    spec = spec_of(trial)
+    try:
+        with trial.component("building the program"):
+            reader = build(thirteen(spec.data["train"]), "reader", path="data.train", offers={"seed": spec.seed})
+            program = build_program(
+                spec.model,
+                spec.task,
+                spec.optimizer,
+                spec.schedule,
+                spec.middleware,
+                seed=spec.seed,
+                device="cpu",
+                mesh=OneProcess() if axes is None else Part("ranks", {**options(spec, trial), **axes}),
+                micro_shards=MICRO_SHARDS,
+                strict=strict,
+                offers={"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed},
+            )
+    except (SpecError, ComposeError) as error:
+        if "strict" in str(error) or "take statistics over a batch" in str(error):
+            trial.skip(f"strict mode refuses it: {error}")
+        raise
+    return program, reader
+
+
+def _weights(program: Program) -> dict[str, Tensor]:
+    return {n: whole(p).detach().clone() for n, p in program.model.named_parameters()}
+
+
+def _stepped(trial: Trial, program: Program, reader: Any) -> list[dict[str, Tensor]]:
+    """The weights after each of a few steps."""
+    found = []
+    for step in range(STEPS):
+        with trial.component("a step"):
+            program.step(read(reader, step, program.state.mesh.own, MICRO_SHARDS))
+        found.append(_weights(program))
+    return found
+
+
+@laws.law(
+    "S1d",
+    "strict_ranks",
+    priority=1,
+    tolerance="T0",
+    ranks=2,
+    seconds=180,
+    why="Where the last bit depends on the number of ranks, a run that lost a machine cannot be told from one with a bug.",
+    satisfy="Ask state.mesh.norm and state.mesh.whole for what concerns more than this rank's part, instead of adding up over "
+    "ranks yourself; keep no state from one micro-shard to the next.",
+    catches=("a norm that ranks add up in their own order", "a running value over the micro-shards that a rank has seen"),
+)
+def strict_ranks(trial: Trial) -> None:
+    """With strict: true, weights after three updates on {replicate: 2} and on {shard: 2} are bitwise those of one process."""
+    one, reader = _made(trial, None)
+    if size_of(reader.batch(0)) < 2:
+        trial.skip("its batches hold one record, which two ranks cannot share")
+    wanted = _stepped(trial, one, reader)
+    fast, _ = _made(trial, None, strict=False)
+    trial.control("sums in another order differ", differs(_stepped(trial, fast, reader), wanted))
+    for axes in ({"replicate": 2}, {"shard": 2}):
+        with trial.case(world=2, mesh=next(iter(axes)), micro_shards=MICRO_SHARDS), patience(PATIENCE):
+            program, _ = _made(trial, axes)
+            for step, found in enumerate(_stepped(trial, program, reader)):
+                with trial.case(step=step):
+                    cause = (
+                        "something is added up in an order that the ranks decide, or acts on parts as it would not on the whole"
+                    )
+                    same(trial, "weights of two ranks", found, wanted[step], tolerance="T0", cause=cause)
