@@ -82,7 +82,10 @@ class Killer:
 
 def step_of(folder: Path) -> int:
     """How far a run has come."""
-    return max((r["step"] for r in RunFolder(folder).records("log")), default=0)
+    try:
+        return max((r["step"] for r in RunFolder(folder).records("log")), default=0)
+    except FileNotFoundError:  # just now put away by an attempt that begins anew
+        return 0
 
 
 def sweep(server: ForkServer, root: Path, kills: int, seed: int) -> dict[str, Any]:
