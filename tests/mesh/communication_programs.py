@@ -132,6 +132,13 @@ def low_rank(case: dict[str, Any], steps: int) -> dict[str, Any]:
     return {"lost": max(lost), "far": max(far), "alike": all(alike), "spread": all(spread), "kept": same, "names": names}
 
 
+def _of_the_first(tensors: list[Tensor]) -> list[Tensor]:
+    found = [t.clone() for t in tensors]
+    for tensor in found:
+        dist.broadcast(tensor, 0)
+    return found
+
+
 def _summed(tensor: Tensor) -> Tensor:
     found = tensor.clone()
     dist.all_reduce(found)
@@ -141,7 +148,7 @@ def _summed(tensor: Tensor) -> Tensor:
 def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any]:
     """Of a local saver: the weights of this rank after each step, what is told when, and what evaluation does to it."""
     program, reader = made(case)
-    seen: dict[str, Any] = {"weights": [], "canonical": [], "told": [], "asked": [], "kept": [], "bytes": []}
+    seen: dict[str, Any] = {"weights": [], "canonical": [], "told": [], "asked": [], "kept": [], "bytes": [], "lent": []}
     plain = reader.sequential()
     with reader.stream(0, steps, **program.takes) as stream:
         for number, (_, batch) in enumerate(stream):
@@ -155,6 +162,9 @@ def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any
             own = {n: p.detach().clone() for n, p in zip(program.state.names, program.state.parameters, strict=True)}
             with plain.stream(0, plain.batches_per_epoch, **program.takes) as evaluation:
                 seen.setdefault("evaluation", []).append(program.evaluate(b for _, b in evaluation))
+            with program.evaluating():
+                lent = [p.detach().clone() for p in program.state.parameters]
+            seen["lent"].append(all(torch.equal(a, b) for a, b in zip(_of_the_first(lent), lent, strict=True)))
             seen["canonical"].append(program.weights())
             seen["kept"].append(all(torch.equal(own[n], p) for n, p in program.model.named_parameters()))
             seen["weights"].append({n: w.numpy() for n, w in own.items()})

@@ -22,6 +22,10 @@ def saver(name: str, **options: Any) -> dict[str, Any]:
     return {**TWO, "middleware": [use(name, **options)]}
 
 
+def _full() -> list[Any]:
+    return [use("powersgd", rank=99, min_compression_rate=0.0)]
+
+
 def far(found: Any, wanted: Any) -> float:
     """The largest relative distance of weights by name."""
     return max(float(np.linalg.norm(found[n] - wanted[n]) / np.linalg.norm(wanted[n])) for n in wanted)
@@ -34,8 +38,10 @@ def found() -> dict[str, Any]:
     identities = {
         "dense": {**TWO, **words},
         "fp32": {**saver("compress_gradients", dtype="fp32"), **words},
-        "full": {**saver("powersgd", rank=99, min_compression_rate=0.0), **words},
+        "full": {**TWO, **words, "middleware": _full()},
         "thick": {**saver("powersgd", rank=99), **words},
+        "accumulated": {**TWO, **words, "middleware": [use("accumulate", steps=2), *_full()]},
+        "several": {**saver("local_sgd", every=1), **words, "micro_shards": 5},
         "one": {**saver("local_sgd", every=1), **words},
         "outer": {**saver("diloco", every=1, outer_lr=1.0, outer_momentum=0.0), **words},
         "bf16": {**saver("compress_gradients", dtype="bf16"), **words},
@@ -61,6 +67,7 @@ def found() -> dict[str, Any]:
         "low rank": (low_rank, (saver("powersgd", rank=1, min_compression_rate=1.0), 4)),
         "local": (local_steps, (saver("local_sgd", every=3), 7, 1)),
         "diloco": (local_steps, (saver("diloco", every=3), 7, 99)),
+        "ema": (local_steps, ({**TWO, "middleware": [use("ema", decay=0.5), use("local_sgd", every=2)]}, 3, 99)),
         "refusals": (refusals, (REFUSED,)),
     }
     told = on_ranks(2, several, calls)
@@ -88,7 +95,7 @@ def test_neutral_settings_are_the_dense_sum(found):
     for of_rank in found["identities"]:
         dense = of_rank["dense"]["weights"]
         assert all(np.array_equal(of_rank["fp32"]["weights"][n], w) for n, w in dense.items())
-        for name in ("full", "thick", "one", "outer"):
+        for name in ("full", "thick", "accumulated", "one", "several", "outer"):
             assert far(of_rank[name]["weights"], dense) < 1e-12, name
         for name in ("bf16", "thin", "three"):  # the control: each of them does something
             assert far(of_rank[name]["weights"], dense) > 1e-7, name
@@ -213,6 +220,8 @@ def test_local_steps_are_those_done_by_hand(found, name, outer):
 
 
 def test_evaluation_takes_the_average_and_changes_no_replica(found):
+    for name in ("local", "diloco", "ema"):
+        assert all(all(of_rank["lent"]) for of_rank in found[name]), name
     for name in ("local", "diloco"):
         for of_rank in found[name]:
             assert all(of_rank["kept"])

@@ -100,13 +100,24 @@ class LocalSGD:
     # -- what others see ---------------------------------------------------------------------------------------------
     @contextmanager
     def lend(self, state: State) -> Iterator[None]:
-        """Evaluation and prediction run with the average, on every replica."""
-        if not self.window or self.replicas is None:
+        """Evaluation and prediction run with the average, on every replica.
+
+        Just after an average replicas have the same weights, but what others lend (such as averages over steps) may differ:
+        that of the first is taken.
+        """
+        if self.replicas is None:
             yield
             return
         with kept(state.parameters):
-            _apply(state.parameters, self._means())
+            _apply(state.parameters, self._means() if self.window else self._of_the_first())
             yield
+
+    def _of_the_first(self) -> list[Tensor]:
+        found = [local(p.detach()).contiguous() for p in self.state.parameters]
+        for tensor in found:
+            sent.count(tensor)
+            dist.broadcast(tensor, group=self.replicas, group_src=0)
+        return found
 
     def canonical(self) -> list[Tensor]:
         """The weights of the run, one a parameter, where those of replicas differ; else none. All ranks must ask."""
