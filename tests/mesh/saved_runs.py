@@ -171,6 +171,22 @@ def same_mesh(folder: Path) -> dict[str, Any]:
     return found
 
 
+def reads(folder: Path, mesh: Any) -> float:
+    """Which share of the elements of a checkpoint this rank reads when it goes on."""
+    read: list[int] = []
+    load = parts.load_parts
+
+    def counted(*arguments: Any) -> Any:
+        found = load(*arguments)
+        read.append(sum(getattr(t, "_local_tensor", t).numel() for t in found.values()))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "load_parts", counted)
+        Run(spec(mesh), folder).fit(resume=True)
+    return read[0] / sum(tensor.size for tensor in saved(folder, 6).values())
+
+
 def meanwhile(folder: Path) -> dict[str, Any]:
     """With a slow disk: steps go on; a signal, the end and an error are met while something is being written."""
     slow = {"mesh": {"shard": 2}, "checkpoint": {"every": 20, "keep": None, "best": 0, "asynchronous": True}}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from company import on_ranks
 from safetensors.numpy import load_file
-from saved_runs import failures, meanwhile, same_mesh, saved, train
+from saved_runs import failures, meanwhile, reads, same_mesh, saved, train
 
 from mapsto.core.errors import CheckpointError
 from mapsto.engine.checkpoint import checkpoint_paths, step_of
@@ -25,6 +25,14 @@ CHAIN: list[tuple[int, dict[str, Any] | None]] = [
     (2, {"replicate": 2}),
     (4, {"replicate": 2, "shard": 2}),
     (1, None),
+]
+PRODUCTS: list[tuple[int, dict[str, Any] | None]] = [
+    (2, {"tensor": 2}),
+    (2, {"shard": 2}),
+    (4, {"shard": 2, "tensor": 2}),
+    (2, {"pipeline": 2}),
+    (2, {"replicate": 2}),
+    (2, {"tensor": 2}),
 ]
 
 
@@ -43,21 +51,36 @@ def error(got: dict[str, Any], want: dict[str, Any]) -> float:
     return float(max(worst))
 
 
-def test_a_run_that_moves_from_mesh_to_mesh_is_the_run_of_one_process(alone: Path, tmp_path: Path) -> None:
-    """4 -> 2 -> 3 sharded, 2 replicated, 2 x 2 hybrid, one process: a step on each."""
-    folder = tmp_path / "run"
-    for step, (world, mesh) in enumerate(CHAIN, 1):
+def moved(chain: list[tuple[int, dict[str, Any] | None]], folder: Path, alone: Path) -> None:
+    """A step on each mesh; after each of them the checkpoint is that of the run of one process."""
+    for step, (world, mesh) in enumerate(chain, 1):
         changes = {"mesh": mesh}
         if world > 1:
             on_ranks(world, train, folder, changes, step > 1, step)
         else:
             train(folder, changes, step > 1, step)
-        names = [p.name for p in (folder / f"checkpoints/step-{step:08d}").glob("*.safetensors")]
-        whole = mesh is None or "shard" not in mesh
-        assert sorted(names) == (
-            ["tensors.safetensors"] if whole else [f"part-{r:05d}-of-{world:05d}.safetensors" for r in range(1, world + 1)]
-        )
-        assert error(saved(folder, step), saved(alone, step)) < 1e-10, f"step {step} on {mesh}"
+        names = sorted(p.name for p in (folder / f"checkpoints/step-{step:08d}").glob("*.safetensors"))
+        parts = [f"part-{rank:05d}-of-{world:05d}.safetensors" for rank in range(1, world + 1)]
+        assert names == (["tensors.safetensors"] if mesh is None or set(mesh) == {"replicate"} else parts)
+        assert error(saved(folder, step), saved(alone, step)) < 1e-12, f"step {step} on {mesh}"
+
+
+def test_a_run_that_moves_from_mesh_to_mesh_is_the_run_of_one_process(alone: Path, tmp_path: Path) -> None:
+    moved(CHAIN, tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_a_run_that_moves_over_products_and_stages_too(alone: Path, tmp_path: Path) -> None:
+    moved(PRODUCTS, tmp_path / "run", alone)
+
+
+def test_each_rank_reads_what_it_holds(alone: Path, tmp_path: Path) -> None:
+    """Of whole tensors in one file."""
+    for mesh in ({"shard": 2}, {"pipeline": 2}):
+        folder = shutil.copytree(alone, tmp_path / next(iter(mesh)))
+        shares = on_ranks(2, reads, folder, mesh)
+        assert sum(shares) == pytest.approx(1, abs=0.1), f"{mesh}: {shares}"
+        assert max(shares) < 0.75, f"{mesh}: {shares}"
 
 
 @pytest.fixture(scope="module")

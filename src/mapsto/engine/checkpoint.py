@@ -139,7 +139,7 @@ class Checkpoints:
         """
         found: list[Any] = []
         try:
-            each(self._line(), lambda: found.extend(self._read(path, looking)))
+            each(self._line(), lambda: found.extend(self._read(path, looking, program)))
             manifest, plain, names, notes = found
             tree = unflatten(plain, self._tensors(path, manifest, names, program), self.ranks.rank)
         except CheckpointError as error:
@@ -148,13 +148,15 @@ class Checkpoints:
             raise CheckpointError(f"{path} is intact but cannot be read: {type(error).__name__}: {error}") from error
         return Checkpoint(path, manifest, tree, tuple(notes))
 
-    def _read(self, path: Path, looking: bool) -> tuple[dict[str, Any], Any, list[str], list[str]]:
+    def _read(self, path: Path, looking: bool, program: Program | None) -> tuple[dict[str, Any], Any, list[str], list[str]]:
         """The verified manifest, the plain data, the names of the tensors it refers to, and notes."""
         ranks = self.ranks
         if ranks.world > 1:
             seen(path)
         manifest = verify(path, (ranks.rank, ranks.world))
         plain = json.loads((path / STATE).read_bytes())
+        if ranks.world > 1 and program is not None:
+            plain["program"] = self.wing.narrowed(plain["program"], program)
         names, own = references(plain)
         there = int(manifest.get("ranks", 1))
         notes: list[str] = []

@@ -126,12 +126,21 @@ class Wing(Protocol):
         """Copies on the host of what this rank holds of named tensors; those of `held` are written over where they fit."""
         ...
 
+    def checksums(self, program: Any, tree: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+        """A checksum of every tensor of a program's state tree by path, under the part that this rank holds of them: ranks that hold
+        the same part must have the same."""
+        ...
+
     def is_part(self, tensor: Any) -> bool:
         """Whether a tensor is of those of which ranks hold parts; never for one process."""
         ...
 
     def save_parts(self, tensors: Mapping[str, Any], folder: Path, ranks: Ranks) -> list[str]:
         """Write what this rank holds of named tensors; the names of its files. All ranks call it together."""
+        ...
+
+    def narrowed(self, tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+        """Of the state of a whole program (its leaves may be anything) what a program on this rank has parameters for."""
         ...
 
     def load_parts(self, folder: Path, names: Sequence[str], program: Any, ranks: Ranks) -> dict[str, Any]:

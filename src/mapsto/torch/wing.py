@@ -17,23 +17,10 @@ torch = require("torch", "torch", "the torch wing")
 safetensors = require("safetensors.torch", "torch", "the torch wing")
 
 from .build import build_program  # noqa: E402
+from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
-from .mesh.one import is_part  # noqa: E402
-from .saving import host  # noqa: E402
-
-__all__ = [
-    "accelerators",
-    "build",
-    "deterministic",
-    "host",
-    "is_part",
-    "is_tensor",
-    "load_parts",
-    "load_tensors",
-    "ranks",
-    "save_parts",
-]
-__all__ += ["save_tensors", "versions"]
+from .mesh.one import is_part  # noqa: E402, F401  # of the protocol
+from .saving import host  # noqa: E402, F401  # of the protocol
 
 
 def build(spec: Spec, offers: Mapping[str, Any]) -> Any:
@@ -107,6 +94,21 @@ def save_parts(tensors: Mapping[str, Any], folder: Path, ranks: Any) -> list[str
     from . import parts  # what it imports is heavy, and a run of one process does without
 
     return parts.save_parts(tensors, folder, ranks)
+
+
+def narrowed(tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+    """Of the state of a whole program what a program on this rank has parameters for."""
+    found: Mapping[str, Any] = program.state.mesh.narrowed(tree)
+    return found
+
+
+def checksums(program: Program, tree: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """A checksum of every tensor of a program's state, under the part of it that this rank holds.
+
+    Replicas that take steps of their own (`local_sgd`) have the weights in common only.
+    """
+    apart = getattr(program.state.mesh, "apart", False)
+    return agreement.checksums({"model": tree["model"]} if apart else tree)
 
 
 def load_parts(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _stepped(spec: Spec, where: Path) -> Run:
 
 
 @laws.law(
-    "K1",
+    "K1b",
     "ranks_save_restore",
     priority=0,
     seconds=120,
@@ -173,7 +173,7 @@ def _same(trial: Trial, what: str, got: dict[str, str], want: dict[str, str], **
 
 
 @laws.law(
-    "K4",
+    "K4b",
     "ranks_all_or_nothing",
     priority=1,
     seconds=240,
