@@ -173,8 +173,8 @@ def main() -> None:
         name, folder, *numbers = json.loads(arguments.rank)
         print(json.dumps(measure(name, Path(folder), *map(int, numbers))))
         return
-    heads = ["ranks", "MB", "ms a step", "stands, waiting (ms)", "stands, aside (ms)", "ratio (quartiles)", "written aside in (ms)"]
-    heads += ["adds, waiting (ms)", "adds, aside (ms)"]
+    heads = ["ranks", "MB", "ms a step", "stands, waiting (ms)", "stands, aside (ms)", "ratio (quartiles)"]
+    heads += ["aside written in (ms)", "adds, waiting (ms)", "adds, aside (ms)"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name in CASES:
         print(row(name, ranks(name, arguments), arguments.steps), flush=True)
