@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -167,6 +168,28 @@ def test_the_first_rank_that_failed_is_told_and_not_those_that_missed_it(tmp_pat
     assert finding.title == "rank 1 (on a) failed at step 61: KeyError: 7"
     assert finding.values["rank"] == 1
     assert "2 more ranks ended with it" in finding.evidence[0]
+
+
+def test_a_run_on_another_host_is_alive_while_it_gives_signs_of_life(tmp_path, healthy):
+    shutil.copytree(healthy, tmp_path / "run")
+    RunFolder(tmp_path / "run").cut(60)
+    (tmp_path / "run" / ".lock").unlink()  # this very process trained there
+    file = tmp_path / "run" / "logs" / "stalls" / "rank-0.txt"
+    file.parent.mkdir(parents=True)
+
+    def beat(host, age):
+        about = {"rank": 0, "host": host, "pid": 1, "step": 61, "time": time.time() - age, "limit": 60.0}
+        file.write_text(json.dumps(about) + "\n")
+        lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        aged = [json.dumps({**json.loads(line), "time": time.time() - age - 1}) + "\n" for line in lines]
+        (tmp_path / "run" / "metrics.jsonl").write_text("".join(aged))
+
+    beat("elsewhere", 30)
+    assert diagnose(tmp_path / "run").healthy
+    beat("elsewhere", 300)
+    assert "rank 0 on elsewhere" in found(tmp_path / "run", "killed").evidence[0]
+    beat(socket.gethostname(), 30)
+    found(tmp_path / "run", "killed")
 
 
 def test_restarts_by_a_launcher_are_told(tmp_path, healthy):

@@ -57,17 +57,22 @@ def _values(gradient: Tensor) -> Tensor:
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[float]:
-    """The length of each, copied from the device together; it may be 0 for what is not zero but tiny."""
-    if not tensors:
-        return []
-    return [float(v) for v in torch.stack([n.double() for n in torch._foreach_norm(list(tensors), 2.0)]).tolist()]
+    """The length of each; it may be 0 for what is not zero but tiny."""
+    return _read(torch._foreach_norm(list(tensors), 2.0)) if tensors else []
 
 
 def _sums(tensors: Sequence[Tensor]) -> list[int]:
-    """The sum of each one's bits read as integers: where an element changed it differs, unless others make up for it."""
-    if not tensors:
+    """The sum of each one's bits read as integers, which wraps around: where an element changed it differs, unless others
+    make up for it."""
+    return _read([bits.sum(dtype=bits.dtype) for bits in map(_bits, tensors)])
+
+
+def _read(scalars: Sequence[Tensor]) -> list[Any]:
+    """Copied from the device together."""
+    if not scalars:
         return []
-    found: list[int] = torch.stack([_bits(t).sum(dtype=torch.int64) for t in tensors]).tolist()
+    device = scalars[0].device
+    found: list[Any] = torch.stack([s if s.device == device else s.to(device) for s in scalars]).tolist()
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from ..figures import size
@@ -86,7 +87,7 @@ def killed(evidence: Evidence) -> list[Finding]:
         return []
     left, verdict = evidence.stalls, evidence.verdict or {}
     step = max([evidence.record.steps, *(stall.step for stall in left)])
-    said = [f"rank {s.rank} on {s.host} (process {s.pid}) gave its last sign of life at step {s.step:,}" for s in left]
+    said = [f"rank {s.rank} on {s.host} (process {s.pid}) gave its last sign of life at {_when(s.time)}" for s in left]
     memory = evidence.points("memory/resident")
     if memory:
         said.append(f"at its last log the process held {size(memory[-1][1])} of memory")
@@ -108,6 +109,10 @@ def killed(evidence: Evidence) -> list[Finding]:
             values={"lost_steps": lost, "ranks": verdict.get("ranks")},
         )
     ]
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def restarted(evidence: Evidence) -> list[Finding]:

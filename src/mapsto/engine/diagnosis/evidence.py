@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import yaml
 from ..folder import METRICS, SPEC
 from ..record import RunRecord, as_float
 from ..stall import Stall, read_stalls
+from . import thresholds
 from .alive import in_use
 
 ERRORS, LAUNCHES = Path("logs") / "errors", Path("logs") / "launch.jsonl"
@@ -137,8 +139,10 @@ class Evidence:
 
     @cached_property
     def alive(self) -> bool:
-        """Whether a process is training in the folder, as far as this machine can tell."""
-        return in_use(self.record.folder)
+        """Whether a process is training in the folder; on another host, whether one gave a sign of life just now."""
+        elsewhere = any(stall.host != socket.gethostname() for stall in self.stalls)
+        latest = max([as_float(self.last.get("time", 0.0)), *(stall.time for stall in self.stalls)])
+        return in_use(self.record.folder) or (elsewhere and self.now - latest < 2 * thresholds.STALL_SECONDS)
 
     def per_rank(self, name: str) -> list[tuple[Log, list[float]]]:
         """(log, value by rank) of what each log tells of its ranks, where there were several."""
