@@ -52,6 +52,10 @@ class PlanError(MapstoError, RuntimeError):
     """A plan that cannot be made: a model that cannot run without data, a size that cannot be read."""
 
 
+class DivergenceError(MapstoError, RuntimeError):
+    """Ranks that hold copies of the same weights or state, and whose copies are no longer equal."""
+
+
 class ClusterError(MapstoError, RuntimeError):
     """A process of a cluster that could not be started, failed, or was lost and could not be replaced."""
 

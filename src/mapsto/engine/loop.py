@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from ..core.errors import CheckpointError, DataError, MapstoError
+from ..core.errors import CheckpointError, DataError, DivergenceError, MapstoError
 from ..core.spec import Spec, digest
 from ..data.stream import StandIn, size
 from .best import Best
@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint, Checkpoints, step_of
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
-from .ranks import Ranks, serve
+from .ranks import Ranks, alike, serve
 from .saves import Saves
 from .stall import StallWatch
 from .streams import capture, put_back, untouched
@@ -233,10 +233,22 @@ class Loop:
 
     def _save(self) -> None:
         self._settle()
-        self.saves.begin(self.step, self._tree(), self._about(), self.best)
+        tree = self._tree()
+        self._verify(tree["program"])
+        self.saves.begin(self.step, tree, self._about(), self.best)
         self.saved = self.step
         if not self.spec.checkpoint.asynchronous:
             self._settle()
+
+    def _verify(self, tree: Any) -> None:
+        """Before a checkpoint is written: ranks that hold the same must still hold the same."""
+        if self.ranks.world == 1:
+            return
+        try:
+            alike(self.ranks, self.wing.checksums(self.program, tree))
+        except DivergenceError as error:
+            last = f"; they did at step {self.saved}, which is saved" if self.saved > 0 else ""
+            raise DivergenceError(f"step {self.step}: {error}{last}") from None
 
     def _settle(self) -> None:
         """Wait for the checkpoint that is being written, if one is, and tell of it."""

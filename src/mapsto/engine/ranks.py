@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from ..core.errors import MapstoError, SpecError
+from ..core.errors import DivergenceError, MapstoError, SpecError
 from .identity import differences
 
 T = TypeVar("T")
@@ -135,6 +136,34 @@ def agree(ranks: Ranks, told: Mapping[str, Any]) -> None:
             named = "; ".join(f"rank {rank} has {_difference(every[rank][name], most)}" for rank in others[:4])
             more = f"; and {len(others) - 4} more ranks" if len(others) > 4 else ""
             raise SpecError(f"the ranks do not run the same {name}: {named}{more}")
+
+
+def alike(ranks: Ranks, sums: Mapping[str, Mapping[str, int]]) -> None:
+    """Compare checksums (see `Wing.checksums`) among the ranks that hold the same part of a state.
+
+    Raises DivergenceError naming the ranks that do not hold what most hold, and what differs.
+    """
+    told = ranks.gather({part: hashlib.sha256(repr(sorted(own.items())).encode()).digest() for part, own in sums.items()})
+    for part in sorted({part for one in told for part in one}):
+        if len({one[part] for one in told if part in one}) > 1:
+            every = ranks.gather(dict(sums.get(part, {})))
+            raise DivergenceError(_diverged(part, {rank: own for rank, own in enumerate(every) if part in told[rank]}))
+
+
+def _diverged(part: str, every: Mapping[int, Mapping[str, int]]) -> str:
+    usual, count = Counter(tuple(sorted(own.items())) for own in every.values()).most_common(1)[0]
+    most = dict(usual)
+    others = [rank for rank, own in every.items() if own != most]
+    differ = [path for path in most if any(every[rank].get(path) != most[path] for rank in others)]
+    differ += [path for rank in others for path in every[rank] if path not in most and path not in differ]
+    more = f" and {len(differ) - 1} more tensors" if len(differ) > 1 else ""
+    who = f"rank {others[0]}" if len(others) == 1 else f"ranks {', '.join(map(str, others[:8]))}"
+    who += ", ..." if len(others) > 8 else ""
+    if count * 2 <= len(every):  # nobody can say who is right
+        who = f"ranks {', '.join(map(str, list(every)[:8]))}{', ...' if len(every) > 8 else ''}"
+        return f"{who} no longer hold the same {differ[0]}{more}{f' ({part})' if part else ''}"
+    hold = "holds" if len(others) == 1 else "hold"
+    return f"{who} {hold} another {differ[0]}{more} than the others{f' with {part}' if part else ''}"
 
 
 def _difference(own: Any, most: Any) -> str:

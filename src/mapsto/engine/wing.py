@@ -127,8 +127,10 @@ class Wing(Protocol):
         ...
 
     def checksums(self, program: Any, tree: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-        """A checksum of every tensor of a program's state tree by path, under the part that this rank holds of them: ranks that hold
-        the same part must have the same."""
+        """A checksum of every tensor of a program's state tree by path, under the part that this rank holds of them.
+
+        Ranks that hold the same part must have the same.
+        """
         ...
 
     def is_part(self, tensor: Any) -> bool:

@@ -102,7 +102,7 @@ def narrowed(tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
     return found
 
 
-def checksums(program: Program, tree: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def checksums(program: Any, tree: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """A checksum of every tensor of a program's state, under the part of it that this rank holds.
 
     Replicas that take steps of their own (`local_sgd`) have the weights in common only.
