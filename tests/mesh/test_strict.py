@@ -25,6 +25,7 @@ from mapsto.torch.mesh.ranks import Ranks
 from mapsto.torch.mesh.rows import _rows, norm
 from mapsto.torch.mesh.strict import ALIGNMENT, aligned, refuse, repeatable
 
+SLOW = pytest.mark.slow
 SGD = use("sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
 CASES: dict[str, dict[str, Any]] = {
     "usual": USUAL,
@@ -115,11 +116,19 @@ def test_micro_shards_decide_the_bits() -> None:
 
 
 # -- another number of ranks -----------------------------------------------------------------------------------------------
-def test_a_run_that_grows_and_shrinks_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "meshes",
+    [
+        [(4, "replicate", 2), (3, "replicate", 3), (1, "replicate", 4), (2, "replicate", 5)],
+        pytest.param([(2, "replicate", 1), (4, "shard", 2), (3, "shard", 3), (1, "replicate", 4), (2, "shard", 5)], marks=SLOW),
+    ],
+    ids=["replicated", "sharded"],
+)
+def test_a_run_that_grows_and_shrinks_ends_with_the_same_bits(tmp_path: Path, meshes: list[tuple[int, str, int]]) -> None:
     (wanted,) = on_ranks(1, train, str(tmp_path / "one"), [], 5)
     folder = str(tmp_path / "several")
-    for world, until in ((4, 2), (3, 3), (1, 4), (2, 5)):
-        found = on_ranks(world, train, folder, [{"replicate": -1}], until)
+    for world, axis, until in meshes:
+        found = on_ranks(world, train, folder, [{axis: -1}], until)
     assert found == [wanted, wanted]
 
 
