@@ -28,6 +28,8 @@ import mapsto
 from mapsto import Spec, use
 from mapsto.torch.tasks import Task
 
+torch.sparse.check_sparse_tensor_invariants.disable()  # the default, said: torch warns at a sparse Adagrad otherwise
+
 TOP = 10
 """The length of the lists that `ndcg` judges."""
 

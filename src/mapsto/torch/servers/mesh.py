@@ -14,7 +14,8 @@ from ..state import Builder, State
 from .admission import admit, admit_with_tables
 from .blueprint import Blueprint
 from .dealing import blocks
-from .driver import Driver, Layout
+from .driver import Driver
+from .layout import Layout
 from .partition import partition
 from .program import ServedProgram
 from .server import DECLARED

@@ -7,11 +7,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from ...core.errors import ClusterError
 from ..evaluate import fetch
 from ..mappings import Metrics
 from ..program import Program
-from .driver import Driver, Layout, Options
+from .driver import Driver
+from .layout import Layout, Options
 
 log = logging.getLogger("mapsto")
 
@@ -45,9 +48,14 @@ class ServedProgram:
     def asked(self) -> bool:
         return self._wish
 
-    def ask(self) -> None:
-        """Ask the run to stop."""
-        self._wish = True
+    def ask(self, wanted: bool = True) -> None:
+        """Ask for the run's attention, such as to stop (or ask no more)."""
+        self._wish = wanted
+
+    @property
+    def model(self) -> nn.Module:
+        """One process's model, with the parameters of the servers as they are now."""
+        return self._whole().model
 
     @property
     def position(self) -> int:
