@@ -140,7 +140,10 @@ def _moved(entries: list[dict[str, Any]]) -> dict[str, int]:
     for entry in entries:
         name = entry["profiling_name"].removeprefix("gloo:").replace("_", "-")
         inputs, outputs = (
-            sum(int(np.prod(size)) * BYTES[kind] for size, kind in zip(entry[f"{end}_sizes"], entry[f"{end}_dtypes"], strict=False))
+            sum(
+                int(np.prod(size)) * BYTES[kind]
+                for size, kind in zip(entry[f"{end}_sizes"], entry[f"{end}_dtypes"], strict=False)
+            )
             for end in ("input", "output")
         )
         found[name] = found.get(name, 0) + max(inputs, outputs)

@@ -14,6 +14,7 @@ from ..mesh.axes import AXES
 from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing
 from .search import largest
+from .stages import Mail
 from .traffic import Traffic, totals
 
 Progress = Callable[[str], None]
@@ -183,7 +184,9 @@ class Planner:
             raise
         except MapstoError as error:
             return Outlook(axes, reason=" ".join(str(error).split()))
-        except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        except Exception as error:
+            if self.whole is None:  # nothing else is planned: the traceback tells more
+                raise
             said = " ".join(str(error).split())
             return Outlook(axes, reason=f"torch refuses: {type(error).__name__}: {said[:300]}")
         finally:
@@ -226,8 +229,9 @@ class Planner:
         records, usable = self.records_of(axes), self.limits.usable
         stages, most = [], None
         each = axes["replicate"] * axes["shard"] * axes["tensor"]
+        mail = Mail()
         for stage in range(axes["pipeline"]):
-            with rehearsing(self.spec, axes, stage * each, self.example, self.offers) as rehearsal:
+            with rehearsing(self.spec, axes, stage * each, self.example, self.offers, mail) as rehearsal:
                 stages.append(rehearsal.step(records))
                 if usable is not None:
                     found = largest(_peaks(rehearsal), usable, {records: stages[-1].peak})

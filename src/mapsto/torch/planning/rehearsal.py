@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from ...core.spec import Spec
 from ..build import build_program
 from ..program import Program
 from .meter import Meter
+from .stages import Mail
 from .traffic import Traffic
 from .world import FakeMeter, fake_world
 
@@ -50,9 +52,11 @@ class Measured:
 class Rehearsal:
     """A program that is stepped on batches of any number of records, each step measured."""
 
-    def __init__(self, program: Program, meter: Meter, example: Mapping[str, Any], rank: int) -> None:
-        self.program, self.meter, self.example, self.rank = program, meter, example, rank
+    def __init__(self, program: Program, meter: Meter, example: Mapping[str, Any], rank: int, mail: Mail) -> None:
+        self.program, self.meter, self.example, self.rank, self.mail = program, meter, example, rank, mail
+        self._warm = set[int]() if getattr(program.state.mesh, "pipeline", None) is not None else None
         state = program.state
+        gc.collect()  # what the stages of a pipeline left out is held in cycles
         self.held = {
             "parameters": meter.label(state.model.parameters(), "parameters"),
             "buffers": meter.label(state.model.buffers(), "buffers"),
@@ -66,9 +70,14 @@ class Rehearsal:
         """One step of micro-shards of so many records each. Raises PlanError, DataError."""
         state, meter = self.program.state, self.meter
         batches = [sized(self.example, records) for _ in range(self.passes)]
+        given: Any = batches if self.program.takes else batches[0]
+        self.mail.records = records
+        if self._warm is not None and records not in self._warm:  # a pipeline's schedule is made once for each shape
+            self._warm.add(records)
+            with explained("the step"):
+                self.program.step(given)
         moment, issued = meter.now, len(meter.traffic)
         with explained("the step"):
-            given: Any = batches if self.program.takes else batches[0]
             self.program.step(given)
         held = dict(self.held)
         held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
@@ -81,16 +90,23 @@ class Rehearsal:
 
 @contextmanager
 def rehearsing(
-    spec: Spec, axes: Mapping[str, int], rank: int, example: Mapping[str, Any], offers: Mapping[str, Any]
+    spec: Spec,
+    axes: Mapping[str, int],
+    rank: int,
+    example: Mapping[str, Any],
+    offers: Mapping[str, Any],
+    mail: Mail | None = None,
 ) -> Iterator[Rehearsal]:
     """The program of a spec on one rank of a mesh with these axes, in fake tensors.
 
-    example: a batch, of which shapes and types are read. Raises what building the program raises, and PlanError.
+    example: a batch, of which shapes and types are read; mail: of the stages of a pipeline, rehearsed in order. Raises what
+    building the program raises, and PlanError.
     """
     world = 1
     for size in axes.values():
         world *= size
-    with fake_world(rank, world) as mode, FakeMeter(mode) as meter:
+    mail = mail or Mail()
+    with fake_world(rank, world, mail) as mode, FakeMeter(mode) as meter:
         with explained("building the model"):
             program = build_program(
                 spec.model,
@@ -105,7 +121,7 @@ def rehearsing(
                 strict=spec.strict,
                 offers=offers,
             )
-        yield Rehearsal(program, meter, example, rank)
+        yield Rehearsal(program, meter, example, rank, mail)
 
 
 def meshed(spec: Spec, axes: Mapping[str, int]) -> Part:
@@ -148,17 +164,29 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UNREAL):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        found = [cause for cause in _causes(error) if isinstance(cause, UNREAL) or "no fake impl registered" in str(cause)]
+        if not found:
             raise
-        operator = getattr(cause, "func", None) or (cause.args[0] if cause.args else "an operator")
-        why = {
-            DataDependentOutputException: "reads a value, and a plan is made without data",
-            DynamicOutputShapeException: "has an output whose shape depends on the data",
-        }.get(type(cause), "has no implementation for fake tensors (register one with torch.library.register_fake)")
-        raise PlanError(f"{doing} cannot be planned: {operator} {why}{_where(cause)}") from error
+        said = getattr(found[-1], "func", None) or " ".join(str(found[-1]).split()).partition(". ")[0]
+        raise PlanError(f"{doing} cannot be planned: {said} {_why(found[-1])}{_where(found[-1])}") from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what led to it; one that leads to itself ends."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _why(cause: BaseException) -> str:
+    if isinstance(cause, DataDependentOutputException):
+        return "reads a value, and a plan is made without data"
+    if isinstance(cause, DynamicOutputShapeException):
+        return "has an output whose shape depends on the data"
+    return "(an operator without an implementation for fake tensors: give it one with torch.library.register_fake)"
 
 
 def _where(error: BaseException) -> str:

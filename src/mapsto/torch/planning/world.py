@@ -18,28 +18,40 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp._fully_shard import _fsdp_param
+from torch.distributed.tensor import _redistribute
+from torch.distributed.tensor import debug as tensor_debug
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ...core.errors import PlanError
 from .meter import Meter
+from .stages import Mail
 
 _dist: Any = dist
 _c10d: Any = torch._C._distributed_c10d
 
 
 @contextmanager
-def fake_world(rank: int, ranks: int) -> Iterator[FakeTensorMode]:
+def fake_world(rank: int, ranks: int, mail: Mail | None = None) -> Iterator[FakeTensorMode]:
     """Within it this process is one rank of a world of `ranks`, and every tensor that is made is fake.
 
+    mail: what other stages of a pipeline said, where they were rehearsed before.
     Raises PlanError in a process that is a rank of a real world.
     """
     if dist.is_initialized():
         raise PlanError("a plan is made in a process of its own: this one is a rank of a group that has begun")
+    _forget()
     dist.init_process_group("fake", rank=rank, world_size=ranks, store=FakeStore())
     try:
         with ExitStack() as stack:
-            for patch in (*_data_parallel(), *_device_meshes(), *_sharding(), *_modules()):
+            for patch in (
+                *_data_parallel(),
+                *_device_meshes(),
+                *_sharding(),
+                *_modules(),
+                *_objects(),
+                *(mail or Mail()).patches(),
+            ):
                 stack.enter_context(patch)
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.random.fork_rng(devices=[]))
@@ -48,6 +60,13 @@ def fake_world(rank: int, ranks: int) -> Iterator[FakeTensorMode]:
             yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
     finally:
         dist.destroy_process_group()
+        _forget()
+
+
+def _forget() -> None:
+    """What DTensor keeps of meshes: those of another world are equal to this one's and have groups that are no more."""
+    tensor_debug._clear_sharding_prop_cache()  # type: ignore[no-untyped-call]
+    _redistribute._gen_transform_infos.cache_clear()
 
 
 # -- what torch does with data where there is none ---------------------------------------------------------------------
@@ -104,6 +123,16 @@ def _buckets(assign: Callable[..., Any]) -> Callable[..., Any]:
         return assign(tensors, limits, *more)
 
     return assigned
+
+
+def _objects() -> Iterator[Any]:
+    """Objects that ranks tell each other are bytes of data: every rank says what this one does."""
+
+    def gather(found: list[Any], value: Any, *_: Any, **__: Any) -> None:
+        found[:] = [value] * len(found)
+
+    yield mock.patch.object(dist, "all_gather_object", gather)
+    yield mock.patch.object(dist, "broadcast_object_list")
 
 
 def _sharding() -> Iterator[Any]:
