@@ -52,6 +52,10 @@ def _health(evidence: Evidence) -> str:
     return "" if told >= thresholds.LOGS else f"{told} logs tell of parameters, and {thresholds.LOGS} are wanted (log_every)"
 
 
+def _rates(evidence: Evidence) -> str:
+    return "" if any(name.startswith("train/lr") for name in evidence.record.series) else "none was told"
+
+
 def _ratios(evidence: Evidence) -> str:
     there = any(name.startswith("train/update_ratio/") for name in evidence.record.series)
     return "" if there else "not measured (middleware+=health does)"
@@ -81,7 +85,7 @@ DETECTORS = (
         "steps_skipped", "steps that changed nothing", numerics.steps_skipped,
         _metric("train/skipped", "nothing skips steps (nonfinite with action=skip does)", thresholds.LOGS),
     ),
-    Detector("learning_rate_zero", "learning rates", learning.learning_rate_zero, _metric("train/lr", "none was told", 1)),
+    Detector("learning_rate_zero", "learning rates", learning.learning_rate_zero, _rates),
     Detector("no_gradient", "gradients by parameter", learning.no_gradient, _health),
     Detector("weights_unchanged", "changes of each weight", learning.weights_unchanged, _health),
     Detector("update_ratio", "updates over weights", learning.update_ratio, _ratios),
