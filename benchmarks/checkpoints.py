@@ -153,11 +153,10 @@ def row(name: str, found: list[dict[str, Any]], steps: int) -> str:
     mid = lambda rows, key: statistics.median(r[key] for r in rows)  # noqa: E731
     ratios = sorted((a["stood"] + a["late"]) / w["stood"] for w, a in zip(waits, aside, strict=True))
     quartiles = statistics.quantiles(ratios, n=4)
-    costs = [mid(rows, "whole") - bare for rows in (waits, aside)]
     return (
         f"| {name} | {found[0]['size'] / 1e6:.0f} | {1000 * bare / steps:.0f} | {1000 * mid(waits, 'stood'):.0f} | "
         f"{1000 * (mid(aside, 'stood') + mid(aside, 'late')):.0f} | {statistics.median(ratios):.2f} ({quartiles[0]:.2f} to "
-        f"{quartiles[2]:.2f}) | {1000 * mid(aside, 'took'):.0f} | {1000 * costs[0]:.0f} | {1000 * costs[1]:.0f} |"
+        f"{quartiles[2]:.2f}) | {1000 * mid(aside, 'took'):.0f} |"
     )
 
 
@@ -174,7 +173,7 @@ def main() -> None:
         print(json.dumps(measure(name, Path(folder), *map(int, numbers))))
         return
     heads = ["ranks", "MB", "ms a step", "stands, waiting (ms)", "stands, aside (ms)", "ratio (quartiles)"]
-    heads += ["aside written in (ms)", "adds, waiting (ms)", "adds, aside (ms)"]
+    heads += ["aside written in (ms)"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name in CASES:
         print(row(name, ranks(name, arguments), arguments.steps), flush=True)

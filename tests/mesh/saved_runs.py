@@ -189,8 +189,8 @@ def reads(folder: Path, mesh: Any) -> float:
 
 def meanwhile(folder: Path) -> dict[str, Any]:
     """With a slow disk: steps go on; a signal, the end and an error are met while something is being written."""
-    slow = {"mesh": {"shard": 2}, "checkpoint": {"every": 20, "keep": None, "best": 0, "asynchronous": True}}
-    slow |= {"steps": 60, "log_every": 1000, "data": {"train": spec().data["train"]}, "schedule": None}
+    slow = {"mesh": {"shard": 2}, "checkpoint": {"every": 8, "keep": None, "best": 0, "asynchronous": True}}
+    slow |= {"steps": 24, "log_every": 1000, "data": {"train": spec().data["train"]}, "schedule": None}
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "save_file", _slowly(parts.save_file))

@@ -143,11 +143,24 @@ def alike(ranks: Ranks, sums: Mapping[str, Mapping[str, int]]) -> None:
 
     Raises DivergenceError naming the ranks that do not hold what most hold, and what differs.
     """
-    told = ranks.gather({part: hashlib.sha256(repr(sorted(own.items())).encode()).digest() for part, own in sums.items()})
-    for part in sorted({part for one in told for part in one}):
-        if len({one[part] for one in told if part in one}) > 1:
+    told = ranks.gather({part: (_named(own), _digest(sorted(own.items()))) for part, own in sums.items()})
+    groups: dict[tuple[str, bytes], dict[int, bytes]] = {}
+    for rank, one in enumerate(told):
+        for part, (names, found) in one.items():
+            groups.setdefault((part, names), {})[rank] = found
+    for (part, _), held in sorted(groups.items()):
+        if len(set(held.values())) > 1:
             every = ranks.gather(dict(sums.get(part, {})))
-            raise DivergenceError(_diverged(part, {rank: own for rank, own in enumerate(every) if part in told[rank]}))
+            raise DivergenceError(_diverged(part, {rank: every[rank] for rank in held}))
+
+
+def _named(sums: Mapping[str, int]) -> bytes:
+    """Which parameters and buffers they are of: ranks with other stages of a model have others."""
+    return _digest(sorted(path for path in sums if path.startswith("model/")))
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(repr(value).encode()).digest()
 
 
 def _diverged(part: str, every: Mapping[int, Mapping[str, int]]) -> str:
