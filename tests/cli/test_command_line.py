@@ -12,7 +12,7 @@ import pytest
 from mapsto import __version__, cli
 from mapsto.cli import entry
 
-VERBS = ["consolidate", "doctor", "evaluate", "list", "new", "predict", "report", "show", "train"]
+VERBS = ["consolidate", "doctor", "evaluate", "list", "new", "plan", "predict", "report", "show", "train"]
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
