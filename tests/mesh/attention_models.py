@@ -12,7 +12,7 @@ from mesh_programs import LENGTH, MODELS, WORDS
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
-from language_model import Transformer  # noqa: E402
+from language_model import Transformer
 
 WIDTH, VOCABULARY = 16, WORDS + 1
 

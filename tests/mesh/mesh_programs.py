@@ -96,7 +96,7 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     try:
         program = build_program(
             use(MODELS[kind], **case.get("options", {})),
-            "language_model" if kind in TOKENS else "classification",
+            use(case["task"]) if "task" in case else "language_model" if kind in TOKENS else "classification",
             case.get("optimizer", use("sgd", lr=0.1)),
             case.get("schedule"),
             case.get("middleware", ()),

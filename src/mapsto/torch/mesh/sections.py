@@ -258,7 +258,9 @@ def _known(name: str, begins: dict[str, int]) -> str:
 
 
 def _ascending(cuts: Sequence[int], split: Sequence[str]) -> None:
-    if sorted({*cuts}) != list(cuts) or 0 in cuts:
+    if 0 in cuts:
+        raise SpecError(f"mesh.split: the first stage begins at {split[list(cuts).index(0)]!r}; name where later ones do")
+    if sorted({*cuts}) != list(cuts):
         raise SpecError(f"mesh.split: {', '.join(split)} do not stand in the order in which the model calls them")
 
 

@@ -16,6 +16,10 @@ from .one import local
 from .sections import Section, sections
 
 
+class NotHere(SpecError, AttributeError):
+    """A part of the model that another rank has; for those who only look whether there is such an attribute, there is none."""
+
+
 class Elsewhere(nn.Module):
     """In the place of a module that another rank has."""
 
@@ -24,7 +28,16 @@ class Elsewhere(nn.Module):
         self.name = name
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
-        raise SpecError(f"mesh.pipeline: {self.name!r} lies on another stage: the piece that uses it does not name it")
+        raise self._not_here()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise self._not_here() from None
+
+    def _not_here(self) -> NotHere:
+        return NotHere(f"mesh.pipeline: {self.name!r} lies on another stage: the piece that uses it does not name it")
 
 
 @dataclass

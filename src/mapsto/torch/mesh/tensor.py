@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.experimental import implicit_replication
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.utils._pytree import tree_map_only
 
 from ...core.errors import SpecError
 from .attention import share_attention
@@ -77,14 +78,24 @@ def _whole_meets_parts() -> ExitStack:
 
 
 class Whole(ParallelStyle):
-    """Parameters whole on every rank, as DTensors, for a module that is given values in parts."""
+    """Parameters whole on every rank, as DTensors, for a module that is given values in parts (or whole ones, as it gives)."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         for owner in module.modules():
             for name, parameter in list(owner.named_parameters(recurse=False)):
                 whole = distribute_tensor(parameter, device_mesh, [Replicate()], src_data_rank=None)
                 owner.register_parameter(name, nn.Parameter(whole, requires_grad=parameter.requires_grad))
+        module.forward = functools.partial(_with_whole, module.forward, device_mesh)
         return module
+
+
+def _with_whole(forward: Any, mesh: DeviceMesh, *args: Any, **kwargs: Any) -> Any:
+    """Call a module whose parameters are DTensors: with values in parts as they are, else whole values in and out."""
+    if any(isinstance(value, DTensor) for value in (*args, *kwargs.values())):
+        return forward(*args, **kwargs)
+    whole = [Replicate()]
+    args, kwargs = tree_map_only(Tensor, lambda t: DTensor.from_local(t, mesh, whole, run_check=False), (args, kwargs))
+    return tree_map_only(DTensor, lambda t: t.redistribute(placements=whole).to_local(), forward(*args, **kwargs))
 
 
 def _style(module: nn.Module, style: str) -> ParallelStyle:
