@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -203,6 +205,7 @@ def main() -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the ranks are ended too
     context = multiprocessing.get_context("fork")
     started = [context.Process(target=rank, args=(i, asked, port), daemon=True) for i in range(asked.ranks)]
     for process in started:

@@ -22,7 +22,8 @@ from mapsto.core.parts import build
 from mapsto.data.stream import StandIn
 from mapsto.torch.mesh.elementwise import refuse_rule
 from mapsto.torch.mesh.ranks import Ranks
-from mapsto.torch.mesh.rows import _rows, norm
+from mapsto.torch.mesh.rows import norm
+from mapsto.torch.mesh.rows import rows as rows_of
 from mapsto.torch.mesh.strict import ALIGNMENT, aligned, refuse, repeatable
 
 SLOW = pytest.mark.slow
@@ -170,7 +171,7 @@ def test_norms_are_those_of_torch(p: float) -> None:
 @settings(max_examples=60, deadline=None)
 def test_the_rows_of_a_part_have_the_bits_of_the_whole(rows: int, inner: int, start: int, p: float) -> None:
     whole = torch.randn(rows, inner, generator=torch.Generator().manual_seed(rows * 41 + inner))
-    assert _rows(whole[start:], p).equal(_rows(whole, p)[start:])
+    assert rows_of(whole[start:], p).equal(rows_of(whole, p)[start:])
 
 
 # -- what strict mode refuses ------------------------------------------------------------------------------------------------
