@@ -14,3 +14,14 @@ def numpy_wing(monkeypatch):
     from mapsto.engine import wing
 
     monkeypatch.setitem(wing.WINGS, "numpy", "numpy_wing")
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """The clock of the loop is moved by faults alone: what a step takes depends on no machine."""
+    import faults
+
+    from mapsto.engine import loop
+
+    faults.CLOCK[0] = 0.0
+    monkeypatch.setattr(loop, "clock", lambda: faults.CLOCK[0])

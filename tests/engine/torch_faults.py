@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+import faults
 import torch
 from torch import nn
 
@@ -34,7 +33,7 @@ class Net(nn.Module):
             side = self.log(side)
         if self.fault == "grows":
             self.kept.append(x)
-            time.sleep(0.0002 * len(self.kept))
+            faults.CLOCK[0] += 0.002 + 0.0002 * len(self.kept)
         if self.fault == "root":  # whose gradient at 0 is not a number, while its value is
             side = torch.sqrt(side * (side > 0))
         return self.head(torch.relu(self.first(x)) + side)

@@ -72,8 +72,8 @@ def hanging(batch, folder: str):
 
 FAULTS = {
     "healthy": {},
-    "data": {"transforms": [{"use": "slow_ranks:late", "seconds": 0.03}]},
-    "busy": {"model": {"waits": 0.03}},
+    "data": {"transforms": [{"use": "slow_ranks:late", "seconds": 0.06}]},
+    "busy": {"model": {"waits": 0.06}},
     "cpu": {"model": {"computes": 0.03}, "mesh": {"shard": -1}},
 }
 
