@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from mapsto.torch.planning.traffic import totals
 from tests.mesh.company import on_ranks
 from tests.planning.plan_cases import measured, planned
+
+from mapsto.torch.planning.traffic import totals
 
 Case = tuple[str, str]
 
@@ -56,3 +56,13 @@ def test_three_ranks_that_do_not_divide_the_parameters() -> None:
 @pytest.mark.slow
 def test_four_ranks() -> None:
     compare(4, [("replicate", "plain"), ("shard", "bf16"), ("hybrid", "plain"), ("hybrid", "averaged"), ("hybrid", "bf16")])
+
+
+@pytest.mark.slow
+def test_tensor_and_pipeline() -> None:
+    compare(2, [("tensor", "plain"), ("tensor", "bf16"), ("pipeline", "plain")])
+
+
+@pytest.mark.slow
+def test_combined_axes() -> None:
+    compare(4, [("shard x tensor", "plain"), ("replicate x tensor", "plain"), ("pipeline x replicate", "plain")])
