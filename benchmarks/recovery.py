@@ -123,6 +123,30 @@ def job_of(*options: str) -> Iterator[Job]:
             job.close()
 
 
+def start_cost(launcher: str) -> tuple[str, float, float]:
+    """(name, CPU seconds of all processes, wall seconds) of a run of two steps on 4 ranks."""
+    with job_of() as job:
+        words = ["train", "slow_recipe.py", "steps=2", "--run", "run", "--quiet"]
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "4",
+            "--standalone",
+            "-m",
+            "--",
+            "mapsto",
+        ]
+        ours = [sys.executable, "-m", "mapsto"]
+        command = [*torchrun, *words] if launcher == "torchrun" else [*ours, *words, "--ranks", "4"]
+        before, began = os.times(), time.monotonic()
+        subprocess.run(command, cwd=job.root, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        after = os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        return f"two steps on 4 ranks, {launcher}", cpu, time.monotonic() - began
+
+
 def killed_rank() -> list[tuple[str, float, float, int]]:
     with job_of("--ranks", "4") as job:
         job.start()
@@ -130,7 +154,7 @@ def killed_rank() -> list[tuple[str, float, float, int]]:
         began, step = time.time(), job.records("log")[-1]["step"]
         os.kill(ranks(job)[3], signal.SIGKILL)
         again, first, at = job.comes_on(began, 2)
-        return [("rank 3 of 4 killed, one machine", again, first, step - at)]
+        return [("rank 3 of 4 killed, one machine", again, first, max(0, step - at))]
 
 
 def killed_node() -> list[tuple[str, float, float, int]]:
@@ -148,7 +172,7 @@ def killed_node() -> list[tuple[str, float, float, int]]:
             began, step = time.time(), job.records("log")[-1]["step"]
             job.launchers[0].kill()
             again, first, at = job.comes_on(began, 2)
-            found = [("node of 3 killed, going on with 2", again, first, step - at)]
+            found = [("node of 3 killed, going on with 2", again, first, max(0, step - at))]
             await_(lambda: len(job.records("log")) > job.records("start")[-1]["step"] + 15)
             began = time.time()
             job.start()
@@ -164,7 +188,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeat", type=int, default=3)
     repeat = parser.parse_args().repeat
-    found = [row for _ in range(repeat) for row in (*killed_rank(), *killed_node())]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended
+    starts = [start_cost(launcher) for _ in range(repeat) for launcher in ("mapsto train --ranks", "torchrun")]
+    for name in dict.fromkeys(name for name, *_ in starts):
+        cpus, walls = ([row[i] for row in starts if row[0] == name] for i in (1, 2))
+        print(f"{name:44}{statistics.median(cpus):6.1f} CPU-s{statistics.median(walls):8.1f} s", flush=True)
+    found: list[tuple[str, float, float, int]] = []
+    for _ in range(repeat):
+        for row in (*killed_rank(), *killed_node()):
+            found.append(row)
+            print(
+                f"  {row[0]:36}{row[1]:6.1f} s{row[2]:6.1f} s{row[3]:4} steps redone   (load {os.getloadavg()[0]:.0f})",
+                flush=True,
+            )
     print(f"{'':36}{'started after':>16}{'first step after':>18}{'steps redone':>14}   (medians of {repeat}, and the range)")
     for name in dict.fromkeys(name for name, *_ in found):
         rows = [row[1:] for row in found if row[0] == name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,6 +123,46 @@ def test_a_folder_without_a_run(mapsto, tmp_path):
     said = mapsto("train", "--resume", tmp_path / "nothing")
     assert said.code == 1
     assert "is not the folder of a run" in said.err
+
+
+def test_one_command_starts_goes_on_and_is_done(mapsto, spec, tmp_path):
+    words = ["train", spec, "--run", tmp_path / "run", "--continue", "--quiet"]
+    assert mapsto(*words, "epochs=2").code == 0
+    first = tensors(tmp_path / "run")
+    assert mapsto(*words, "epochs=2").code == 0  # nothing is left to do
+    assert tensors(tmp_path / "run") == first
+    assert mapsto(*words, "epochs=4").code == 0
+    assert mapsto("train", spec, "epochs=4", "--run", tmp_path / "whole", "--quiet").code == 0
+    assert tensors(tmp_path / "run") == tensors(tmp_path / "whole") != first
+
+
+def test_what_ended_before_its_first_checkpoint_is_begun_anew(mapsto, spec, tmp_path):
+    run = tmp_path / "run"
+    assert mapsto("train", spec, "--run", run, "--quiet").code == 0
+    whole = tensors(run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "logs").mkdir(exist_ok=True)
+    (run / "logs" / "rank-0.log").write_text("kept")
+    assert mapsto("train", spec, "--run", run, "--quiet").code == 1  # refused, for nobody said --continue
+    assert mapsto("train", spec, "--run", run, "--continue", "--quiet").code == 0
+    assert tensors(run) == whole
+    assert (run / "logs" / "rank-0.log").read_text() == "kept"
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--continue"], "--continue goes with --run FOLDER"),
+        (["--resume", "x", "--continue"], "--continue is for one that may not"),
+    ],
+)
+def test_where_continue_does_not_belong(mapsto, spec, words, told):
+    said = mapsto("train", *([] if "--resume" in words else [spec]), *words)
+    assert said.code == 2
+    assert told in said.err
 
 
 # -- signals -------------------------------------------------------------------------------------------------------------

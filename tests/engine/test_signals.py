@@ -50,7 +50,7 @@ def start(folder, *more):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_the_first_signal_ends_the_step_saves_and_says_how_to_go_on(tmp_path, number):
     child = start(tmp_path / "run")
     for line in child.stdout:
@@ -182,3 +182,15 @@ def test_outside_the_main_thread_a_run_leaves_signals_alone(tmp_path):
     assert found[-1] == "finished"
     assert all(handler is before for handler in found[:-1])
     assert runs.saved(tmp_path / "run", 13)["position"] == 13
+
+
+def test_a_warning_asks_and_the_signal_it_warns_of_is_the_first():
+    asked = []
+    with interruptible(asked.append):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt, match="a second SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert asked == ["SIGUSR1", "SIGUSR1", "SIGTERM"]
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL

@@ -38,8 +38,8 @@ Ctrl-C (or SIGTERM, or SIGUSR1) ends the run after its step, saved; a second one
 A resumed run keeps its trajectory: of its settings, epochs or steps, log_every, evaluate_every, checkpoint and observers
 may change."""
 
-BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoints")
-"""What a run writes into its folder before its first checkpoint."""
+BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoints", "panels.json", "report.html")
+"""What a run writes into its folder; with no checkpoint among it, nothing can go on from it."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +110,7 @@ def _made(options: argparse.Namespace) -> tuple[Run, bool]:
 
 
 def _clear(run: Run) -> None:
-    """Put away what a run left that ended before its first checkpoint: nothing can go on with it."""
+    """Remove what a run left that has no checkpoint; its logs, and files that are not of a run, stay."""
     for name in BEGUN:
         path = run.folder.path / name
         with contextlib.suppress(FileNotFoundError):
