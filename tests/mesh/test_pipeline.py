@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from test_tensor import error, same
 from torch import Tensor, nn
 
 from mapsto import Spec, use
-from mapsto.core.errors import ComposeError, MapstoError, SpecError
+from mapsto.core.errors import CheckpointError, ComposeError, MapstoError, SpecError
 from mapsto.torch.mesh.sections import balanced, sections
 from mapsto.torch.tasks import Classification
 
@@ -238,6 +239,28 @@ def test_what_does_not_go_together_is_told_by_the_spec_alone() -> None:
         spec({"tensor": 2}, "compile").check()
     with pytest.raises(SpecError, match="allowed: .*tensor"):
         spec({"tensors": 2}).check()
+
+
+def test_optimizer_state_goes_to_its_parameter_in_whatever_order_stages_had_it() -> None:
+    """Parameters of one shape would be exchanged unseen: the optimizer itself goes by place."""
+    from mesh_programs import made
+
+    program, reader = made({"optimizer": use("adamw", lr=0.1)})
+    with reader.stream(0, 3) as stream:
+        for _, batch in stream:
+            program.step(batch)
+    tree = copy.deepcopy(program.state_tree())
+    tree["optimizer"]["names"].reverse()
+    tree["optimizer"]["groups"][0]["params"].reverse()
+    other, _ = made({"optimizer": use("adamw", lr=0.1)})
+    other.restore(tree)
+    for each in (program, other):
+        each.step(reader.batch(3))
+    wanted = program.weights()
+    assert all(np.array_equal(weight, wanted[name]) for name, weight in other.weights().items())
+    tree["optimizer"]["groups"][0]["params"][0] = tree["optimizer"]["groups"][0]["params"][1]
+    with pytest.raises(CheckpointError, match="groups hold other parameters here"):
+        other.restore(tree)
 
 
 # -- with other axes -----------------------------------------------------------------------------------------------------

@@ -80,9 +80,11 @@ def restore_optimizer(
         raise CheckpointError(f"the optimizer's groups hold {sizes} parameters here, {saved} in the checkpoint")
     number, held = {name: i for i, name in enumerate(names)}, dict(zip(names, parameters, strict=True))
     groups = [
-        {**there, **{k: own[k] for k in EXECUTION if k in own}, "params": [number[n] for n in there["params"]]}
+        {**there, **{k: own[k] for k in EXECUTION if k in own}, "params": sorted(number[n] for n in there["params"])}
         for there, own in zip(tree["groups"], optimizer.param_groups, strict=True)
-    ]
+    ]  # sorted: the optimizer goes by place, and stages of a pipeline have parameters in another order
+    if [i for group in groups for i in group["params"]] != list(range(len(names))):
+        raise CheckpointError("the optimizer's groups hold other parameters here than in the checkpoint")
     state = {number.get(k, k): placed(v, _alike(v, held.get(k))) for k, v in tree["state"].items()}
     optimizer.load_state_dict({"state": state, "param_groups": groups, **more})
     for name, parameter in zip(names, parameters, strict=True):
