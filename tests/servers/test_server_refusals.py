@@ -150,3 +150,10 @@ def test_what_is_shipped_is_the_trajectory_and_nothing_else() -> None:
     again = shipped.open()
     assert again.model == spec.model
     assert not hasattr(again, "observers")
+
+
+def test_build_program_sends_to_where_it_can_be_made() -> None:
+    from mapsto.torch import build_program
+
+    with pytest.raises(SpecError, match=r"makes a program of its own: use Run\(spec\)"):
+        build_program(use(toys.dense_net), mesh=use("servers", servers=2))

@@ -65,6 +65,13 @@ class Servers:
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self.save_every, self.folder, self.restarts, self.timeout = save_every, folder, restarts, timeout
 
+    def join(self, *_: Any) -> None:
+        """Raises SpecError: `build_program` makes the program of one process, and this is one of many."""
+        raise SpecError(
+            "mesh: a mesh of servers makes a program of its own: use Run(spec), or Servers(...).program(spec, offers) in a "
+            "loop of one's own, whose step() takes no batch"
+        )
+
     def program(self, spec: Spec, offers: Mapping[str, Any]) -> ServedProgram:
         """The program of a spec; the processes start with its first step. Raises SpecError, MissingExtra."""
         require("ray", "ray", "a mesh of servers")
