@@ -129,7 +129,7 @@ def test_fields_are_fitted_to_their_types() -> None:
         ({"checkpoint": None}, "checkpoint: None is not a mapping, such as {every: 100, keep: 3}"),
         (
             {"checkpoint": {"evry": 1}},
-            "checkpoint.evry: unknown key; allowed: best, every, keep, metric, mode; did you mean 'every'?",
+            "checkpoint.evry: unknown key; allowed: asynchronous, best, every, keep, metric, mode; did you mean 'every'?",
         ),
         ({"checkpoint": {"every": 0}}, "checkpoint.every: 0 is too small; the least is 1"),
         ({"checkpoint": {"keep": "x"}}, "checkpoint.keep: 'x' is a str, and int | None is wanted: "),
