@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import gc
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mapsto import Spec, use
 from mapsto.core.parts import Part
 from mapsto.torch.planning.rehearsal import rehearsing
+from mapsto.torch.planning.stages import Mail
 
 WORDS, WIDTH, LENGTH, RECORDS = 128, 48, 32, 3
 OFFERS = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
@@ -79,8 +82,26 @@ def spec(mesh: dict[str, Any] | None = None, middleware: str = "plain", **more: 
 
 def planned(axes: dict[str, int], middleware: str = "plain", rank: int = 0, steps: int = 1, **more: Any) -> Any:
     """The last of so many rehearsed steps."""
-    with rehearsing(spec(None, middleware, **more), axes, rank, EXAMPLE, OFFERS) as rehearsal:
+    mail, each = Mail(), axes["replicate"] * axes["shard"] * axes["tensor"]
+    for stage in range(0, rank, each):  # those before tell what comes from them
+        with rehearsing(spec(None, middleware, **more), axes, stage, EXAMPLE, OFFERS, mail) as rehearsal:
+            rehearsal.step(RECORDS)
+    with rehearsing(spec(None, middleware, **more), axes, rank, EXAMPLE, OFFERS, mail) as rehearsal:
         return [rehearsal.step(RECORDS) for _ in range(steps)][-1]
+
+
+class Sends(TorchDispatchMode):
+    """Bytes that are sent from one rank to another, which the flight recorder leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, int] = {}
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = {"c10d::send": "send", "c10d::recv_": "receive"}.get(operator.name())
+        if name is not None:
+            self.found[name] = self.found.get(name, 0) + sum(t.nbytes for t in args[0])
+        return operator(*args, **(kwargs or {}))
 
 
 # -- on real ranks -----------------------------------------------------------------------------------------------------
@@ -102,9 +123,10 @@ def _measured(mesh: str, middleware: str) -> dict[str, Any]:
         for step in range(3):  # DDP tells the others of its buckets in the second
             fields = {name: torch.zeros(RECORDS, LENGTH, dtype=torch.int64) for name in EXAMPLE}
             before = len(_recorded())
-            program.step([fields] * len(program.takes["shard"]) if program.takes else fields)
+            with Sends() if mesh.startswith("pipeline") else nullcontext() as sends:
+                program.step([fields] * len(program.takes["shard"]) if program.takes else fields)
             if step == 2:
-                moved = _moved(_recorded()[before:])
+                moved = _moved(_recorded()[before:]) | (sends.found if sends is not None else {})
     held["parameters"] = _bytes(program.model.parameters())
     held["optimizer"] = _bytes(v for state in program.optimizer.state.values() for v in state.values())
     axes = dict(program.state.mesh.sizes) if hasattr(program.state.mesh, "sizes") else {}
