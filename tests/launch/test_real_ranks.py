@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -115,6 +116,14 @@ def test_the_command_line_stops_saved_goes_on_and_leaves_nothing(torch_server, t
     told = launch(torch_server, run, call="mapsto.cli.entry:main", words=words)
     assert told.code == 0, told.text()
     assert max(r["step"] for r in RunFolder(run).records("checkpoint")) == 24
+
+
+def test_the_server_has_one_thread(torch_server):
+    pid = torch_server.fork("time:sleep", [30])  # by now it has imported everything
+    try:
+        assert len(list(Path(f"/proc/{torch_server._process.pid}/task").iterdir())) == 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _stat(path):
