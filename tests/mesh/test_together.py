@@ -45,7 +45,8 @@ TRIED = {frozenset(pair) for pair in (("replicate", "shard"), ("replicate", "ten
 def case(row: str) -> dict[str, Any]:
     low = row == "mixed_precision"
     options = {"options": {"dropout": 0.3}, "micro_shards": 2, "steps": 2, "dtype": "float32" if low else "float64"}
-    return {**options, "optimizer": use("adamw", lr=1e-2), "middleware": [ROWS[row]]}
+    rule = use("sgd", lr=0.1) if low else use("adamw", lr=1e-2)  # AdamW makes as much of a rounding error as of a gradient
+    return {**options, "optimizer": rule, "middleware": [ROWS[row]]}
 
 
 def refusal(axis: str, other: str) -> int | None:
@@ -94,6 +95,7 @@ def company(column: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("column", COLUMNS)
 def test_what_the_table_says_works_does_what_one_process_does(column: str) -> None:
     for found in company(column):

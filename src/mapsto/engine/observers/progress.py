@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,7 @@ def started(event: Event) -> list[Line]:
         ("", f"  model       {summary.get('model', '?')}{sizes} on {summary.get('device', '?')}{kinds}"),
         ("", f"  optimizer   {summary.get('optimizer', '?')}{schedule}"),
         ("", f"  middleware  {plan}"),
+        *(("", f"  {'mesh' if i == 0 else '':<12}{note}") for i, note in enumerate(_first(summary.get("mesh") or ()))),
         ("", f"  length      {run.total_steps:,} steps, {run.steps_per_epoch:,} an epoch"),
     ]
     if found := event.detail.get("resumed"):
@@ -155,6 +156,11 @@ def started(event: Event) -> list[Line]:
         lines.append(("bold", f"  resumed     step {found['step']:,} from {found['path']}: {restored}"))
         lines += [("yellow", f"              {note}") for note in found.get("notes", ())]
     return lines
+
+
+def _first(notes: Sequence[str], most: int = 8) -> list[str]:
+    """The notes, or where there are many the first and the number of the others."""
+    return [*notes[:most], *([f"... and {len(notes) - most} more"] if len(notes) > most else [])]
 
 
 def _at(event: Event) -> str:
