@@ -20,7 +20,11 @@ from mapsto.core.errors import ClusterError, DataError, SpecError
 from mapsto.torch.servers.mesh import Servers
 from mapsto.torch.servers.program import ServedProgram
 
-pytestmark = pytest.mark.usefixtures("pool")
+pytestmark = [
+    pytest.mark.usefixtures("pool"),
+    # on a machine under load Ray ends before it has waited for all processes of its own
+    pytest.mark.filterwarnings("ignore:.*subprocess .* is still running", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 OFFERS = {"total_steps": 9, "steps_per_epoch": 5, "seed": 0}
 
 
