@@ -50,6 +50,15 @@ LAWS: dict[str, tuple[str, dict[str, Any], str]] = {
 BOUND = {"gradient, float32": 1e-6, "3 AdamW steps, float64": 1e-9}
 
 
+INTRODUCTION = """\
+Made by `make meshes` (`python -m tests.mesh.law_table`), on gloo ranks of one machine. A cell is the largest error over all
+ranks and parameters, relative to the largest element of what one process has, for the same 13 records a step (2 where it says
+so) in unequal parts, tokens of unequal count among them; bold where the bound is not kept. Bounds: 1e-12 (float64 gradients
+and SGD), 1e-9 (AdamW, metrics), 1e-6 (float32). Behind a law's name stands its number; `mapsto check` judges a spec of your own
+by the same laws.
+"""
+
+
 def error(got: Any, want: Any) -> float:
     if isinstance(want, dict):
         return max((error(got.get(n), v) for n, v in want.items() if v is not None), default=0.0)
@@ -95,16 +104,7 @@ def column(world: int, mesh: dict[str, Any], alone: dict[str, Any]) -> tuple[dic
 def main() -> None:
     alone = {name: steps(case) for name, (_, case, _) in LAWS.items()}
     print("# What each mesh keeps of one process\n")
-    print(
-        "Made by `make meshes` (`python -m tests.mesh.law_table`), on gloo ranks of one machine. A cell is the largest error over all"
-    )
-    print(
-        "ranks and parameters, relative to the largest element of what one process has, for the same 13 records a step (2 where it"
-    )
-    print(
-        "says so) in unequal parts, tokens of unequal count among them; bold where the bound is not kept. Bounds: 1e-12 (float64 gradients"
-    )
-    print("and SGD), 1e-9 (AdamW, metrics), 1e-6 (float32).\n")
+    print(INTRODUCTION)
     print("| mesh | " + " | ".join(f"{name} ({law})" for name, (law, _, _) in LAWS.items()) + " |")
     print("|---" * (len(LAWS) + 1) + "|")
     told: dict[str, list[str]] = {}

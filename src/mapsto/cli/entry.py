@@ -39,7 +39,8 @@ begin with:
   mapsto new middleware my_trick          a plugin package of your own
 
 exit codes: 0 done; 1 an error, which is explained; 2 wrong usage; 3 doctor found something; 130 stopped by Ctrl-C; 143
-by SIGTERM; 141 the reader of the output went away. MAPSTO_DEBUG=1 (or --debug behind a command) shows where an error was raised.
+by SIGTERM; 141 the reader of the output went away. MAPSTO_DEBUG=1 (or --debug behind a command) shows where an error
+was raised.
 `mapsto COMMAND --help` explains a command with examples."""
 
 

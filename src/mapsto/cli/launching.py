@@ -23,7 +23,10 @@ from ..launch.supervisor import Supervisor, newest_checkpoint
 from ..launch.team import Membership, Workers
 from .console import fail, note
 
-PRELOAD = ("mapsto.torch.wing", "mapsto.engine.run", "mapsto.cli.train", "mapsto.torch.mesh.ranks", "torch.distributed.fsdp")
+PRELOAD = (
+    *("mapsto.torch.wing", "mapsto.engine.run", "mapsto.cli.train", "mapsto.torch.mesh.ranks", "mapsto.torch.parts"),
+    *("torch.distributed.fsdp", "torch._dynamo"),  # sharding asks for it, and each rank would import it anew
+)
 """What every rank imports: once, before they are forked."""
 
 

@@ -76,7 +76,8 @@ def base_grad(loss: Loss) -> Grad:
 
     def grad(state: State, batch: Batch) -> Metrics:
         if state.mesh.collect is not None:
-            return state.mesh.collect(state, batch, loss)
+            collected: Metrics = state.mesh.collect(state, batch, loss)
+            return collected
         state.reseed()
         total, weight, _ = loss(state, batch)
         if state.mesh.absent:  # a stand-in: all ranks compute something, and this weighs nothing

@@ -49,7 +49,7 @@ class MyName(OneProcess):
             total: Any = 0.0
             weight: Any = 0.0
             with state.sums():
-                for state.shard, batch in zip(self.own, batches, strict=True):  # noqa: B020
+                for state.shard, batch in zip(self.own, batches, strict=True):
                     if not isinstance(batch, StandIn):  # a real batch in the place of a shard without records
                         value, counted = inner(state, batch)["loss"]
                         total, weight = total + value, weight + counted

@@ -80,7 +80,7 @@ def _placed(trial: Trial, axes: Mapping[str, Any], **options: Any) -> tuple[Prog
         raise
 
 
-def _own(program: Program, batches: Mapping[int, Any]) -> list[Any]:
+def _own(program: Program, batches: Mapping[int, Any]) -> Any:
     """This rank's micro-shards; a stand-in where it has no record."""
     last = max(s for s, b in batches.items() if size_of(b))
     return [batches[s] if s >= 0 and size_of(batches[s]) else StandIn(batches[last]) for s in program.state.mesh.own]
@@ -214,7 +214,8 @@ def idle_rank(trial: Trial) -> None:
     tolerance="T0",
     ranks=2,
     seconds=120,
-    why="Replicas that drift apart by a bit drift apart by a model: nothing says so until a checkpoint of one is read on another.",
+    why="Replicas that drift apart by a bit drift apart by a model; nothing says so until a "
+    "checkpoint of one is read on another.",
     satisfy="Draw from the seeded generators only; keep no state that depends on a rank's own records outside the gradient.",
     catches=("SkyRL#1709", "buffers of a rank's own batches", "a middleware that draws from the clock"),
 )

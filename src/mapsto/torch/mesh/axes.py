@@ -19,6 +19,8 @@ def sizes(stated: Mapping[str, int], world: int) -> dict[str, int]:
             raise SpecError(
                 f"mesh.{name}: {size!r} is not allowed; a number of ranks of at least 1, or -1 for all that are left"
             )
+    if world > 1 and all(size == 1 for size in stated.values()):  # no axis was said: data parallel
+        return {**stated, "replicate": world}
     open_ = [name for name, size in stated.items() if size == REST]
     if len(open_) > 1:
         raise SpecError(f"mesh: only one axis may be -1, and {' and '.join(open_)} are")
@@ -37,7 +39,7 @@ def sizes(stated: Mapping[str, int], world: int) -> dict[str, int]:
 
 
 def ranks_of(stated: Mapping[str, int]) -> int | None:
-    """How many ranks the axes ask for; None where one of them takes what is left."""
+    """How many ranks the axes ask for; None where one of them takes what is left, or none was said."""
     return None if REST in stated.values() else math.prod(stated.values())
 
 

@@ -86,7 +86,6 @@ class OneProcess:
         (only,) = parts
         return dict(only)
 
-
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value (it is pickled) by rank, on every rank; all ranks must ask."""
         return [value]

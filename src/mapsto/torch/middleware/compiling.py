@@ -53,7 +53,7 @@ class Compile:
             return
         if builder.strict and self.arguments["backend"] not in EXACT:
             raise ComposeError(
-                f"compile: what {self.arguments['backend']!r} makes depends on the shapes that a rank has met so far, so strict "
+                f"compile: what {self.arguments['backend']!r} makes depends on the shapes a rank has met so far, so strict "
                 f"mode cannot hold its bits; enabled: false, or one of the backends {', '.join(EXACT)}"
             )
         if self.modules is None:
