@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-network lint mutants bench clean help
+.PHONY: demo test test-slow test-network lint mutants meshes bench clean help
 
 help:
 	@echo "make demo       install, train a customised model on real digits, name the report to open"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-network   hosts in network namespaces, killed and cut off (as root)"
 	@echo "make lint       ruff, mypy --strict"
 	@echo "make mutants    planted bugs against the laws: caught and missed, five seeds"
+	@echo "make meshes     what each kind of mesh keeps of one process, measured on real ranks, into docs/meshes.md"
 	@echo "make bench      the benchmarks (peers are installed first); results: benchmarks/RESULTS.md"
 
 $(VENV)/.demo: pyproject.toml
@@ -51,6 +52,9 @@ lint: $(VENV)/.test
 
 mutants: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants --seeds 5
+
+meshes: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.mesh.law_table > docs/meshes.md
 
 bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py

@@ -95,10 +95,22 @@ def column(world: int, mesh: dict[str, Any], alone: dict[str, Any]) -> tuple[dic
             cells[name] = "refused"
             notes.append(f"{name}: {next(t for t in told if isinstance(t, str))}")
             continue
-        worst = max(error(t[what], alone[name][what]) for t in told)
+        worst = max(error(t[what], alone[name][what]) for t in (_held(told) if what == "gradients" else told))
         bound = BOUND.get(name, 1e-9 if what in ("metrics", "evaluation") else 1e-12)
         cells[name] = f"{worst:.0e}" if worst <= bound else f"**{worst:.0e}**"
     return cells, notes
+
+
+def _held(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The ranks' gradients, where a rank has none of a parameter (it is another stage's) with those of the first that has."""
+    held: dict[str, Any] = {}
+    for rank in told:
+        for name, gradient in rank["gradients"].items():
+            if held.get(name) is None:
+                held[name] = gradient
+    return [
+        {"gradients": {n: g if r["gradients"].get(n) is None else r["gradients"][n] for n, g in held.items()}} for r in told
+    ]
 
 
 def main() -> None:
