@@ -60,6 +60,13 @@ bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py --ranks 2
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py --ranks 4
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/strict.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/checkpoints.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/servers.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/vitals.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache htmlcov .coverage*
