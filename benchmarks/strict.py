@@ -36,8 +36,8 @@ from torch import Tensor
 from mapsto import use
 from mapsto.data.reader import Batches
 from mapsto.torch import build_program
-from mapsto.torch.mesh.exchange import Exchange
-from mapsto.torch.mesh.tree import block, cover
+from mapsto.torch.mesh.strict.exchange import Exchange
+from mapsto.torch.mesh.strict.tree import block, cover
 
 LIMIT = 3000.0
 """Seconds that the ranks have."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mapsto import Spec, use
 from mapsto.core.errors import CheckpointError, ComposeError, MapstoError, SpecError
-from mapsto.torch.mesh.sections import balanced, sections
+from mapsto.torch.mesh.pipeline.sections import balanced, sections
 from mapsto.torch.tasks import Classification
 
 CLIP, EMA = use("clip_norm", max_norm=0.05), use("ema", decay=0.9)

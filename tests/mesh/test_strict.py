@@ -20,11 +20,11 @@ from mapsto import use
 from mapsto.core.errors import ComposeError, SpecError
 from mapsto.core.parts import build
 from mapsto.data.stream import StandIn
-from mapsto.torch.mesh.elementwise import refuse_rule
 from mapsto.torch.mesh.ranks import Ranks
-from mapsto.torch.mesh.rows import norm
-from mapsto.torch.mesh.rows import rows as rows_of
-from mapsto.torch.mesh.strict import ALIGNMENT, aligned, refuse, repeatable
+from mapsto.torch.mesh.strict.elementwise import refuse_rule
+from mapsto.torch.mesh.strict.mode import ALIGNMENT, aligned, refuse, repeatable
+from mapsto.torch.mesh.strict.rows import norm
+from mapsto.torch.mesh.strict.rows import rows as rows_of
 
 SLOW = pytest.mark.slow
 SGD = use("sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)

@@ -16,7 +16,7 @@ from torch import nn
 
 from mapsto import use
 from mapsto.core.errors import MapstoError, SpecError
-from mapsto.torch.mesh.tensor_plan import planned
+from mapsto.torch.mesh.tensor.plan import planned
 
 CLIP, EMA = use("clip_norm", max_norm=0.05), use("ema", decay=0.9)
 TENSOR = {"tensor": 2}

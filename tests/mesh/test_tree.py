@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mapsto.torch.mesh.exchange import nothing, plus, plus_parts
-from mapsto.torch.mesh.tree import Tree, block, cover, owned, root
+from mapsto.torch.mesh.strict.exchange import nothing, plus, plus_parts
+from mapsto.torch.mesh.strict.tree import Tree, block, cover, owned, root
 
 
 def reference(start: int, stop: int, leaves: int) -> str:

@@ -26,15 +26,15 @@ from . import group, norms, together
 from .axes import AXES, dealt, ranks_of, sizes
 from .busy import Busy
 from .one import OneProcess
-from .pipeline import Pipeline
+from .pipeline.schedule import Pipeline
+from .pipeline.staging import Staging
 from .replicate import Replicated
 from .sent import sent
 from .shard import Sharded
-from .staging import Staging
-from .strict import Strict, refuse
+from .strict.mode import Strict, refuse
 from .summed import Summed
 from .sums import reduced
-from .tensor import Divided
+from .tensor.divided import Divided
 
 
 @decorator("mesh")("ranks")

@@ -9,8 +9,8 @@ from unittest import mock
 
 from torch.distributed.pipelining import PipelineStage
 
-from ..mesh import stages
-from ..mesh.pipeline import Pipeline
+from ..mesh.pipeline import stages
+from ..mesh.pipeline.schedule import Pipeline
 
 
 class Mail:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...core.errors import SpecError
+from ....core.errors import SpecError
 
 
 class Staging:

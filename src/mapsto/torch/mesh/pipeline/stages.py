@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ...core.errors import SpecError
-from .one import local
+from ....core.errors import SpecError
+from ..one import local
 from .sections import Section, sections
 
 

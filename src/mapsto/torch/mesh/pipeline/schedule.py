@@ -21,13 +21,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.distributed.pipelining.schedules import ScheduleLoopedBFS
 
-from ...core.errors import ComposeError, SpecError
-from ..mappings import Batch, Grad, Loss, Metrics
-from ..state import State
-from . import norms
+from ....core.errors import ComposeError, SpecError
+from ...mappings import Batch, Grad, Loss, Metrics
+from ...state import State
+from .. import norms
 from .stages import Part, keep
 from .staging import Staging
-from .trees import shared
+from .values import shared
 
 KEPT_SCHEDULES = 8
 """Schedules that are kept for shapes of micro-batches seen before; a new one costs one more pass of one micro-batch."""

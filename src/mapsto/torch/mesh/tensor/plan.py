@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ...core.errors import SpecError, nearest
-from ..middleware.matching import matching_modules
-from .outline import reads
+from ....core.errors import SpecError, nearest
+from ...middleware.matching import matching_modules
+from ..outline import reads
 
 Style = Literal["colwise", "colwise_gather", "rowwise", "replicate"]
 STYLES = ("colwise", "colwise_gather", "rowwise", "replicate")

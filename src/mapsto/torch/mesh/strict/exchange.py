@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .group import all_gather
+from ..group import all_gather
 from .tree import block, cover, root
 
 Parts = list[Tensor | None]

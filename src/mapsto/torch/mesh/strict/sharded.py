@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
-from ...core.errors import SpecError
+from ....core.errors import SpecError
+from ..group import all_gather
+from ..shard import Sharded
 from .exchange import Exchange, nothing, plus
-from .group import all_gather
-from .shard import Sharded
 from .tree import Tree
 
 PARTIAL = "takes part in some micro-shards and not in others: state mesh: {unused_parameters: true}"

@@ -17,17 +17,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from ...core.errors import SpecError
-from ...data.stream import StandIn
-from ..mappings import Batch, Grad, Metrics
-from ..state import State
+from ....core.errors import SpecError
+from ....data.stream import StandIn
+from ...mappings import Batch, Grad, Metrics
+from ...state import State
+from ..group import all_gather
+from ..sums import packed
 from .buffers import Buffers
 from .elementwise import offers, refuse_rule
 from .exchange import Buckets, Exchange, Parts, plus_parts
-from .group import all_gather
 from .rows import norm
-from .strict_shard import StrictSharded
-from .sums import packed
+from .sharded import StrictSharded
 from .tree import Tree, block, owned
 
 log = logging.getLogger("mapsto")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import SpecError
-from ..mappings import needs_closure
+from ....core.errors import SpecError
+from ...mappings import needs_closure
 
 SHAPES = ((301, 7), (211, 5), (97, 3))
 """Of no whole number of vector registers, whole or cut."""

@@ -21,9 +21,9 @@ from torch.distributed.tensor.experimental import implicit_replication
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.utils._pytree import tree_map_only
 
-from ...core.errors import SpecError
+from ....core.errors import SpecError
 from .attention import share_attention
-from .tensor_plan import planned, tied
+from .plan import planned, tied
 
 
 class Divided:

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from ...core.errors import SpecError, nearest
-from .outline import outline
+from ....core.errors import SpecError, nearest
+from ..outline import outline
 
 HOW = "declare pipeline_plan in its class, a method that returns its consecutive pieces (docs/kinds/layer.md)"
 SCALARS = ("shape", "dtype", "device", "ndim", "is_cuda")

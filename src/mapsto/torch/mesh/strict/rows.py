@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from .group import all_gather
+from ..group import all_gather
 
 
 def norm(tensors: Sequence[Tensor], p: float) -> Tensor:

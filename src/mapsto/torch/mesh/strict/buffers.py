@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...core.errors import SpecError
+from ....core.errors import SpecError
 
 STEPS = 2
 """Steps that are watched: with one micro-shard a rank, the second shows what the first changed."""

@@ -1,0 +1,1 @@
+"""The axis `pipeline`: ranks hold consecutive stages of the model (torch.distributed.pipelining)."""

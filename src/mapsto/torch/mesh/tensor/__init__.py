@@ -1,0 +1,1 @@
+"""The axis `tensor`: ranks share each product (DTensor)."""
