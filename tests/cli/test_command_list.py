@@ -34,10 +34,10 @@ def test_an_unknown_kind(mapsto):
 
 
 def test_a_kind_without_names_says_how_to_write_one(mapsto):
-    said = mapsto("list", "mesh")
+    said = mapsto("list", "surgery")
     assert said.code == 0
     assert said.out == ""
-    assert "mapsto new mesh NAME" in said.err
+    assert "mapsto new surgery NAME" in said.err
 
 
 def test_json(mapsto):

@@ -257,7 +257,9 @@ def test_a_workers_life() -> None:
     answers = work([(0, 0, 1, 0), (2, 0, 1, 1), (1, 0, 1, 2)], payload, slots)
     assert [(a[0], a[1]) for a in answers] == [("batch", 0), ("error", 2), ("batch", 1)]
     assert "rotten" in answers[1][2][1]
-    assert equal(unpack(answers[2][2], slots, 2), Batches(Failing(13, "error"), 6).batch(1))
+    parts, packed = answers[2][2]
+    assert parts is None
+    assert equal(unpack(packed, slots, 2), Batches(Failing(13, "error"), 6).batch(1))
     slots.close()
     slots.close()
     assert work([], payload, None) == []

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
 import time
-
-import numpy as np
 
 import mapsto
 
@@ -45,11 +44,13 @@ class Late:
         return batch
 
 
-LEAKED: list[np.ndarray] = []
+LEAKED: list[mmap.mmap] = []
 
 
 def leaky(batch, megabytes: float = 1.5):
-    LEAKED.append(np.ones(int(megabytes * 131_072)))
+    held = mmap.mmap(-1, int(megabytes * 2**20))  # pages of its own: a heap would give memory that was freed before
+    held.write(b"x" * len(held))
+    LEAKED.append(held)
     return batch
 
 

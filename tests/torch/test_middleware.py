@@ -64,6 +64,7 @@ ACTIVE = {
 
 def test_every_middleware_is_here():
     installed = {e.name for e in registry.entries("middleware") if e.reference.startswith("mapsto.torch.")}
+    installed -= {"compress_gradients", "powersgd", "local_sgd", "diloco"}  # between ranks: tests/mesh/test_communication.py
     assert installed == NEUTRAL.keys() | {"no_weight_decay"}
     assert installed == ACTIVE.keys() | {"cutmix", "distillation"}  # these two have their own tests
 

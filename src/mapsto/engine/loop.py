@@ -233,9 +233,10 @@ class Loop:
 
     def _save(self) -> None:
         self._settle()
+        began = clock()
         tree = self._tree()
         self._verify(tree["program"])
-        self.saves.begin(self.step, tree, self._about(), self.best)
+        self.saves.begin(self.step, tree, self._about(), self.best, since=began)
         self.saved = self.step
         if not self.spec.checkpoint.asynchronous:
             self._settle()

@@ -38,22 +38,24 @@ class Saves:
         self._open: tuple[Callable[[], tuple[Path, float]], int, bool, float] | None = None
         self._thread: Background[tuple[Path, float]] | None = None
 
-    def begin(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any], best: Best) -> None:
-        """Copy the state, and write it in the background or when it is finished. The one before must be finished."""
-        began = clock()
+    def begin(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any], best: Best, *, since: float) -> None:
+        """Copy the state, and write it in the background or when it is finished. The one before must be finished.
+
+        since: when (`clock()`) the state began to be gathered.
+        """
         writing = self.checkpoints.begin(step, tree, about, keep=self.plan.asynchronous)
         kept = tuple(best.steps())  # as this checkpoint knows them: of a later one it is not known yet whether it will be whole
 
         def work() -> tuple[Path, float]:
             path = writing()
             lead(writing.ranks, lambda: self._tidy(kept))
-            return path, clock() - began
+            return path, clock() - since
 
         if self.plan.asynchronous:
             self._thread = Background(work, self._told)
-            self._open = (self._thread.result, step, best.is_new(step), clock() - began)
+            self._open = (self._thread.result, step, best.is_new(step), clock() - since)
         else:
-            self._open = (work, step, best.is_new(step), clock() - began)
+            self._open = (work, step, best.is_new(step), clock() - since)
 
     def _tidy(self, best: tuple[int, ...]) -> None:
         self.folder.sync()
