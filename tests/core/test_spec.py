@@ -498,6 +498,14 @@ def test_overrides_that_cannot_be(change: str, message: str) -> None:
         BASE.override(change)
 
 
+def test_axes_of_a_mesh_that_is_not_set_are_said_one_by_one() -> None:
+    spec = Spec(model=use(Net), data={"train": use(Reader)})
+    assert spec.override("mesh.shard=4", "mesh.replicate=2").mesh == Part("ranks", {"shard": 4, "replicate": 2})
+    assert spec.override("mesh.servers=2").mesh == Part("servers", {"servers": 2})
+    assert spec.override("mesh.shard=4").override("mesh.shard=2").mesh == Part("ranks", {"shard": 2})
+    assert spec.override("seed=1").mesh is None
+
+
 def test_an_override_of_both_lengths() -> None:
     with pytest.raises(SpecError, match="steps, epochs: say one of them, not both"):
         BASE.override("steps=3", "epochs=2")

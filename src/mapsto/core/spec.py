@@ -210,6 +210,8 @@ class Spec:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["checkpoint"] = Frozen(dataclasses.asdict(self.checkpoint))
         said = {change.partition("=")[0].strip() for change in changes}
+        if self.mesh is None and any(path.startswith("mesh.") for path in said):
+            values["mesh"] = Frozen()  # its axes can be said one by one
         if {"steps", "epochs"} <= said:
             raise SpecError("steps, epochs: say one of them, not both")
         for one, other in (("steps", "epochs"), ("epochs", "steps")):
