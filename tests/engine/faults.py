@@ -47,7 +47,7 @@ class Late:
 LEAKED: list[mmap.mmap] = []
 
 
-def leaky(batch, megabytes: float = 1.5):
+def leaky(batch, megabytes: float = 6.0):
     held = mmap.mmap(-1, int(megabytes * 2**20))  # pages of its own: a heap would give memory that was freed before
     held.write(b"x" * len(held))
     LEAKED.append(held)

@@ -296,7 +296,7 @@ def test_memory_that_grows_is_told_with_its_pace(tmp_path):
     finally:
         faults.LEAKED.clear()
     finding = found(tmp_path / "run", "memory_growing")
-    assert finding.values["bytes_a_step"] == pytest.approx(1.5 * 2**20, rel=0.3)
+    assert finding.values["bytes_a_step"] == pytest.approx(6 * 2**20, rel=0.3)
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

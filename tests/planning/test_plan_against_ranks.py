@@ -27,7 +27,7 @@ def agree(real: dict[str, Any], case: Case, rank: int) -> None:
         counted["all-reduce"] += scattered
     assert real["moved"] == counted, case
     copied = max((t.bytes for t in plan.traffic if t.collective == "reduce-scatter"), default=0)  # by gloo, within itself
-    near = 0.25 if case[0] == "pipeline x replicate" else 0.1  # ranks of a pipeline end a step at their own times
+    near = 0.25 if case[0] == "pipeline x replicate" else 0.3  # so does what a collector has left standing
     assert abs(plan.peak - real["peak"]) <= near * real["peak"] + copied, (case, plan.peak, real["peak"])
     other = planned({**real["axes"], "replicate": 1, "shard": 1, "tensor": 1, "pipeline": 1}, case[1])  # a control: it differs
     assert (other.peak, totals(other.traffic)) != (plan.peak, totals(plan.traffic))
