@@ -57,7 +57,8 @@ def _live(pipe: Connection, environment: dict[str, str], function: Callable[...,
         answer = (False, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     pipe.send(answer)
     pipe.close()
-    time.sleep(LIMIT)  # until it is killed: the first rank keeps the store, which others may still ask
+    if answer[0]:
+        time.sleep(LIMIT)  # until it is killed: the first rank keeps the store, which others may still ask
     os._exit(0)  # a group that is taken apart while others still talk writes to the terminal
 
 
