@@ -12,9 +12,7 @@ ended from that loop's (which tells whether they did the same work). Peers that 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -26,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import torch
 import torch.distributed as dist
 from interleave import Arm, Gate, interleave, ratios
+from interleave_ranks import gather, join, on_ranks
 from overhead import machine
 from ranks_loops import Problem, loops
 from ranks_peers import missing, peers
@@ -47,24 +46,17 @@ class Together(Arm):
         super().round()
 
 
-def rank(number: int, asked: argparse.Namespace, port: int, folder: str) -> None:
+def rank(number: int, port: int, asked: argparse.Namespace, folder: str) -> None:
     """One rank: every loop in turn; the first prints."""
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(asked.ranks), "LOCAL_RANK": str(number)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(asked.ranks)}
     os.environ |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}  # by which Lightning knows torchrun
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    join(number, asked.ranks, port)
     sizes = ("records", "words", "width", "depth", "length")
     problem = Problem(Path(folder), batches=16, **{name: getattr(asked, name) for name in sizes})
     known = known_loops(asked.ranks)
     Together.control = dist.new_group()
     arms = [_arm(name, known[name][1], problem, asked.steps) for name in asked.arms]
     interleave(arms, asked.rounds)
-    told: list[Any] = [None] * asked.ranks
-    dist.all_gather_object(told, {arm.name: arm.times for arm in arms})
-    for arm in arms:
-        each = [times[arm.name] for times in told]
-        arm.times = [(max(wall for wall, _ in one), sum(cpu for _, cpu in one)) for one in zip(*each, strict=True)]
+    gather(arms)
     weights = {name: _whole(net) for name, net in problem.nets.items()}
     if number == 0:
         size = sum(p.numel() for p in problem.net().parameters())
@@ -130,20 +122,8 @@ def main() -> None:
         names.remove(name)
     first = {name: next(n for n in list(known)[list(known).index(name) :: -1] if n in BASES) for name in names}
     asked.arms = [n for n in known if n in names or n in first.values()]
-    with socket.socket() as found, tempfile.TemporaryDirectory() as folder:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-        found.close()  # the first rank listens there
-        context = multiprocessing.get_context("fork")
-        started = [context.Process(target=rank, args=(i, asked, port, folder), daemon=True) for i in range(asked.ranks)]
-        for process in started:
-            process.start()
-        try:
-            for process in started:
-                process.join(LIMIT)
-        finally:
-            for process in started:
-                process.kill()
+    with tempfile.TemporaryDirectory() as folder:
+        on_ranks(asked.ranks, rank, asked, folder, limit=LIMIT)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,8 @@ the price of the order of summation alone.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import signal
-import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from interleave import Arm, Gate, interleave, ratios
+from interleave_ranks import gather, join, on_ranks
 from overhead import machine
 from ranks_loops import Net
 from torch import Tensor
@@ -169,12 +166,9 @@ def time_exchanges(asked: argparse.Namespace) -> None:
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------------
-def rank(number: int, asked: argparse.Namespace, port: int) -> None:
+def rank(number: int, port: int, asked: argparse.Namespace) -> None:
     """One rank: every program in turn; the first prints."""
-    os.environ |= {"RANK": str(number), "WORLD_SIZE": str(asked.ranks), "LOCAL_RANK": str(number)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(asked.ranks)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    join(number, asked.ranks, port)
     if number == 0:
         said = f"{asked.ranks} gloo ranks, {asked.micro_shards} micro-shards, {asked.rounds} rounds"
         size = sum(p.numel() for p in Net(asked.words, asked.width, asked.depth).parameters())
@@ -184,11 +178,7 @@ def rank(number: int, asked: argparse.Namespace, port: int) -> None:
     else:
         arms = arms_of(asked)
         interleave(arms, asked.rounds)
-        told: list[Any] = [None] * asked.ranks
-        dist.all_gather_object(told, {arm.name: arm.times for arm in arms})
-        for arm in arms:
-            each = [times[arm.name] for times in told]
-            arm.times = [(max(wall for wall, _ in one), sum(cpu for _, cpu in one)) for one in zip(*each, strict=True)]
+        gather(arms)
         if number == 0:
             report(arms)
     dist.barrier()
@@ -202,20 +192,7 @@ def main() -> None:
     for name, value in {**defaults, "width": 128, "depth": 2}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, help="(default %(default)s)")
     asked = parser.parse_args()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the ranks are ended too
-    context = multiprocessing.get_context("fork")
-    started = [context.Process(target=rank, args=(i, asked, port), daemon=True) for i in range(asked.ranks)]
-    for process in started:
-        process.start()
-    try:
-        for process in started:
-            process.join(LIMIT)
-    finally:
-        for process in started:
-            process.kill()
+    on_ranks(asked.ranks, rank, asked, limit=LIMIT)
 
 
 if __name__ == "__main__":
