@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from .one import local
 from .sent import sent
 
 
@@ -19,7 +20,7 @@ def norm(tensors: Sequence[Tensor], p: float) -> Tensor:
     groups: dict[Any, list[Tensor]] = {}
     for tensor in tensors:
         spread = (tensor.device_mesh, tensor.placements) if isinstance(tensor, DTensor) else None
-        groups.setdefault(spread, []).append(tensor._local_tensor if isinstance(tensor, DTensor) else tensor)
+        groups.setdefault(spread, []).append(local(tensor))
     if set(groups) == {None}:
         return torch.nn.utils.get_total_norm(groups[None], p)
     found = [_powers(held, p, spread) for spread, held in groups.items()]

@@ -61,8 +61,9 @@ class OneProcess:
         return torch.nn.utils.get_total_norm(list(tensors), p)
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """The full value of a tensor of which ranks may hold parts."""
-        return tensor
+        """The full value of a tensor of which ranks may hold parts; all ranks must ask."""
+        full = getattr(tensor, "full_tensor", None)
+        return tensor if full is None else full()
 
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by parameter name, of which ranks may hold different ones, on every rank."""

@@ -84,7 +84,6 @@ class Ranks(OneProcess):
         self.tensor_plan = tensor_plan
         self.staging = Staging(microbatches, schedule, stages, split)
         self.bucket_mb, self.timeout = bucket_mb, timeout
-        self.asks = False
         self._asked: list[Tensor] = []
         self.busy = Busy()
         self.alone = False  # whatever was started
@@ -248,7 +247,7 @@ class Ranks(OneProcess):
             else:
                 window = self._passes(inner, state, batches)
                 self.busy.end()
-                metrics, asked = reduced(window, self.meets, self.device(state), asks=self.asks, counts=self.counts)
+                metrics, asked = reduced(window, self.meets, state.device, asks=self.asks, counts=self.counts)
                 if self.divided is not None:
                     self.divided.settle()
                 if self.pipeline is not None:
@@ -312,11 +311,6 @@ class Ranks(OneProcess):
             return self.pipeline.norm(list(tensors), p, self.state.parameters)
         return self.strict.norm(tensors, p) if self.strict is not None else norms.norm(list(tensors), p)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """The full value of a tensor of which ranks may hold parts; all ranks must ask."""
-        full = getattr(tensor, "full_tensor", None)
-        return full() if full is not None else tensor
-
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by parameter name, of which ranks may hold different ones, on every rank."""
         return values if self.pipeline is None else self.pipeline.gathered(values)
@@ -333,22 +327,18 @@ class Ranks(OneProcess):
     def sums(self, parts: Sequence[Metrics]) -> Metrics:
         """(sum, weight) pairs, one mapping for each of this rank's micro-shards, summed over these and the ranks."""
         if self.strict is not None:
-            return self.strict.reduced(parts, self.device(self.state))[0]
-        return reduced(parts, self.data, self.device(self.state))[0]
+            return self.strict.reduced(parts, self.state.device)[0]
+        return reduced(parts, self.data, self.state.device)[0]
 
     def together(self, window: Sequence[Metrics]) -> Metrics:
         """Metrics of replicas that are apart as those of all of them; the wish to stop goes along."""
-        metrics, asked = reduced(window, self.replicas, self.device(self.state), asks=self._wish)
+        metrics, asked = reduced(window, self.replicas, self.state.device, asks=self._wish)
         self._asked = [asked]
         return metrics
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value (it is pickled) by rank, on every rank; all ranks must ask."""
         return group.Group().gather(value) if self.world > 1 else [value]
-
-    @staticmethod
-    def device(state: State) -> torch.device:
-        return state.device
 
     # -- the wish to stop --------------------------------------------------------------------------------------------
     @property
