@@ -67,8 +67,8 @@ class ForkServer:
         return self._ours.fileno()
 
     def is_alive(self) -> bool:
-        """Whether it can fork."""
-        return self._process.poll() is None
+        """Whether it can fork. A process that was killed closes its socket before its end can be waited for."""
+        return self.hear() and self._process.poll() is None
 
     def revive(self) -> None:
         """Start another one where this one has died (the kernel may have killed it for its memory)."""
