@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mapsto.launch.processes import ForkServer
+from mapsto.processes.forks import ForkServer
 
 
 @pytest.fixture(scope="session")

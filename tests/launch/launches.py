@@ -17,9 +17,9 @@ from typing import Any
 
 from mapsto.core.errors import LaunchError
 from mapsto.launch.local import Alone, LocalWorkers
-from mapsto.launch.processes import ForkServer
 from mapsto.launch.request import Request, Span
 from mapsto.launch.supervisor import Supervisor
+from mapsto.processes.forks import ForkServer
 
 LIMIT = 60.0
 

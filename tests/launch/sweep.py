@@ -23,8 +23,8 @@ from tests.launch.test_real_ranks import RECIPE, told_of
 
 from mapsto.cli.launching import PRELOAD
 from mapsto.engine.folder import RunFolder
-from mapsto.launch.processes import ForkServer
 from mapsto.launch.supervisor import Supervisor
+from mapsto.processes.forks import ForkServer
 
 CHANGES = (
     "mesh={shard: -1, timeout: 10.0}", "strict=true", "checkpoint.asynchronous=true", "checkpoint.every=2", "model.pause=0.005",

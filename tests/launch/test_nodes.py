@@ -16,9 +16,9 @@ from mapsto.launch.agent import ALIVE, LAST_CALL, MISSES, TELL
 from mapsto.launch.local import LocalWorkers
 from mapsto.launch.meeting import Meeting
 from mapsto.launch.network import free_port
-from mapsto.launch.processes import ForkServer
 from mapsto.launch.request import Address, Request, Span
 from mapsto.launch.supervisor import Supervisor
+from mapsto.processes.forks import ForkServer
 
 RENDEZVOUS = ("torch.distributed.elastic.rendezvous.dynamic_rendezvous", "tests.launch.fake_ranks")
 SLACK = 25.0

@@ -163,7 +163,7 @@ def test_a_warning_before_the_signal_is_no_second_one(bare, tmp_path):
 
 # -- the server ----------------------------------------------------------------------------------------------------------
 def test_ranks_die_with_their_server_and_start_again_under_another(tmp_path):
-    from mapsto.launch.processes import ForkServer
+    from mapsto.processes.forks import ForkServer
 
     folder = tmp_path / "run"
     with ForkServer((), threads=1) as server:
@@ -179,7 +179,7 @@ def test_ranks_die_with_their_server_and_start_again_under_another(tmp_path):
 
 
 def test_closing_leaves_nothing(tmp_path):
-    from mapsto.launch.processes import ForkServer
+    from mapsto.processes.forks import ForkServer
 
     with ForkServer((), threads=1) as server:
         pid = server.fork("time:sleep", [60])

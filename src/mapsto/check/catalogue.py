@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..core.errors import RegistryError
@@ -50,10 +51,13 @@ def listing(laws: Sequence[Law]) -> list[tuple[str, ...]]:
 
 
 def first_sentence(text: str) -> str:
-    """Up to the first full stop or colon that ends something."""
-    for mark in (". ", ": ", "; "):
-        text = text.partition(mark)[0]
-    return text.rstrip(".")
+    """Up to the first full stop, colon or semicolon that stands outside of braces (`{replicate: 2}`)."""
+    depth = 0
+    for place, (mark, after) in enumerate(pairwise(f"{text} ")):
+        depth += (mark in "{([") - (mark in "})]")
+        if depth <= 0 and mark in ".:;" and after == " ":
+            return text[:place]
+    return text
 
 
 def page(laws: Sequence[Law]) -> str:

@@ -1,4 +1,4 @@
-"""The checker's side of its processes: a fork server, and workers that can be asked, heard in time, and ended for certain."""
+"""The checker's side of its workers: processes that can be asked, heard in time, and ended for certain."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import re
 import selectors
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -17,8 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import LaunchError
+from ..processes.forks import ForkServer
+from ..processes.system import send
+
 START_LIMIT = 120.0
-"""Seconds in which the server must have imported its frameworks, and a group of ranks have met."""
+"""Seconds in which a group of ranks must have met."""
 GRACE = 5.0
 """Seconds that the other ranks have to answer once one has failed: they may wait for it for ever."""
 PATIENCE = 2.0
@@ -26,8 +28,6 @@ PATIENCE = 2.0
 KEPT = 16384
 """Characters of a worker's output that are kept."""
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # no thread pool, which would not survive a fork
-    "PYTHONUNBUFFERED": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no compile workers, which would look like processes left behind
     "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",
@@ -38,88 +38,15 @@ class Dead(Exception):
     """A worker that did not answer: its time was up, or it ended."""
 
 
-class Server:
-    """The fork server. A context manager: leaving it ends every worker, whatever it is doing."""
+class Server(ForkServer):
+    """The process that the workers are forks of. A context manager: leaving it ends every worker, whatever it is doing.
+
+    memory: bytes that each of them may allocate; 0: no limit.
+    """
 
     def __init__(self, *, memory: int = 0) -> None:
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._lock = threading.Lock()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
-        self._ready = self.closed = False
-        command = [sys.executable, "-m", "mapsto.check.forkserver", f"--socket={theirs.fileno()}", f"--memory={memory}"]
-        try:
-            self._process = subprocess.Popen(  # noqa: S603  # our own module
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._errors,
-                pass_fds=(theirs.fileno(),), start_new_session=True, env={**os.environ, **ENVIRONMENT},
-            )  # fmt: skip
-        finally:
-            theirs.close()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def fork(self, descriptors: list[int], rank: int, world: int, store: str) -> int:
-        """A new worker's pid; it holds the descriptors for requests, answers and output. Raises Dead."""
-        with self._lock:
-            if not self._ready:
-                self._ours.settimeout(START_LIMIT)
-                self._hear()
-                self._ready = True
-            request = json.dumps({"do": "fork", "rank": rank, "world": world, "store": store}).encode()
-            try:
-                socket.send_fds(self._ours, [request], descriptors)
-            except OSError:
-                raise Dead(self._how_it_ended()) from None
-            return int(self._hear()["pid"])
-
-    def end(self, pid: int, patience: float = 0.0) -> int | None:
-        """End a worker and every process it started; its exit code, where that can be told."""
-        with self._lock:
-            try:
-                self._ours.sendall(json.dumps({"do": "end", "pid": pid, "patience": patience}).encode())
-                code = self._hear()["code"]
-            except (OSError, Dead):  # the server has ended and took its workers along
-                return None
-        return None if code is None else int(code)
-
-    def close(self) -> None:
-        """End the server, which ends its workers. Safe to call from any thread, and twice."""
-        self.closed = True
-        with contextlib.suppress(OSError):
-            self._ours.shutdown(socket.SHUT_RDWR)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._ours.close()
-        self._errors.close()
-
-    def _hear(self) -> dict[str, Any]:
-        line = b""
-        while not line.endswith(b"\n"):
-            try:
-                chunk = self._ours.recv(4096)
-            except OSError as error:
-                raise Dead(f"the checker's fork server did not answer: {error}") from None
-            if not chunk:
-                raise Dead(self._how_it_ended())
-            line += chunk
-        heard: dict[str, Any] = json.loads(line)
-        return heard
-
-    def _how_it_ended(self) -> str:
-        if self.closed:
-            return "the check was stopped"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        last = f": {said[-1]}" if said else ""
-        return f"the checker's fork server ended with exit code {self._process.returncode}{last}"
+        super().__init__(["mapsto.check.preloaded"], environment=ENVIRONMENT, adopt=True, quiet=True)
+        self.memory = memory
 
 
 class Group:
@@ -199,10 +126,12 @@ class _Worker:
         self._server = server
         (asked, self._requests), (self.answers, told), (self._heard, printed) = os.pipe(), os.pipe(), os.pipe()
         try:
-            self._pid = server.fork([asked, told, printed], rank, world, store)
-        except BaseException:
-            for descriptor in (self._requests, self.answers, self._heard):
-                os.close(descriptor)
+            words = [rank, world, store, server.memory]
+            self._pid = server.fork("mapsto.check.worker:main", words, pass_=[printed, printed, asked, told])
+        except BaseException as error:
+            self._close()
+            if isinstance(error, LaunchError):
+                raise Dead(str(error)) from None
             raise
         finally:
             for descriptor in (asked, told, printed):
@@ -243,8 +172,7 @@ class _Worker:
     def place(self) -> str:
         """Where the worker is now, by the stack that it prints when it is sent SIGUSR1."""
         before = self.taken()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._pid, signal.SIGUSR1)
+        send(self._pid, signal.SIGUSR1)
         until, found = time.monotonic() + PATIENCE, ""
         while time.monotonic() < until and not (FIRST in found and found == self._printed):
             found = self._printed
@@ -278,6 +206,9 @@ class _Worker:
             self._server.end(self._pid)
             self._ended = "was ended"
         self._listener.join(1)
+        self._close()
+
+    def _close(self) -> None:
         for descriptor in (self._requests, self.answers, self._heard):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

@@ -6,10 +6,13 @@ rank it is one of a group that judges a law together. A request says what to `do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import faulthandler
 import json
 import os
 import random
+import signal
 import sys
 import time
 import traceback
@@ -17,16 +20,47 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..core.errors import MapstoError
 from ..core.laws import Trial, Verdict, all_laws, find_law, verdict
 from ..core.recipes import load_file
+from ..processes.system import adopt_orphans, children, command_of, letter
 from . import targets
 from .wings import law_wings
 
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps."""
+
+
+def main(rank: int, world: int, store: str, memory: int, requests: int, answers: int) -> NoReturn:
+    """In a fork: what it may do is limited to what a worker may, and it answers until it is asked no more.
+
+    store: the file where the workers of a group meet; memory: bytes that it may allocate, 0: no limit.
+    """
+    try:
+        adopt_orphans()
+        faulthandler.register(signal.SIGUSR1, all_threads=False)  # a hang says where, when asked
+        if memory:
+            limit_memory(memory)
+        serve(requests, answers, rank, world, store)
+    except BaseException as error:  # noqa: BLE001  # told by the exit code and on the worker's own stderr
+        sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(1)
+    os._exit(0)  # whatever a component left to be joined or run
+
+
+def limit_memory(size: int) -> None:
+    """Let this process allocate `size` bytes more than it has; beyond that an allocation fails, and says so."""
+    import resource
+
+    held = 0
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        held = 1024 * int(next(line for line in lines if line.startswith("VmData:")).split()[1])
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (held + size, hard))
 
 
 def serve(requests: int, answers: int, rank: int, world: int, store: str) -> None:
@@ -45,7 +79,7 @@ def serve(requests: int, answers: int, rank: int, world: int, store: str) -> Non
             if os.getpid() != own:
                 os._exit(0)  # a component forked and came back twice: only the first may answer
             changed = [name for name, value in settings(wings).items() if before.get(name) != value]
-            answer(told, {**made, "rank": rank, "changed": changed, "left": [name_of(pid) for pid in children()]})
+            answer(told, {**made, "rank": rank, "changed": changed, "left": left()})
 
 
 def answer(stream: Any, data: dict[str, Any]) -> None:
@@ -167,37 +201,14 @@ def folder() -> str:
         return "(gone)"
 
 
-def children(pid: int | None = None, *, zombies: bool = False) -> list[int]:
-    """Processes that a process (this one) started and that still run, by /proc; empty where there is none."""
-    own = pid or os.getpid()
-    return [child for child in _children(own) if zombies or not _is_over(child)]
-
-
-def _children(pid: int) -> Iterator[int]:
-    try:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            yield from map(int, (task / "children").read_text().split())
-    except OSError:
-        return
+def left() -> list[str]:
+    """The commands of processes that were started here and still run; empty where the system cannot tell."""
+    return [command_of(pid)[:80] for pid in children(os.getpid()) if not _is_over(pid)]
 
 
 def _is_over(pid: int) -> bool:
     """Whether a child is a zombie, or one of Python's own helpers."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state == "Z" or any(helper in Path(f"/proc/{pid}/cmdline").read_bytes() for helper in HELPERS)
-    except (OSError, IndexError):
+        return letter(pid) in ("Z", "") or any(helper in Path(f"/proc/{pid}/cmdline").read_bytes() for helper in HELPERS)
+    except OSError:
         return True
-
-
-def name_of(pid: int) -> str:
-    """The command of a process, as people know it. One that has only just been started has none for a moment."""
-    for _ in range(50):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            break
-        if said := " ".join(words).strip()[:80]:
-            return said
-        time.sleep(0.01)
-    return str(pid)

@@ -16,11 +16,11 @@ from ..core.values import Part
 from ..launch import slurm
 from ..launch.local import Alone, LocalWorkers
 from ..launch.meeting import Meeting
-from ..launch.processes import ForkServer
 from ..launch.record import rank_of
 from ..launch.request import Address, MeshSize, Request, Span, check_devices, check_mesh, mesh_size
 from ..launch.supervisor import Supervisor, newest_checkpoint
 from ..launch.team import Membership, Workers
+from ..processes.forks import ForkServer
 from .console import fail, note
 
 PRELOAD = (
@@ -200,13 +200,10 @@ def _look(server: ForkServer, options: argparse.Namespace) -> dict[str, Any] | N
         os.close(told)
     with open(heard) as file:
         text = file.read()
-    while pid not in server.ended:
-        if not server.hear(1.0):
-            raise LaunchError("the process that starts ranks has ended; its words are above")
-        server.take()
-    code, _ = server.ended.pop(pid)
-    if code < 0:
-        raise LaunchError(f"the process that looked at the spec was ended by signal {-code}")
+    code = server.wait(pid)
+    if code is None or code < 0:
+        how = "did not end" if code is None else f"was ended by signal {-code}"
+        raise LaunchError(f"the process that looked at the spec {how}")
     return dict(json.loads(text)) if text else None
 
 

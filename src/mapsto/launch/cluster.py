@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import LaunchError, require
+from ..processes.system import send, stack_of, state_of
 from . import network
 from .failure import End
 from .logs import Logs
-from .processes import send, stack_of, state_of
 from .record import ATTEMPT, LOG, LOGS
 from .request import Address, Request
 from .team import News, Team

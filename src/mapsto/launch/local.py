@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..processes.forks import ForkServer
+from ..processes.system import send, stack_of, state_of
 from .failure import End
 from .logs import Logs
 from .network import LOOPBACK, free_port, interface_of
-from .processes import ForkServer, send, stack_of, state_of
 from .record import ATTEMPT, LOG, LOGS
 from .team import News, Team, alone
 

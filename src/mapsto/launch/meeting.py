@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import LaunchError
+from ..processes.forks import ForkServer
+from ..processes.system import send
 from . import network
 from .agent import EXCHANGE, TELL
 from .failure import End
-from .processes import ForkServer, send
 from .request import Address, Request
 from .team import News, Team
 

@@ -1,0 +1,12 @@
+"""What every worker needs, imported once by the process that they are forks of."""
+
+import contextlib
+
+from ..core.errors import MapstoError
+from ..core.laws import all_laws
+from . import worker as worker
+from .wings import law_wings
+
+law_wings()
+with contextlib.suppress(MapstoError):  # told to whoever asks for the laws
+    all_laws()

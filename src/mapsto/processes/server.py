@@ -1,0 +1,178 @@
+"""The process that imports what others need once: each of them is a fork of it, made in milliseconds.
+
+It reads JSON lines on a socket: `fork` (with the descriptors for standard output and error) gives a pid, `kill` ends one
+with all that it started; that one has ended is told by itself. No user code is imported here, and nothing that starts a
+thread or a device context, so a fork is as good as a fresh process. Where its socket closes it kills what it forked, so that
+nothing outlives who asked for it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+from typing import Any, NoReturn
+
+from .system import adopt_orphans, children, descendants, dies_with_parent, send
+
+MESSAGE = 1 << 20
+"""Bytes that are read at once."""
+
+
+def main() -> None:
+    """Import what is to be imported, say so, and serve until the socket closes."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    asked = json.loads(sys.argv[2])
+    sys.argv = ["mapsto"]
+    sys.path[:] = asked["path"]
+    dies_with_parent()
+    if asked["adopt"]:
+        adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the asker's to take, and to hand on once
+        signal.signal(number, signal.SIG_IGN)
+    failed = None
+    for name in asked["preload"]:
+        try:
+            importlib.import_module(name)
+        except Exception:  # noqa: BLE001  # told by whoever needs it, in its own words
+            failed = traceback.format_exc()
+    gc.collect()
+    gc.freeze()  # what is shared with the forks stays shared
+    server = _Server(control, adopt=asked["adopt"])
+    server.say({"ready": os.getpid(), "threads": threading.active_count(), "failed": failed})
+    try:
+        server.serve()
+    finally:
+        for pid in [*server.living]:
+            server.kill(pid)
+
+
+class _Server:
+    def __init__(self, control: socket.socket, *, adopt: bool) -> None:
+        self.control, self.adopt = control, adopt
+        self.living: set[int] = set()
+        self.heard, self.told = os.pipe()
+
+    def serve(self) -> None:
+        """Answer requests, and tell of ends, as they come."""
+        for end in (self.heard, self.told):
+            os.set_blocking(end, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.told, warn_on_full_buffer=False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.control, selectors.EVENT_READ)
+            selector.register(self.heard, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self.heard:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(self.heard, 4096)
+                        self.bury()
+                    elif not self.answer():
+                        return
+
+    def answer(self) -> bool:
+        """Carry out what is asked; whether anything was."""
+        message, descriptors, _, _ = socket.recv_fds(self.control, MESSAGE, 8)
+        while message and not message.endswith(b"\n"):
+            more = self.control.recv(MESSAGE)
+            message += more or b"\n"
+        requests = [json.loads(line) for line in message.splitlines() if line.strip()]
+        for request in requests:
+            if "kill" in request:
+                self.kill(request["kill"])
+            else:  # one at a time, since its answer is waited for: the descriptors are its own
+                self.fork(request, descriptors)
+        return bool(requests)
+
+    def fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
+        """Start what is asked for, and say its pid."""
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            os.close(self.heard)
+            os.close(self.told)
+            self.control.close()
+            become(request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self.living.add(pid)
+        self.say({"forked": pid})
+
+    def kill(self, pid: int) -> None:
+        """End one, where it lives, with all that it started."""
+        if pid in self.living:
+            for each in [*descendants(pid), pid]:
+                send(each, signal.SIGKILL)
+            send(pid, signal.SIGKILL, group=True)
+
+    def bury(self) -> None:
+        """Tell of every child that has ended; a code below 0 is a signal. What it started and left is ended too."""
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = found
+                send(pid, signal.SIGKILL, group=True)
+                if pid in self.living:
+                    self.living.discard(pid)
+                    self.say({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+        if self.adopt:
+            for orphan in {*children(os.getpid())} - self.living:
+                send(orphan, signal.SIGKILL)
+
+    def say(self, data: dict[str, Any]) -> None:
+        """One JSON line."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the asker has ended, and this ends next
+            self.control.sendall(json.dumps(data).encode() + b"\n")
+
+
+# -- in the fork ---------------------------------------------------------------------------------------------------------
+def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """A session, descriptors, signals and an environment of its own, and then what was asked for."""
+    code = 1
+    try:
+        os.setsid()
+        dies_with_parent()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
+        for target, descriptor in zip((1, 2), descriptors, strict=False):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        os.environ.update(request["environment"])
+        faulthandler.enable()  # a crash says where
+        module, _, function = request["call"].partition(":")
+        found = getattr(importlib.import_module(module), function)(*request["arguments"], *descriptors[2:])
+        code = found if isinstance(found, int) else 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException as error:  # noqa: BLE001  # told by the exit code and on its own stderr
+        sys.excepthook(type(error), error, error.__traceback__)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End as an interpreter does, except that nothing of the server's is run or freed."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]  # joins what is no daemon
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What the system tells of processes and does for them: who started whom, what one does and where, who is ended with whom."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+DEATH_SIGNAL, SUBREAPER = 1, 36
+"""PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
+WORDS = {
+    "T": "stopped by a signal (SIGSTOP)", "t": "stopped by a debugger", "R": "running", "S": "waiting",
+    "D": "waiting for a device or a file system", "Z": "ended",
+}  # fmt: skip
+"""A state's letter, in words."""
+
+
+def send(pid: int, number: int, *, group: bool = False) -> None:
+    """A signal to a process (or to all of its group), where it still lives."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        (os.killpg if group else os.kill)(pid, number)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process started, those that have ended and were not waited for included."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below a process; empty where there is none."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
+
+
+def letter(pid: int) -> str:
+    """The system's letter for the state of a process; nothing where there is no such process."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def state_of(pid: int) -> str:
+    """What a process is doing, in words: `stopped by a signal (SIGSTOP)`, `running`, `waiting`, ..."""
+    return WORDS.get(letter(pid), "alive")
+
+
+def command_of(pid: int) -> str:
+    """The command of a process. One that has only just been started has none for a moment."""
+    for _ in range(50):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            break
+        if said := " ".join(words).strip():
+            return said
+        time.sleep(0.01)
+    return str(pid)
+
+
+def stack_of(pid: int, file: Path, seconds: float) -> str:
+    """The stack that a process writes into `file` when asked by SIGUSR2; nothing where it does not within `seconds`."""
+    before = file.stat().st_size if file.exists() else -1
+    if before < 0:  # it does not listen, and the signal would end it
+        return ""
+    send(pid, signal.SIGUSR2)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        if file.stat().st_size > before:
+            time.sleep(0.05)  # the rest of it
+            return file.read_text(errors="replace")[before:].strip()
+    return ""
+
+
+def dies_with_parent() -> None:
+    """Be killed where the parent ends, however it ends (Linux)."""
+    _control(DEATH_SIGNAL, int(signal.SIGKILL))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what children leave behind, so that it can be found and ended (Linux)."""
+    _control(SUBREAPER, 1)
+
+
+def _control(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
