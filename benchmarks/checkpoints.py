@@ -9,19 +9,15 @@ while they wait and once in the background, and take the same number of steps be
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from interleave_ranks import join, on_ranks
 
 CASES: dict[str, tuple[int, Any]] = {
     "one process": (1, None),
@@ -80,7 +76,7 @@ def measure(name: str, folder: Path, rounds: int, width: int, steps: int) -> lis
             for asynchronous in (False, True) if turn % 2 else (True, False):
                 run.ranks.barrier()
                 saves, number, began = ways[asynchronous], number + 1, clock()
-                saves.begin(number, {"program": program.state_tree()}, {"best": none.state()}, none)
+                saves.begin(number, {"program": program.state_tree()}, {"best": none.state()}, none, since=began)
                 if not asynchronous:
                     done = saves.finish()
                 stood = clock() - began
@@ -113,37 +109,14 @@ def measure(name: str, folder: Path, rounds: int, width: int, steps: int) -> lis
     return [{**one, "size": size} for one in found]
 
 
-def ranks(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The measurements of the leading rank."""
+def rank(number: int, port: int, name: str, folder: str, asked: argparse.Namespace) -> None:
+    """One rank of a case; the first prints its row."""
     world = CASES[name][0]
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="mapsto-bench-", dir=arguments.folder))
-    own = [name, str(folder), str(arguments.rounds), str(arguments.width), str(arguments.steps)]
-    launched = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--rank", json.dumps(own)],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                **launched,
-                **({"RANK": str(r), "LOCAL_RANK": str(r)} if launched else {}),
-            },
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(world)
-    ]
-    try:
-        told = [process.communicate(timeout=1800)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-        shutil.rmtree(folder, ignore_errors=True)
-    answer: list[dict[str, Any]] = json.loads(told[0].splitlines()[-1])
-    return answer
+    if world > 1:
+        join(number, world, port)
+    found = measure(name, Path(folder), asked.rounds, asked.width, asked.steps)
+    if number == 0:
+        print(row(name, found, asked.steps), flush=True)
 
 
 def row(name: str, found: list[dict[str, Any]], steps: int) -> str:
@@ -166,17 +139,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1448)
     parser.add_argument("--steps", type=int, default=20, help="steps behind each save")
     parser.add_argument("--folder", default=None, help="on which file system (default: the temporary folder)")
-    parser.add_argument("--rank", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.rank:
-        name, folder, *numbers = json.loads(arguments.rank)
-        print(json.dumps(measure(name, Path(folder), *map(int, numbers))))
-        return
+    asked = parser.parse_args()
     heads = ["ranks", "MB", "ms a step", "stands, waiting (ms)", "stands, aside (ms)", "ratio (quartiles)"]
     heads += ["aside written in (ms)"]
-    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for name in CASES:
-        print(row(name, ranks(name, arguments), arguments.steps), flush=True)
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    for name, (world, _) in CASES.items():
+        with tempfile.TemporaryDirectory(prefix="mapsto-bench-", dir=asked.folder) as folder:
+            on_ranks(world, rank, name, folder, asked, limit=1800.0)
     print(f"load average {os.getloadavg()[0]:.1f}")
 
 
