@@ -273,7 +273,7 @@ def test_waiting_for_data_is_told(tmp_path, simulated, monkeypatch):
     assert "data.train.workers=2" in finding.advice[0]
     seconds = 0.04  # the twin waits as long, and that is a fifth of its steps
     fit(spec("faults:slow"), tmp_path / "twin")
-    assert "data_starved" not in {finding.name for finding in diagnose(tmp_path / "twin").findings}
+    assert {finding.name for finding in diagnose(tmp_path / "twin").findings} <= {"checkpoints_costly"}  # by the real clock
 
 
 def test_costly_checkpoints_are_told(tmp_path, monkeypatch):

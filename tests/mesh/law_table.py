@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parent))
 
+import served_programs
+import strict_programs
 from company import on_ranks
 from mesh_programs import steps
+from tests.mesh.errors import error
 
 from mapsto import use
 
@@ -32,6 +33,25 @@ MESHES: dict[str, tuple[int, dict[str, Any]]] = {
     "replicate 2 x tensor 2": (4, {"replicate": 2, "tensor": 2}),
     "pipeline 2": (2, {"pipeline": 2}),
     "replicate 2 x pipeline 2": (4, {"replicate": 2, "pipeline": 2}),
+}
+SERVED: dict[str, dict[str, Any]] = {
+    "servers 2, workers 2": {"servers": 2, "workers": 2},
+    "servers 2, workers 3": {"servers": 2, "workers": 3},
+}
+STRICT: dict[str, tuple[int, dict[str, Any] | None]] = {
+    "one process": (1, None),
+    **{f"{axis} {n}": (n, {axis: n}) for axis in ("replicate", "shard") for n in (2, 3, 4, 8)},
+    "replicate 2 x shard 2": (4, {"replicate": 2, "shard": 2}),
+    "replicate 2 x shard 4": (8, {"replicate": 2, "shard": 4}),
+}
+EXACT: dict[str, dict[str, Any]] = {
+    "dropout, AdamW, clipping, average": strict_programs.USUAL,
+    "7 micro-shards, NAdam": {"micro_shards": 7, "optimizer": use("nadam", lr=1e-2)},
+    "3 records a batch": {"batch": 3},
+    "sharpness-aware, clipping": {
+        "optimizer": use("sgd", lr=0.1, momentum=0.9, nesterov=True),
+        "middleware": [use("sam", rho=0.1), use("clip_norm", max_norm=0.3)],
+    },
 }
 LAWS: dict[str, tuple[str, dict[str, Any], str]] = {
     "gradient, float64": ("S1", {"model": "words"}, "gradients"),
@@ -51,20 +71,18 @@ BOUND = {"gradient, float32": 1e-6, "3 AdamW steps, float64": 1e-9}
 
 
 INTRODUCTION = """\
-Made by `make meshes` (`python -m tests.mesh.law_table`), on gloo ranks of one machine. A cell is the largest error over all
-ranks and parameters, relative to the largest element of what one process has, for the same 13 records a step (2 where it says
-so) in unequal parts, tokens of unequal count among them; bold where the bound is not kept. Bounds: 1e-12 (float64 gradients
-and SGD), 1e-9 (AdamW, metrics), 1e-6 (float32). Behind a law's name stands its number; `mapsto check` judges a spec of your own
-by the same laws.
+Made by `make meshes` (`python -m tests.mesh.law_table`), on gloo ranks and Ray actors of one machine. A cell is the largest
+error over all ranks and parameters, relative to the largest element of what one process has, for the same 13 records a step (2
+where it says so) in unequal parts, tokens of unequal count among them; bold where the bound is not kept. Bounds: 1e-12 (float64
+gradients and SGD), 1e-9 (AdamW, metrics), 1e-6 (float32). Behind a law's name stands its number; `mapsto check` judges a spec
+of your own by the same laws.
 """
+STRICTLY = """\
+## Strict mode: the same bits
 
-
-def error(got: Any, want: Any) -> float:
-    if isinstance(want, dict):
-        return max((error(got.get(n), v) for n, v in want.items() if v is not None), default=0.0)
-    if got is None:
-        return float(np.abs(want).max() > 0)
-    return float(np.abs(np.asarray(got) - want).max() / max(float(np.abs(want).max()), 1e-300))
+With `strict: true` what is left after four steps does not depend on the ranks at all. A cell is the beginning of the SHA-256 of
+all weights, the same on every rank; down a column it must not change (bold where it does). Tokens are of unequal count.
+"""
 
 
 def run(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -80,13 +98,26 @@ def run(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def on_servers(cases: dict[str, dict[str, Any]], mesh: dict[str, Any]) -> dict[str, Any]:
+    """The same on a parameter server."""
+    from mapsto.core.errors import MapstoError
+
+    found: dict[str, Any] = {}
+    for name, case in cases.items():
+        try:
+            found[name] = served_programs.steps(case, **mesh)
+        except MapstoError as refusal:
+            found[name] = f"refused: {refusal}"
+    return found
+
+
 def column(world: int, mesh: dict[str, Any], alone: dict[str, Any]) -> tuple[dict[str, str], list[str]]:
-    cases = {
-        n: {**c, "mesh": {**mesh, **({"unused_parameters": True} if "unused" in n else {})}} for n, (_, c, _) in LAWS.items()
-    }
+    """A mesh's cells by law, and what there is to say of them; a world of 0 has servers instead of ranks."""
+    unused = {"unused_parameters": True} if world else {}
+    cases = {n: {**c, "mesh": {**mesh, **(unused if "unused" in n else {})}} for n, (_, c, _) in LAWS.items()}
     cells, notes = {}, []
     try:
-        ranks = on_ranks(world, run, cases, limit=240)
+        ranks = on_ranks(world, run, cases, limit=240) if world else [on_servers(cases, mesh)]
     except AssertionError as broken:
         return dict.fromkeys(LAWS, "broke"), [str(broken).splitlines()[0]]
     for name, (_, _, what) in LAWS.items():
@@ -120,7 +151,7 @@ def main() -> None:
     print("| mesh | " + " | ".join(f"{name} ({law})" for name, (law, _, _) in LAWS.items()) + " |")
     print("|---" * (len(LAWS) + 1) + "|")
     told: dict[str, list[str]] = {}
-    for name, (world, mesh) in MESHES.items():
+    for name, (world, mesh) in {**MESHES, **{n: (0, mesh) for n, mesh in SERVED.items()}}.items():
         cells, notes = column(world, mesh, alone)
         print(f"| {name} | " + " | ".join(cells[law] for law in LAWS) + " |", flush=True)
         for note in notes:
@@ -129,6 +160,22 @@ def main() -> None:
         print("\nRefused before the first step:\n")
         for note, names in told.items():
             print(f"- {', '.join(names)}: {note}")
+    strict()
+
+
+def strict() -> None:
+    """The table of strict mode."""
+    print(f"\n{STRICTLY}")
+    print("| mesh | " + " | ".join(EXACT) + " |")
+    print("|---" * (len(EXACT) + 1) + "|")
+    wanted: dict[str, str] = {}
+    for name, (world, mesh) in STRICT.items():
+        cases = {law: {**case, "mesh": mesh} for law, case in EXACT.items()}
+        ranks = on_ranks(world, strict_programs.all_hashes, cases, limit=300)
+        found = {law: {rank[law]["weights"][-1] for rank in ranks} for law in EXACT}
+        wanted = wanted or {law: min(hashes) for law, hashes in found.items()}
+        cells = [" ".join(h[:12] for h in found[law]) if found[law] == {wanted[law]} else f"**{found[law]}**" for law in EXACT]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

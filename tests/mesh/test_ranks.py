@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from company import on_ranks
 from mesh_programs import MODELS, all_steps, steps
+from tests.mesh.errors import error
 
 from mapsto import middleware, use
 
@@ -54,11 +54,6 @@ def company(world: int) -> list[dict[str, Any]]:
         for name, case in CASES.items()
     }
     return on_ranks(world, all_steps, cases)
-
-
-def error(got: Any, want: Any) -> float:
-    """Relative to the largest element of what is wanted."""
-    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -7,10 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from company import RankFailed, on_ranks
 from mesh_programs import Net, records
+from tests.mesh.errors import error
 
 from mapsto import Run, Spec, use
 from mapsto.data.arrays import Arrays
@@ -48,10 +48,6 @@ def events(folder: Path, name: str) -> list[dict[str, Any]]:
     from mapsto.engine.folder import RunFolder
 
     return list(RunFolder(folder).records(name))
-
-
-def error(got: dict[str, Any], want: dict[str, Any]) -> float:
-    return max(float(np.abs(got[n] - w).max() / np.abs(w).max()) for n, w in want.items())
 
 
 def test_a_run_on_ranks_is_the_run_on_one_and_goes_on_on_another_number(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from company import on_ranks
 from safetensors.numpy import load_file
 from saved_runs import failures, meanwhile, reads, same_mesh, saved, train
+from tests.mesh.errors import error
 
 from mapsto.core.errors import CheckpointError
 from mapsto.engine.checkpoint import checkpoint_paths, step_of
@@ -42,13 +43,6 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
     train(folder, {})
     return folder
-
-
-def error(got: dict[str, Any], want: dict[str, Any]) -> float:
-    """The largest difference of any tensor, relative to its largest element."""
-    assert got.keys() == want.keys()
-    worst = [np.abs(got[n] - want[n]).max() / max(np.abs(want[n]).max(), 1e-30) for n in want if want[n].size]
-    return float(max(worst))
 
 
 def moved(chain: list[tuple[int, dict[str, Any] | None]], folder: Path, alone: Path) -> None:

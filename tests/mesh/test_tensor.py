@@ -12,6 +12,7 @@ import torch
 from attention_models import VOCABULARY, Encoder, Llama, Recipe
 from company import on_ranks
 from mesh_programs import MODELS, Net, all_steps, steps
+from tests.mesh.errors import error
 from torch import nn
 
 from mapsto import use
@@ -72,10 +73,6 @@ def refused(case: dict[str, Any]) -> str:
 def two() -> list[Any]:
     cases = {name: {**CASES[name], "mesh": TENSOR} for name in QUICK}
     return on_ranks(2, both, {**cases, **PLANS}, {name: case for name, (case, _) in BAD.items()})
-
-
-def error(got: Any, want: Any) -> float:
-    return float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
 
 
 def same(found: dict[str, Any], wanted: dict[str, Any], name: str, where: str) -> None:

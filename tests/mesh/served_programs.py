@@ -1,0 +1,78 @@
+"""The programs of mesh_programs on a parameter server: what its steps come to, in the form in which ranks tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mesh_programs import MODELS, TOKENS, records
+from torch import nn
+
+from mapsto import Spec, use
+from mapsto.data.reader import Batches
+
+FAR = 1e3
+"""A learning rate at which a step of SGD is the gradient, to the precision of a weight."""
+OFFERS = {"total_steps": 20, "steps_per_epoch": 3, "seed": 1}
+
+
+def model(kind: str, dtype: str) -> nn.Module:
+    """A model of mesh_programs in a floating point type, initialised as there."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        return MODELS[kind]()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def reader(kind: str, dtype: str, batch: int) -> Batches:
+    return Batches(records(kind, dtype), batch, shuffle=True, seed=1)
+
+
+@contextmanager
+def served(case: Mapping[str, Any], **mesh: Any) -> Iterator[Any]:
+    """The program of a case on servers and workers, which end with it."""
+    from mapsto.torch.servers.mesh import Servers
+
+    kind, dtype = case.get("model", "net"), case.get("dtype", "float64")
+    spec = Spec(
+        model=use(model, kind=kind, dtype=dtype),
+        task="language_model" if kind in TOKENS else "classification",
+        optimizer=case.get("optimizer", use("sgd", lr=0.1)),
+        middleware=case.get("middleware", ()),
+        data={"train": use(reader, kind=kind, dtype=dtype, batch=case.get("batch", 13))},
+        seed=3,
+        device="cpu",
+        steps=OFFERS["total_steps"],
+    )
+    program = Servers(**mesh).program(spec, OFFERS)
+    try:
+        yield program
+    finally:
+        program.close()
+
+
+def steps(case: Mapping[str, Any], **mesh: Any) -> dict[str, Any]:
+    """As `mesh_programs.steps`; the gradient is what a step of SGD takes from the weights."""
+    with served({**case, "optimizer": use("sgd", lr=FAR)}, **mesh) as program:
+        before = program.weights()
+        program.step()
+        after = program.weights()
+    gradients = {n: (before[n] - after[n]) / FAR for n in before}
+    with served(case, **mesh) as program:
+        window = [program.step() for _ in range(case.get("steps", 3))]
+        plain = reader(case.get("model", "net"), case.get("dtype", "float64"), case.get("batch", 13)).sequential()
+        with plain.stream(0, plain.batches_per_epoch) as stream:
+            evaluation = program.evaluate(batch for _, batch in stream)
+        metrics = program.fetch(window)
+        weights = program.weights()
+    own = ("bytes/", "staleness/", "time/")  # what one process has not
+    return {
+        "gradients": gradients,
+        "weights": weights,
+        "metrics": {n: v for n, v in metrics.items() if not n.startswith(own)},
+        "evaluation": evaluation,
+    }
