@@ -18,7 +18,8 @@ from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.stream import read
 from ..build import build_program
-from ..mappings import Batch, Loss, Weight
+from ..losses import Weight
+from ..mappings import Batch, Loss
 from ..program import Program
 from ..servers.blueprint import Blueprint
 from ..servers.mesh import Servers
@@ -56,7 +57,7 @@ def _served(trial: Trial) -> Iterator[tuple[Program, Any, ServedProgram, int]]:
     shards = spec.micro_shards or int(mesh.get("workers", 2))
     changed: Spec = dataclasses.replace(
         spec,
-        middleware=[use(Float64), *spec.middleware],
+        middleware=(use(Float64), *spec.middleware),
         data={**spec.data, "train": thirteen(spec.data["train"])},
         mesh=Part("servers", mesh),
         micro_shards=shards,
