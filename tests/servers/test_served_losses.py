@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def test_killed_and_silent_workers_lose_their_micro_shards_to_others_and_no_bit_
         assert {p.name for p in tmp_path.iterdir()} == {"kill", "hang"}, "both faults happened"
         assert program.driver.lost == 2
         assert _bits(program.weights()) == _bits(wanted)
+
+
+def test_a_cluster_of_its_own_leaves_the_run_s_generator_alone() -> None:
+    random.seed(5)
+    before = random.getstate()
+    with served(toys.spec()) as program:
+        program.step()
+        assert random.getstate() == before  # Ray draws ports and names from it
+    assert random.getstate() == before
 
 
 RECIPE = """

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import random
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from ...core.errors import ClusterError, MapstoError, require
@@ -17,6 +18,16 @@ from .worker import Worker
 
 START = 300.0
 """Seconds that the processes of a parameter server may take to start."""
+
+
+@contextlib.contextmanager
+def _untouched() -> Iterator[None]:
+    """Ray draws names and ports from Python's global generator, which belongs to the run: nothing of it shows afterwards."""
+    before = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 class Lost(Exception):  # an event that is dealt with, not an error that is told
@@ -43,6 +54,7 @@ class Cluster:
             self._join(address, processes)
         self._fits(processes)
 
+    @_untouched()
     def _join(self, address: str | None, processes: int) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         own = {"num_cpus": max(1, math.ceil(processes * self.cpus)), "include_dashboard": False} if address is None else {}
@@ -67,11 +79,13 @@ class Cluster:
             )
 
     # -- actors ------------------------------------------------------------------------------------------------------
+    @_untouched()
     def server(self) -> Any:
         """A new server, not built yet."""
         made = self.ray.remote(concurrency_groups={"exchange": 1})(Server)
         return self._kept(made.options(num_cpus=self.cpus, scheduling_strategy="SPREAD").remote())
 
+    @_untouched()
     def worker(self) -> Any:
         """A new worker, not built yet."""
         made = self.ray.remote(Worker)
@@ -87,6 +101,7 @@ class Cluster:
         with contextlib.suppress(Exception):
             self.ray.kill(actor)
 
+    @_untouched()
     def stop(self) -> None:
         """End every actor, and the cluster where it is this process's own; safe to call twice."""
         actors, self._actors = self._actors, []
