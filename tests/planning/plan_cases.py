@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -106,8 +107,15 @@ class Sends(TorchDispatchMode):
 
 # -- on real ranks -----------------------------------------------------------------------------------------------------
 def measured(cases: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """What this rank holds, its peak by torch's own profiler, and what its process groups recorded, of each case."""
-    return [_measured(mesh, middleware) for mesh, middleware in cases]
+    """What this rank holds, its peak by torch's own profiler, and what its process groups recorded, of each case.
+
+    The peak is the smallest of three programs': threads of gloo hold what they sent until they come to let go of it.
+    """
+    found = []
+    for mesh, middleware in cases:
+        tries = [_measured(mesh, middleware) for _ in range(3)]
+        found.append({**tries[0], "peak": min(each["peak"] for each in tries)})
+    return found
 
 
 def _measured(mesh: str, middleware: str) -> dict[str, Any]:
@@ -116,17 +124,21 @@ def _measured(mesh: str, middleware: str) -> dict[str, Any]:
     from mapsto.torch.wing import build
 
     gc.collect()  # what an earlier program held is no allocation of this one
+    gc.disable()  # and when the collector runs is no law: what stands in cycles goes between steps
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
         program = build(spec(MESHES[mesh], middleware), OFFERS)
         held: dict[str, int] = {}
         program.optimizer.register_step_pre_hook(lambda *_: held.update(gradients=_bytes(program.state.gradients())))
         for step in range(3):  # DDP tells the others of its buckets in the second
             fields = {name: torch.zeros(RECORDS, LENGTH, dtype=torch.int64) for name in EXAMPLE}
+            gc.collect()
+            time.sleep(0.05)
             before = len(_recorded())
             with Sends() if mesh.startswith("pipeline") else nullcontext() as sends:
                 program.step([fields] * len(program.takes["shard"]) if program.takes else fields)
             if step == 2:
                 moved = _moved(_recorded()[before:]) | (sends.found if sends is not None else {})
+    gc.enable()
     held["parameters"] = _bytes(program.model.parameters())
     held["optimizer"] = _bytes(v for state in program.optimizer.state.values() for v in state.values())
     axes = dict(program.state.mesh.sizes) if hasattr(program.state.mesh, "sizes") else {}

@@ -1,5 +1,4 @@
-"""What is planned is what real ranks do: memory held and bytes communicated to the byte, the peak within a tenth
-(a pipeline with replicas: a quarter).
+"""What is planned is what real ranks do: memory held and bytes communicated to the byte, the peak within a tenth.
 
 The oracles are none of the planner's code: storages that ranks hold, the flight recorder of torch.distributed, and the
 events of the CPU allocator in torch's profiler.
@@ -26,9 +25,9 @@ def agree(real: dict[str, Any], case: Case, rank: int) -> None:
     if scattered:  # gloo does it by an all-reduce
         counted["all-reduce"] += scattered
     assert real["moved"] == counted, case
-    copied = max((t.bytes for t in plan.traffic if t.collective == "reduce-scatter"), default=0)  # by gloo, within itself
-    near = 0.25 if case[0] == "pipeline x replicate" else 0.3  # so does what a collector has left standing
-    assert abs(plan.peak - real["peak"]) <= near * real["peak"] + copied, (case, plan.peak, real["peak"])
+    copied = sum(t.bytes for t in plan.traffic if t.collective == "reduce-scatter")  # by gloo, until its own thread lets go
+    assert plan.peak <= 1.1 * real["peak"], (case, plan.peak, real["peak"])
+    assert plan.peak >= 0.9 * real["peak"] - copied, (case, plan.peak, real["peak"])
     other = planned({**real["axes"], "replicate": 1, "shard": 1, "tensor": 1, "pipeline": 1}, case[1])  # a control: it differs
     assert (other.peak, totals(other.traffic)) != (plan.peak, totals(plan.traffic))
 
