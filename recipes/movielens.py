@@ -221,7 +221,7 @@ def judged(scores: np.ndarray, stars: np.ndarray) -> dict[str, float]:
 # -- the run -------------------------------------------------------------------------------------------------------------------
 def spec(path: str | None = None) -> Spec:
     """The run on the ratings in a file (default: the environment's RATINGS, else generated ones)."""
-    path = path or os.environ.get("RATINGS")
+    path = path or os.environ.get("RATINGS") or None
     path = None if path is None else str(Path(path).resolve())
     return Spec(
         name="movielens",
@@ -240,5 +240,5 @@ def spec(path: str | None = None) -> Spec:
 
 
 if __name__ == "__main__":
-    for name, found in baselines(path=os.environ.get("RATINGS")).items():
+    for name, found in baselines(path=os.environ.get("RATINGS") or None).items():
         print(f"{name:24} rmse {found['rmse']:.4f}  ndcg@{TOP} {found['ndcg']:.4f}")

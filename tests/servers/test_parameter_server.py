@@ -167,7 +167,7 @@ def _uninterrupted(spec: Any, steps: int) -> dict[str, np.ndarray]:
         return program.weights()
 
 
-def test_a_killed_server_takes_all_back_to_what_was_saved_and_no_bit_changes() -> None:
+def test_a_killed_server_takes_all_back_to_what_was_saved_and_no_bit_changes(caplog: pytest.LogCaptureFixture) -> None:
     plateau = use("plateau", factor=0.5, patience=0, metric="valid/loss")
     spec = toys.spec(optimizer=use("adamw", lr=1e-2), schedule=plateau, middleware=[use("ema", decay=0.9)])
 
@@ -187,6 +187,7 @@ def test_a_killed_server_takes_all_back_to_what_was_saved_and_no_bit_changes() -
     wanted, tree, _ = run({})
     found, again, lost = run({5: 1, 6: 0})
     assert lost == 2
+    assert "mesh: server 1 was lost (ActorDiedError); all servers go back from step 6 to step 3" in caplog.messages
     assert _bits(found) == _bits(wanted)
     assert again["schedule"] == tree["schedule"]
     assert again["optimizer"]["groups"] == tree["optimizer"]["groups"]

@@ -74,6 +74,8 @@ def test_the_command_starts_a_cluster_and_leaves_no_process(ended_by: str, tmp_p
                 ended_by = "sent"
             time.sleep(0.2)
         text = process.communicate(timeout=60)[0]
+        assert "3 workers, in step" in text
+        assert "Traceback" not in text
         assert process.returncode == (0 if ended_by == "itself" else 143), text
         folder = RunFolder(tmp_path / "run")
         end = list(folder.records("end"))[-1]

@@ -51,6 +51,7 @@ class Cluster:
         self.owned = not self.ray.is_initialized()
         self._actors: list[Any] = []
         if self.owned:
+            os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls to who is lost, which nobody asks about again
             self._join(address, processes)
         self._fits(processes)
 

@@ -163,7 +163,8 @@ class Driver:
         """Start the servers that are gone anew, and go back with all of them to the last step that all have saved."""
         while True:
             try:
-                dead = self._dead(lost)
+                lost = self._found(lost)
+                dead = lost.servers
                 self._count(f"{lost.why}; all servers go back from step {self.version} to step {self.saved}")
                 for k in dead:
                     self.cluster.kill(self.servers[k])
@@ -183,12 +184,13 @@ class Driver:
         except Lost as lost:
             raise Lost([dead[i] for i in lost.servers], lost.why) from lost
 
-    def _dead(self, lost: Lost) -> list[int]:
+    def _found(self, lost: Lost) -> Lost:
+        """Which servers are gone, and why: whoever waited for them may know less than they are asked for now."""
         try:
             self._ask("alive", timeout=self.options.timeout / 2)
         except Lost as found:
-            return found.servers or lost.servers
-        return lost.servers
+            return found if found.servers else lost
+        return lost
 
     def _steady(self, action: Callable[[], T]) -> T:
         """Do what needs all servers at the step they are at, though some may be lost meanwhile."""

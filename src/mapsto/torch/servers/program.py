@@ -144,10 +144,9 @@ class ServedProgram:
         """For people: sizes, device, plan, and what lies where."""
         options, layout = self.options, self.layout
         held = [sum(len(rows[n]) * shape[1:].numel() for n, shape in layout.shapes.items()) for rows in layout.shards]
-        return {
-            **self.plain.summary(),
-            "mesh": {"servers": options.servers, "workers": options.workers, "staleness": options.staleness, "held": held},
-        }
+        ahead = f"up to {options.staleness} steps ahead" if options.staleness else "in step"
+        servers = [f"server {k} holds {size:,} of {sum(held):,} parameters" for k, size in enumerate(held)]
+        return {**self.plain.summary(), "mesh": [f"{options.workers} workers, {ahead}", *servers]}
 
     def close(self) -> None:
         """Gather what the servers have come to, end all processes; the program stays, as one of one process."""
