@@ -36,12 +36,11 @@ demo: $(VENV)/.demo
 	OMP_NUM_THREADS=1 $(BIN)/mapsto train recipes/digits.py --run $(RUN)
 	$(BIN)/mapsto evaluate $(RUN) --data test
 
-# What runs within ranks, workers and servers is tested in processes that the coverage does not see: 85, not 90.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-network: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m network

@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 LIMIT = 120.0
+GOODBYE = 5.0
+"""Seconds that ranks which have all answered have to end by themselves."""
 PRELOAD = [
     "numpy",
     "torch",
@@ -56,9 +58,8 @@ def _live(pipe: Connection, environment: dict[str, str], function: Callable[...,
     except BaseException as error:
         answer = (False, f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     pipe.send(answer)
-    pipe.close()
     if answer[0]:
-        time.sleep(LIMIT)  # until it is killed: the first rank keeps the store, which others may still ask
+        pipe.poll(LIMIT)  # until all have answered: the first rank keeps the store, which others may still ask
     os._exit(0)  # a group that is taken apart while others still talk writes to the terminal
 
 
@@ -76,7 +77,7 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, limit: f
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }
-        mine, theirs = context.Pipe(duplex=False)
+        mine, theirs = context.Pipe()
         process = context.Process(target=_live, args=(theirs, environment, function, arguments), daemon=True)
         process.start()
         theirs.close()
@@ -84,8 +85,8 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, limit: f
         processes.append(process)
     found: list[Any] = [None] * world
     failed: list[str] = []
+    waiting = dict(zip(pipes, range(world), strict=True))
     try:
-        waiting = dict(zip(pipes, range(world), strict=True))
         while waiting:
             ready = wait(list(waiting), timeout=max(until - time.monotonic(), 0))
             if failed and not ready:
@@ -106,8 +107,9 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any, limit: f
             raise RankFailed("\n".join(failed))
         return found
     finally:
+        for pipe in pipes:
+            pipe.close()  # by which a rank that has answered ends
         for process in processes:
+            process.join(0 if failed or waiting else GOODBYE)
             process.kill()
             process.join()
-        for pipe in pipes:
-            pipe.close()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import selectors
 import signal
 import sys
@@ -25,6 +26,8 @@ GRACE = 5.0
 """Seconds that the other ranks have to answer once one has failed: they may wait for it for ever."""
 PATIENCE = 2.0
 """Seconds that a worker has to print where it is, and one that ends to end."""
+GOODBYE = 1.0
+"""Seconds that a worker which is asked for nothing has to end by itself."""
 KEPT = 16384
 """Characters of a worker's output that are kept."""
 ENVIRONMENT = {
@@ -137,6 +140,7 @@ class _Worker:
             for descriptor in (asked, told, printed):
                 os.close(descriptor)
         self._buffer = b""
+        self._busy = True  # until it says that it has started
         self._ended: str | None = None
         self._printed, self._lock = "", threading.Lock()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -145,12 +149,16 @@ class _Worker:
     def _listen(self) -> None:
         """Keep the last of what is printed; a component that prints megabytes neither blocks nor fills memory."""
         with contextlib.suppress(OSError):
-            while chunk := os.read(self._heard, 65536):
-                with self._lock:
+            while _is_readable(self._heard, None):
+                with self._lock:  # what is no longer in the pipe stands in `_printed`
+                    chunk = os.read(self._heard, 65536)
                     self._printed = (self._printed + chunk.decode(errors="replace"))[-KEPT:]
+                if not chunk:
+                    return
 
     def send(self, request: dict[str, Any]) -> None:
         data = json.dumps(request).encode() + b"\n"
+        self._busy = True
         try:
             while data:
                 data = data[os.write(self._requests, data) :]
@@ -166,6 +174,7 @@ class _Worker:
         if b"\n" not in self._buffer:
             return None
         line, _, self._buffer = self._buffer.partition(b"\n")
+        self._busy = False
         heard: dict[str, Any] = json.loads(line)
         return heard
 
@@ -197,13 +206,18 @@ class _Worker:
 
     def taken(self) -> str:
         """What was printed since this was last asked, the last of it."""
+        until = time.monotonic() + PATIENCE
+        while self._listener.is_alive() and _is_readable(self._heard, 0.0) and time.monotonic() < until:
+            time.sleep(0.001)  # what was printed before an answer was heard belongs to it
         with self._lock:
             text, self._printed = self._printed, ""
         return text
 
     def end(self) -> None:
         if self._ended is None:
-            self._server.end(self._pid)
+            os.close(self._requests)  # nothing more is asked: one that is not busy ends by that
+            self._requests = -1
+            self._server.end(self._pid, patience=0.0 if self._busy else GOODBYE)
             self._ended = "was ended"
         self._listener.join(1)
         self._close()
@@ -212,6 +226,12 @@ class _Worker:
         for descriptor in (self._requests, self.answers, self._heard):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def _is_readable(descriptor: int, seconds: float | None) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else 1000 * seconds))
 
 
 FIRST = "(most recent call first)"
