@@ -55,13 +55,14 @@ def served(case: Mapping[str, Any], **mesh: Any) -> Iterator[Any]:
         program.close()
 
 
-def steps(case: Mapping[str, Any], **mesh: Any) -> dict[str, Any]:
-    """As `mesh_programs.steps`; the gradient is what a step of SGD takes from the weights."""
-    with served({**case, "optimizer": use("sgd", lr=FAR)}, **mesh) as program:
-        before = program.weights()
-        program.step()
-        after = program.weights()
-    gradients = {n: (before[n] - after[n]) / FAR for n in before}
+def steps(case: Mapping[str, Any], *, gradients: bool, **mesh: Any) -> dict[str, Any]:
+    """As `mesh_programs.steps`, or of that the gradients alone: what a step of SGD takes from the weights."""
+    if gradients:
+        with served({**case, "optimizer": use("sgd", lr=FAR)}, **mesh) as program:
+            before = program.weights()
+            program.step()
+            after = program.weights()
+        return {"gradients": {n: (before[n] - after[n]) / FAR for n in before}}
     with served(case, **mesh) as program:
         window = [program.step() for _ in range(case.get("steps", 3))]
         plain = reader(case.get("model", "net"), case.get("dtype", "float64"), case.get("batch", 13)).sequential()
@@ -71,7 +72,6 @@ def steps(case: Mapping[str, Any], **mesh: Any) -> dict[str, Any]:
         weights = program.weights()
     own = ("bytes/", "staleness/", "time/")  # what one process has not
     return {
-        "gradients": gradients,
         "weights": weights,
         "metrics": {n: v for n, v in metrics.items() if not n.startswith(own)},
         "evaluation": evaluation,
