@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from . import every, verdicts
@@ -22,7 +23,7 @@ def main() -> int:
     options = parser.parse_args()
     console, rows, wrong = Console(), defaultdict(lambda: [0, 0, 0, 0.0]), []
     chosen = [m for mutants in every().values() for m in mutants if options.only in f"{m.law} {m.name}"]
-    for mutant in chosen:
+    for mutant in track(chosen, "judged", console=Console(stderr=True)):
         row = rows[mutant.law]
         for seed in range(options.seeds):
             began = time.perf_counter()
