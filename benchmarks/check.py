@@ -55,7 +55,7 @@ def main() -> None:
     how = f"`OMP_NUM_THREADS=1 python benchmarks/check.py --rounds {options.rounds} --jobs {options.jobs}`"
     where = f"Python {platform.python_version()}, torch {metadata.version('torch')}, {os.cpu_count()} cores"
     lines = [
-        f"{how}; {where}, which others used too (load average {os.getloadavg()[0]:.1f} at the end).",
+        f"{how}; {where} (load average {os.getloadavg()[0]:.1f} at the end).",
         "",
         "| mapping | laws | verdicts | wall s (median; least) | CPU s (median) |",
         "|---|---|---|---|---|",
