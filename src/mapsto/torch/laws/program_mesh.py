@@ -11,19 +11,17 @@ from torch import Tensor
 
 from ...core.errors import SpecError
 from ...core.laws import Laws, Trial
-from ...core.parts import build
 from ...core.plan import plan
 from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.laws.contents import size_of
 from ...data.stream import StandIn
-from ..build import build_program
 from ..mappings import Metrics
 from ..mesh.group import patience
 from ..mesh.one import whole
 from ..program import Program
 from .compare import differs, ratio_cause, same
-from .program_ranks import STEPS, read, spec_of, sums, thirteen
+from .program_ranks import RECORDS, STEPS, program_of, read, reader_of, spec_of, sums
 
 laws = Laws("program")
 PATIENCE = 20.0
@@ -38,30 +36,17 @@ class Doubled:
 
 
 def on_mesh(
-    trial: Trial, axes: Mapping[str, Any] | None, *, records: int | None = None, more: tuple[Any, ...] = ()
+    trial: Trial, axes: Mapping[str, Any] | None, *, records: int = RECORDS, more: tuple[Any, ...] = ()
 ) -> tuple[Program, Any]:
     """The program of the spec in float64 on a mesh (None: on this process alone), and its training reader."""
-    from ..mesh.one import OneProcess
-
     spec = spec_of(trial)
     saver = next((p.name for p in plan(spec.middleware) if "replica_exchange" in p.declared.provides), None)
     if saver is not None:
         trial.skip(f"middleware {saver!r} lets replicas exchange less than the sum; middleware.bounded_drift judges how near")
     with trial.component("building the program"):
-        part = thirteen(spec.data["train"]) if records is None else thirteen(spec.data["train"], records)
-        reader = build(part, "reader", path="data.train", offers={"seed": spec.seed})
-        given = {} if axes is None else {**options(spec, trial), **axes}
-        program = build_program(
-            spec.model,
-            spec.task,
-            spec.optimizer,
-            spec.schedule,
-            [Doubled(), *more, *spec.middleware],
-            seed=spec.seed,
-            device="cpu",
-            mesh=OneProcess() if axes is None else Part("ranks", given),
-            offers={"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed},
-        )
+        reader = reader_of(spec, records=records)
+        mesh = None if axes is None else Part("ranks", {**options(spec, trial), **axes})
+        program = program_of(spec, reader, middleware=[Doubled(), *more, *spec.middleware], mesh=mesh)
     return program, reader
 
 
@@ -102,7 +87,7 @@ def _same_gradients(trial: Trial, got: dict[str, Tensor | None], want: dict[str,
     same(trial, "gradients on the mesh", kept, want, tolerance="T1", cause=next(iter(causes)) if len(causes) == 1 else None)
 
 
-def _steps(trial: Trial, axes: Mapping[str, Any], *, records: int | None = None, steps: int = STEPS) -> None:
+def _steps(trial: Trial, axes: Mapping[str, Any], *, records: int = RECORDS, steps: int = STEPS) -> None:
     one, reader = on_mesh(trial, None, records=records)
     many, _ = _placed(trial, axes, records=records)
     with patience(PATIENCE):

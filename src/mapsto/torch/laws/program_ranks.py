@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,19 +35,8 @@ def _made(trial: Trial, names: tuple[str, ...] = ("train",), *, middleware: bool
     spec = spec_of(trial)
     with trial.component("building the program"):
         name = next(n for n in names if n in spec.data)
-        reader = build(thirteen(spec.data[name]), "reader", path=f"data.{name}", offers={"seed": spec.seed})
-        steps = {"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed}
-        program = build_program(
-            spec.model,
-            spec.task,
-            spec.optimizer,
-            spec.schedule,
-            spec.middleware if middleware else (),
-            seed=spec.seed,
-            device="cpu",
-            mesh=OneProcess(),
-            offers=steps,
-        )
+        reader = reader_of(spec, name)
+        program = program_of(spec, reader, middleware=spec.middleware if middleware else ())
     program.model.double()
     for parameter in program.state.parameters:
         parameter.data = parameter.data.double()
@@ -60,6 +50,35 @@ def spec_of(trial: Trial) -> Spec:
     if not isinstance(spec, Spec):
         trial.undecided(f"a program is checked from a mapsto.Spec, and {trial.subject.label} gave a {type(spec).__name__}")
     return spec
+
+
+def reader_of(spec: Spec, name: str = "train", records: int = RECORDS) -> Any:
+    """A reader of the spec with batches of so many records."""
+    return build(thirteen(spec.data[name], records), "reader", path=f"data.{name}", offers={"seed": spec.seed})
+
+
+def program_of(spec: Spec, reader: Any, *, middleware: Sequence[Any] | None = None, mesh: Any = None, **more: Any) -> Program:
+    """The program of the spec on the CPU for a few steps of the reader; middleware, mesh: others than none and one process.
+
+    more: what else `build_program` takes.
+    """
+    return build_program(
+        spec.model,
+        spec.task,
+        spec.optimizer,
+        spec.schedule,
+        spec.middleware if middleware is None else middleware,
+        seed=spec.seed,
+        device="cpu",
+        mesh=OneProcess() if mesh is None else mesh,
+        offers=offers(spec, reader),
+        **more,
+    )
+
+
+def offers(spec: Spec, reader: Any) -> dict[str, Any]:
+    """What parts of the spec that leave it open are told of these steps."""
+    return {"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed}
 
 
 def thirteen(reader: Any, records: int = RECORDS) -> Any:

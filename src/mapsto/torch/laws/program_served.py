@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -17,16 +17,14 @@ from ...core.parts import resolve
 from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.stream import read
-from ..build import build_program
 from ..losses import Weight
 from ..mappings import Batch, Loss
 from ..program import Program
-from ..servers.blueprint import Blueprint
 from ..servers.mesh import Servers
 from ..servers.program import ServedProgram
 from ..state import Builder, State
 from .compare import differs, same
-from .program_ranks import STEPS, spec_of, thirteen
+from .program_ranks import STEPS, offers, program_of, reader_of, spec_of, thirteen
 
 laws = Laws("program")
 
@@ -63,29 +61,15 @@ def _served(trial: Trial) -> Iterator[tuple[Program, Any, ServedProgram, int]]:
         micro_shards=shards,
         device="cpu",
     )
-    offers = {"total_steps": STEPS, "steps_per_epoch": STEPS, "seed": spec.seed}
-    blueprint = Blueprint.of(changed, shards, offers)
     try:
         with trial.component("building the program"):
-            served = Servers(**mesh).program(changed, offers)
-            one = build_program(
-                changed.model,
-                changed.task,
-                changed.optimizer,
-                changed.schedule,
-                changed.middleware,
-                seed=changed.seed,
-                device="cpu",
-                mesh=use("ranks"),
-                micro_shards=shards,
-                offers=offers,
-            )
+            reader = reader_of(spec)
+            served = Servers(**mesh).program(changed, offers(spec, reader))
+            one = program_of(changed, reader, mesh=use("ranks"), micro_shards=shards)
     except SpecError as error:
         trial.skip(f"servers refuse it: {error}")
-    try:
-        yield one, blueprint.train_reader(), served, shards
-    finally:
-        served.close()
+    with closing(served):
+        yield one, reader, served, shards
 
 
 @laws.law(

@@ -8,17 +8,15 @@ from torch import Tensor
 
 from ...core.errors import ComposeError, SpecError
 from ...core.laws import Laws, Trial
-from ...core.parts import build
 from ...core.values import Part
 from ...data.laws.contents import size_of
 from ...data.stream import read
-from ..build import build_program
 from ..mesh.group import patience
-from ..mesh.one import OneProcess, whole
+from ..mesh.one import whole
 from ..program import Program
 from .compare import differs, same
 from .program_mesh import PATIENCE, options
-from .program_ranks import STEPS, spec_of, thirteen
+from .program_ranks import STEPS, program_of, reader_of, spec_of
 
 laws = Laws("program")
 MICRO_SHARDS = 4
@@ -29,20 +27,9 @@ def _made(trial: Trial, axes: dict[str, int] | None, *, strict: bool = True) -> 
     spec = spec_of(trial)
     try:
         with trial.component("building the program"):
-            reader = build(thirteen(spec.data["train"]), "reader", path="data.train", offers={"seed": spec.seed})
-            program = build_program(
-                spec.model,
-                spec.task,
-                spec.optimizer,
-                spec.schedule,
-                spec.middleware,
-                seed=spec.seed,
-                device="cpu",
-                mesh=OneProcess() if axes is None else Part("ranks", {**options(spec, trial), **axes}),
-                micro_shards=MICRO_SHARDS,
-                strict=strict,
-                offers={"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed},
-            )
+            reader = reader_of(spec)
+            mesh = None if axes is None else Part("ranks", {**options(spec, trial), **axes})
+            program = program_of(spec, reader, mesh=mesh, micro_shards=MICRO_SHARDS, strict=strict)
     except (SpecError, ComposeError) as error:
         if "strict" in str(error) or "take statistics over a batch" in str(error):
             trial.skip(f"strict mode refuses it: {error}")
