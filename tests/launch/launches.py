@@ -20,6 +20,7 @@ from mapsto.launch.local import Alone, LocalWorkers
 from mapsto.launch.request import Request, Span
 from mapsto.launch.supervisor import Supervisor
 from mapsto.processes.forks import ForkServer
+from mapsto.processes.system import letter
 
 LIMIT = 60.0
 
@@ -124,7 +125,4 @@ def command(*words: object, folder: Path, **environment: str) -> Iterator[subpro
 
 def is_alive(pid: int) -> bool:
     """Whether a process lives and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return letter(pid) not in ("", "Z")

@@ -6,6 +6,7 @@ Every cell is the largest error that was found over all ranks, relative to the l
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,36 +83,33 @@ all weights, the same on every rank; down a column it must not change (bold wher
 """
 
 
-def run(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Each case; what is refused, or went wrong, in words."""
+def each(cases: dict[str, dict[str, Any]], steps: Callable[[str, dict[str, Any]], Any]) -> dict[str, Any]:
+    """What becomes of each case; what is refused in words."""
     from mapsto.core.errors import MapstoError
 
     found: dict[str, Any] = {}
     for name, case in cases.items():
         try:
-            found[name] = steps(case)
+            found[name] = steps(name, case)
         except MapstoError as refusal:
             found[name] = f"refused: {refusal}"
     return found
 
 
+def run(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The cases on a rank."""
+    return each(cases, lambda _, case: steps(case))
+
+
 def on_servers(cases: dict[str, dict[str, Any]], mesh: dict[str, Any]) -> dict[str, Any]:
-    """The same on a parameter server, in one Ray cluster."""
+    """The cases on a parameter server, in one Ray cluster."""
     import ray
 
-    from mapsto.core.errors import MapstoError
-
-    found: dict[str, Any] = {}
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        for name, case in cases.items():
-            try:
-                found[name] = served_programs.steps(case, gradients=LAWS[name][2] == "gradients", **mesh)
-            except MapstoError as refusal:
-                found[name] = f"refused: {refusal}"
+        return each(cases, lambda name, case: served_programs.steps(case, gradients=LAWS[name][2] == "gradients", **mesh))
     finally:
         ray.shutdown()
-    return found
 
 
 def column(world: int, mesh: dict[str, Any], alone: dict[str, Any]) -> tuple[dict[str, str], list[str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mapsto.core.errors import MapstoError
 from mapsto.core.parts import Part, use
 from mapsto.data.reader import Batches
 from mapsto.torch import build_program
@@ -88,12 +91,25 @@ TOKENS = {"words"}
 """Models of tokens, whose task is that of a language model."""
 
 
+@contextmanager
+def default_dtype(name: str) -> Iterator[None]:
+    """Within it what is built is of this floating point type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, name))
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def reader(kind: str, dtype: str, batch: int) -> Batches:
+    return Batches(records(kind, dtype), batch, shuffle=True, seed=1)
+
+
 def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     """The program of a case and its reader."""
     kind, dtype = case.get("model", "net"), case.get("dtype", "float64")
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
+    with default_dtype(dtype):
         program = build_program(
             use(MODELS[kind], **case.get("options", {})),
             use(case["task"]) if "task" in case else "language_model" if kind in TOKENS else "classification",
@@ -107,9 +123,7 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
             strict=case.get("strict", False),
             offers={"total_steps": 20, "steps_per_epoch": 3},
         )
-    finally:
-        torch.set_default_dtype(before)
-    return program, Batches(records(kind, dtype), case.get("batch", 13), shuffle=True, seed=1)
+    return program, reader(kind, dtype, case.get("batch", 13))
 
 
 def steps(case: dict[str, Any]) -> dict[str, Any]:
@@ -143,3 +157,12 @@ def steps(case: dict[str, Any]) -> dict[str, Any]:
 def all_steps(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """`steps` of several cases, one after another in the same group of ranks."""
     return {name: steps(case) for name, case in cases.items()}
+
+
+def refused(case: dict[str, Any]) -> str:
+    """What is said where a case cannot be run, or `nothing`."""
+    try:
+        steps(case)
+    except MapstoError as found:
+        return str(found)
+    return "nothing"

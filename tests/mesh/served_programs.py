@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
-import torch
-from mesh_programs import MODELS, TOKENS, records
+from mesh_programs import MODELS, TOKENS, default_dtype, reader
 from torch import nn
 
 from mapsto import Spec, use
-from mapsto.data.reader import Batches
 
 FAR = 1e3
 """A learning rate at which a step of SGD is the gradient, to the precision of a weight."""
@@ -20,21 +18,12 @@ OFFERS = {"total_steps": 20, "steps_per_epoch": 3, "seed": 1}
 
 def model(kind: str, dtype: str) -> nn.Module:
     """A model of mesh_programs in a floating point type, initialised as there."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
+    with default_dtype(dtype):
         return MODELS[kind]()
-    finally:
-        torch.set_default_dtype(before)
 
 
-def reader(kind: str, dtype: str, batch: int) -> Batches:
-    return Batches(records(kind, dtype), batch, shuffle=True, seed=1)
-
-
-@contextmanager
-def served(case: Mapping[str, Any], **mesh: Any) -> Iterator[Any]:
-    """The program of a case on servers and workers, which end with it."""
+def served(case: Mapping[str, Any], **mesh: Any) -> Any:
+    """The program of a case on servers and workers, to be closed."""
     from mapsto.torch.servers.mesh import Servers
 
     kind, dtype = case.get("model", "net"), case.get("dtype", "float64")
@@ -48,22 +37,18 @@ def served(case: Mapping[str, Any], **mesh: Any) -> Iterator[Any]:
         device="cpu",
         steps=OFFERS["total_steps"],
     )
-    program = Servers(**mesh).program(spec, OFFERS)
-    try:
-        yield program
-    finally:
-        program.close()
+    return Servers(**mesh).program(spec, OFFERS)
 
 
 def steps(case: Mapping[str, Any], *, gradients: bool, **mesh: Any) -> dict[str, Any]:
     """As `mesh_programs.steps`, or of that the gradients alone: what a step of SGD takes from the weights."""
     if gradients:
-        with served({**case, "optimizer": use("sgd", lr=FAR)}, **mesh) as program:
+        with closing(served({**case, "optimizer": use("sgd", lr=FAR)}, **mesh)) as program:
             before = program.weights()
             program.step()
             after = program.weights()
         return {"gradients": {n: (before[n] - after[n]) / FAR for n in before}}
-    with served(case, **mesh) as program:
+    with closing(served(case, **mesh)) as program:
         window = [program.step() for _ in range(case.get("steps", 3))]
         plain = reader(case.get("model", "net"), case.get("dtype", "float64"), case.get("batch", 13)).sequential()
         with plain.stream(0, plain.batches_per_epoch) as stream:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from company import on_ranks
-from mesh_programs import MODELS, all_steps, steps
+from mesh_programs import MODELS, all_steps, refused, steps
 from tests.mesh.errors import error
 
 from mapsto import middleware, use
@@ -110,16 +110,6 @@ def test_micro_shards_decide_dropout_and_ranks_do_not() -> None:
                     assert error(mesh["weights"][parameter], weight) < 1e-12, parameter
     other = steps({**case, "micro_shards": 2})
     assert error(other["weights"]["head.weight"], wanted["weights"]["head.weight"]) > 1e-6
-
-
-def refused(case: dict[str, Any]) -> str:
-    from mapsto.core.errors import MapstoError
-
-    try:
-        steps(case)
-    except MapstoError as found:
-        return str(found)
-    return "nothing"
 
 
 class Shrinks:

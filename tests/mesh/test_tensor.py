@@ -11,12 +11,12 @@ import pytest
 import torch
 from attention_models import VOCABULARY, Encoder, Llama, Recipe
 from company import on_ranks
-from mesh_programs import MODELS, Net, all_steps, steps
+from mesh_programs import MODELS, Net, all_steps, refused, steps
 from tests.mesh.errors import error
 from torch import nn
 
 from mapsto import use
-from mapsto.core.errors import MapstoError, SpecError
+from mapsto.core.errors import SpecError
 from mapsto.torch.mesh.tensor.plan import planned
 
 CLIP, EMA = use("clip_norm", max_norm=0.05), use("ema", decay=0.9)
@@ -59,14 +59,6 @@ def both(cases: dict[str, dict[str, Any]], bad: dict[str, dict[str, Any]]) -> tu
     found = all_steps(cases), {name: refused(case) for name, case in bad.items()}
     torch.distributed.barrier()  # the first rank keeps the store, which others still need to be refused
     return found
-
-
-def refused(case: dict[str, Any]) -> str:
-    try:
-        steps(case)
-    except MapstoError as found:
-        return str(found)
-    return "nothing"
 
 
 @cache

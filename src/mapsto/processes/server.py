@@ -20,7 +20,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from typing import Any, NoReturn
 
 from .system import adopt_orphans, children, descendants, dies_with_parent, send
@@ -40,16 +39,13 @@ def main() -> None:
         adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the asker's to take, and to hand on once
         signal.signal(number, signal.SIG_IGN)
-    failed = None
     for name in asked["preload"]:
-        try:
+        with contextlib.suppress(Exception):  # told by whoever needs it, in its own words
             importlib.import_module(name)
-        except Exception:  # noqa: BLE001  # told by whoever needs it, in its own words
-            failed = traceback.format_exc()
     gc.collect()
     gc.freeze()  # what is shared with the forks stays shared
     server = _Server(control, adopt=asked["adopt"])
-    server.say({"ready": os.getpid(), "threads": threading.active_count(), "failed": failed})
+    server.say({"ready": os.getpid()})
     try:
         server.serve()
     finally:
@@ -172,7 +168,3 @@ def leave(code: int) -> NoReturn:
         with contextlib.suppress(Exception):
             stream.flush()
     os._exit(code)
-
-
-if __name__ == "__main__":
-    main()

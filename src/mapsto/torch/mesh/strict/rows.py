@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from ..group import all_gather
+from ..one import local
 
 
 def norm(tensors: Sequence[Tensor], p: float) -> Tensor:
@@ -20,7 +21,7 @@ def norm(tensors: Sequence[Tensor], p: float) -> Tensor:
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    own = [rows(t._local_tensor if isinstance(t, DTensor) else t, p).double() for t in tensors]
+    own = [rows(local(t), p).double() for t in tensors]
     total: Tensor = torch.linalg.vector_norm(torch.cat(_gathered(own, tensors)), p)
     return total.to(dtype.to_real() if dtype.is_complex else dtype)
 
