@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow test-network lint mutants meshes bench clean help
+.PHONY: lock demo test test-slow test-network lint mutants meshes bench clean help
 
 help:
 	@echo "make demo       install, train a customised model on real digits, name the report to open"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint       ruff, mypy --strict"
 	@echo "make mutants    planted bugs against the laws: caught and missed, five seeds"
 	@echo "make meshes     what each kind of mesh keeps of one process, measured on real ranks, into docs/meshes.md"
+	@echo "make lock       names, versions and hashes of what the tests and benchmarks install, anew, into locks/"
 	@echo "make bench      the benchmarks (peers are installed first); results: benchmarks/RESULTS.md"
 
 $(VENV)/.demo: pyproject.toml
@@ -23,14 +24,20 @@ $(VENV)/.demo: pyproject.toml
 	@$(PIP) --upgrade pip && $(PIP) -e ".[demo]"
 	@touch $@
 
-$(VENV)/.test: pyproject.toml
+# All is installed as locked, by hash; then PyTorch, in the build that suits the machine.
+$(VENV)/.test: pyproject.toml locks/test.txt
 	@echo "installing mapsto[test] into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) --upgrade pip && $(PIP) -e ".[test]"
+	@$(PIP) --upgrade pip && $(PIP) --no-deps --require-hashes -r locks/test.txt
+	@$(PIP) --no-build-isolation -e ".[test]"
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.bench: $(VENV)/.test
-	@$(PIP) -e ".[bench]" && touch $@
+$(VENV)/.bench: $(VENV)/.test locks/bench.txt
+	@$(PIP) --no-deps --require-hashes -r locks/bench.txt
+	@$(PIP) --no-build-isolation -e ".[bench]" && touch $@
+
+lock: $(VENV)/.test
+	@$(PIP) uv && $(BIN)/python locks/lock.py
 
 demo: $(VENV)/.demo
 	OMP_NUM_THREADS=1 $(BIN)/mapsto train recipes/digits.py --run $(RUN)
@@ -46,8 +53,8 @@ test-network: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m network
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check src tests recipes benchmarks examples
-	$(BIN)/ruff format --check src tests recipes benchmarks examples
+	$(BIN)/ruff check src tests recipes benchmarks examples locks
+	$(BIN)/ruff format --check src tests recipes benchmarks examples locks
 	$(BIN)/mypy
 
 mutants: $(VENV)/.test
