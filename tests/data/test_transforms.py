@@ -167,8 +167,20 @@ def test_select_and_rename() -> None:
         ),
         (lambda: Pad(multiple_of=0), "multiple_of 0 .* must be at least 1"),
         (lambda: Pad(max_length=0), "max_length 0 must be at least 1"),
-        (lambda: Pad("target")(batch()), "the records of field 'target' are not lists of ids"),
-        (lambda: Pad("text")(batch()), "the records of field 'text' are not lists of ids: tokenise it first"),
+        (lambda: Pad("target")(batch()), "the records of field 'target' are not lists of numbers"),
+        (lambda: Pad("text")(batch()), "the records of field 'text' are not lists of numbers: tokenise it first"),
+        (lambda: Pad(side="lft"), "no side 'lft'; allowed: left, right; did you mean 'left'"),
+        (lambda: Pad(["x", "y"], mask="mask"), "mask 'mask' would be that of 2 fields: write field: name for each"),
+        (lambda: Pad(["x", "y"], {"z": 1}), "value names the field 'z', which is not padded; allowed: x, y"),
+        (lambda: Pad("ids", 0.5)(batch()), "field 'ids' is int64, which cannot hold the value 0.5"),
+        (lambda: Pad("x", -1)({"x": [np.array([1], np.uint8)]}), "field 'x' is uint8, which cannot hold the value -1"),
+        (lambda: Pad("x", dtype="int64")({"x": [[0.5]]}), "field 'x' holds numbers that are not int64"),
+        (lambda: Pad("x", dtype="integer")({"x": [[0.5]]}), "'integer' is no type of numbers"),
+        (lambda: Pad("x")({"x": [[2**63]]}), "field 'x' holds a whole number beyond int64"),
+        (
+            lambda: Pad("x")({"x": [np.zeros((2, 3)), np.zeros((1, 4))]}),
+            r"records of field 'x' differ in more than their length: \(3,\), \(4,\)",
+        ),
         (lambda: TokeniseBytes("ids")(batch()), "field 'ids' holds list values, and text is wanted"),
         (lambda: TokeniseBytes("target")(batch()), "field 'target' holds int64 values, and text is wanted"),
         (lambda: TokeniseWords(), "give one of vocabulary .* and source"),
@@ -244,6 +256,41 @@ def test_padding_keeps_every_id_and_marks_it(rows: list[list[int]], multiple: in
         assert ids[mask].tolist() == row
         assert mask[: len(row)].all()
         assert (ids[~mask] == -100).all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int16", "bool"])
+def test_padding_keeps_types_and_trailing_shapes_on_either_side(dtype: str, shape: tuple[int, ...], side: Any) -> None:
+    rows = [rng(n).integers(0, 2, (n, *shape)).astype(dtype) for n in (3, 0, 1)]
+    got = Pad("x", side=side, multiple_of=2, lengths="n")({"x": rows})
+    assert got["x"].dtype == dtype
+    for row, padded in zip(rows, got["x"], strict=True):
+        fill = [(0, 4 - len(row)) if side == "right" else (4 - len(row), 0), *[(0, 0)] * len(shape)]
+        assert np.array_equal(padded, np.pad(row, fill))
+    assert got["n"].tolist() == [3, 0, 1]
+
+
+def test_padding_of_several_fields_with_values_and_masks_of_their_own() -> None:
+    given_batch = {"input": [[1, 2], [3]], "series": [[0.5, 1, np.nan], [2]], "target": [[4], [5, 6]], "other": ["a", "b"]}
+    pad = Pad(["input", "series", "target"], {"target": -100}, mask={"input": "mask"}, lengths={"series": "n"}, side="left")
+    got = pad(given_batch)
+    assert got["input"].tolist() == [[1, 2], [0, 3]]
+    assert got["series"].dtype == np.float32
+    assert np.array_equal(got["series"], np.float32([[0.5, 1, np.nan], [0, 0, 2]]), equal_nan=True)
+    assert got["target"].tolist() == [[-100, 4], [5, 6]]
+    assert got["mask"].tolist() == [[True, True], [False, True]]
+    assert got["n"].tolist() == [3, 1]
+    assert got["other"] == ["a", "b"]
+    assert len(got) == 6
+
+
+def test_a_padded_type_can_be_said() -> None:
+    assert Pad(dtype="float64", value=0.5)({"input": [[1], [2, 3]]})["input"].tolist() == [[1, 0.5], [2, 3]]
+    assert Pad(dtype="int32")({"input": [[1.0], []]})["input"].dtype == np.int32
+    assert Pad(dtype="float64")({"input": []})["input"].dtype == np.float64
+    torch = pytest.importorskip("torch")
+    assert Pad()({"input": [torch.tensor([0.5, 2]), torch.tensor([1.0])]})["input"].tolist() == [[0.5, 2], [1, 0]]
 
 
 def test_bytes() -> None:
@@ -324,8 +371,14 @@ def test_a_saved_tokeniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         def no_truncation(self) -> None:
             calls.append("no_truncation")
 
+        def num_special_tokens_to_add(self, pair: bool) -> int:
+            return 0
+
+        def enable_truncation(self, length: int) -> None:
+            self.length = length
+
         def encode_batch(self, texts: list[str]) -> Any:
-            return [SimpleNamespace(ids=[len(w) for w in text.split()]) for text in texts]
+            return [SimpleNamespace(ids=[len(w) for w in text.split()][: self.length]) for text in texts]
 
     monkeypatch.setitem(sys.modules, "tokenizers", SimpleNamespace(Tokenizer=Tokenizer))
     transform = TokeniseWith(path, max_length=2)
@@ -345,3 +398,15 @@ def test_the_tokenizers_library(tmp_path: Path) -> None:
     tokeniser.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokeniser.save(str(tmp_path / "t.json"))
     assert TokeniseWith(tmp_path / "t.json")({"input": ["so red", "blue"]})["input"] == [[2, 1], [0]]
+    assert TokeniseWith(tmp_path / "t.json", max_length=1)({"input": ["so red", ""]})["input"] == [[2], []]
+    tokeniser.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 3), ("</s>", 4)]
+    )
+    tokeniser.enable_truncation(1)  # what is saved with it is no part of the spec
+    tokeniser.enable_padding()
+    tokeniser.save(str(tmp_path / "s.json"))
+    assert TokeniseWith(tmp_path / "s.json")({"input": ["so red", "so"]})["input"] == [[3, 2, 1, 4], [3, 2, 4]]
+    for length, cut in ((2, [3, 4]), (3, [3, 2, 4]), (4, [3, 2, 1, 4])):
+        assert TokeniseWith(tmp_path / "s.json", max_length=length)({"input": ["so red so"]})["input"][0][: length + 1] == cut
+    with pytest.raises(DataError, match=r"max_length 1 leaves no room: .*s\.json adds 2 special tokens"):
+        TokeniseWith(tmp_path / "s.json", max_length=1)

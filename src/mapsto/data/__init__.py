@@ -11,11 +11,12 @@ from .items import Items
 from .lines import JsonLines, TextLines
 from .mixture import Interleaved, Mixture
 from .order import Sequential, Shuffled
+from .pad import Pad
 from .reader import Batches
 from .source import Source
 from .stream import Stream
 from .tables import Arrow, ArrowTable, Csv, Parquet
-from .text import Pad, TokeniseBytes, TokeniseWith, TokeniseWords
+from .text import TokeniseBytes, TokeniseWith, TokeniseWords
 from .tokens import TokenBlocks
 from .transforms import EncodeLabels, Normalise, OneHot, Rename, Scale, Select
 from .vocabulary import Vocabulary

@@ -1,9 +1,7 @@
-"""Text: from strings to ids, and from ragged ids to rectangular arrays."""
+"""Text: from strings to ids."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +73,11 @@ class TokeniseWords:
 
 @decorator("transform")("tokenise_with")
 class TokeniseWith:
-    """Maps texts to lists of ids by a saved Hugging Face tokeniser (`tokenizer.json`). Needs the package `tokenizers`."""
+    """Maps texts to lists of ids by a saved Hugging Face tokeniser (`tokenizer.json`). Needs the package `tokenizers`.
+
+    max_length: ids a text, at most; the tokeniser itself cuts, so that the special tokens that it adds (start, end,
+    separators) stay and words are lost. Raises DataError where the special tokens alone are more.
+    """
 
     def __init__(self, path: str | Path, field: str = "input", max_length: int | None = None) -> None:
         tokenizers = require("tokenizers", "tokenizers", "the transform `tokenise_with`")
@@ -86,57 +88,13 @@ class TokeniseWith:
             raise DataError(f"tokenise_with: {file} is not a tokeniser: {error}") from error
         self.tokeniser.no_padding()
         self.tokeniser.no_truncation()
+        if max_length is not None:
+            special = self.tokeniser.num_special_tokens_to_add(False)
+            if max_length < max(special, 1):
+                raise DataError(f"tokenise_with: max_length {max_length} leaves no room: {file} adds {special} special tokens")
+            self.tokeniser.enable_truncation(max_length)
         self.field, self.max_length = field, max_length
 
     def __call__(self, batch: Batch) -> Batch:
         texts = texts_of(batch, self.field, "tokenise_with")
-        return {**batch, self.field: [e.ids[: self.max_length] for e in self.tokeniser.encode_batch(texts)]}
-
-
-@decorator("transform")("pad")
-class Pad:
-    """Maps ragged lists of ids to an int64 array [batch, longest], short ones filled up with `value` (targets: -100).
-
-    max_length: longer ones are cut; multiple_of: the width is rounded up to a multiple; mask, lengths: names of fields to
-    add, bool [batch, longest] and int64 [batch]. The width is at least 1. Raises DataError where a record is no list.
-    """
-
-    def __init__(
-        self,
-        field: str = "input",
-        value: int = 0,
-        *,
-        max_length: int | None = None,
-        multiple_of: int = 1,
-        mask: str | None = None,
-        lengths: str | None = None,
-    ) -> None:
-        if multiple_of < 1 or (max_length is not None and max_length < 1):
-            raise DataError(f"pad: multiple_of {multiple_of} and max_length {max_length} must be at least 1")
-        self.field, self.value, self.max_length, self.multiple_of = field, value, max_length, multiple_of
-        self.mask, self.lengths = mask, lengths
-
-    def __call__(self, batch: Batch) -> Batch:
-        rows = field_of(batch, self.field, "pad")
-        if self.max_length is not None:
-            rows = [row[: self.max_length] for row in rows]
-        try:
-            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        except TypeError:
-            raise DataError(f"pad: the records of field {self.field!r} are not lists of ids") from None
-        width = max(-(-int(lengths.max(initial=1)) // self.multiple_of) * self.multiple_of, 1)
-        inside = np.arange(width) < lengths[:, None]
-        padded = np.full((len(rows), width), self.value, np.int64)
-        padded[inside] = _flat(rows, int(lengths.sum()), self.field)
-        added = {name: value for name, value in ((self.mask, inside), (self.lengths, lengths)) if name is not None}
-        return {**batch, self.field: padded, **added}
-
-
-def _flat(rows: Sequence[Any], count: int, field: str) -> Any:
-    """All ids one after another."""
-    try:
-        if all(isinstance(row, np.ndarray) for row in rows):
-            return np.concatenate([*rows, np.empty(0, np.int64)])
-        return np.fromiter(itertools.chain.from_iterable(rows), np.int64, count)
-    except (TypeError, ValueError):
-        raise DataError(f"pad: the records of field {field!r} are not lists of ids: tokenise it first") from None
+        return {**batch, self.field: [e.ids for e in self.tokeniser.encode_batch(texts)]}
