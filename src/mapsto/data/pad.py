@@ -54,7 +54,6 @@ class Pad:
             if isinstance(said, Mapping):
                 for name in said:
                     if name not in self.fields:
-                        near = nearest(name, self.fields)
                         raise DataError(
                             f"pad: {what} names the field {name!r}, which is not padded; {nearest(name, self.fields)}"
                         )
