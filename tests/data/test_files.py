@@ -17,9 +17,7 @@ from mapsto.core.errors import DataError
 from mapsto.data import (
     Arrow,
     ArrowTable,
-    Batches,
     Csv,
-    ImageFolder,
     JsonLines,
     Parquet,
     TextFolder,
@@ -170,96 +168,6 @@ def test_bad_json_lines_are_told(tmp_path: Path, content: str, message: str) -> 
     path = write(tmp_path / "a.jsonl", content)
     with pytest.raises(DataError, match=message):
         everything(JsonLines(path, fields=["text"]))
-
-
-# -- folders -------------------------------------------------------------------------------------------------------------
-def test_text_folders_by_line_and_by_file(tmp_path: Path) -> None:
-    write(tmp_path / "neg" / "b.txt", "bad\n\nworse\n")
-    write(tmp_path / "neg" / "a.txt", "dull")
-    write(tmp_path / "pos" / "deep" / "c.txt", "good\n")
-    write(tmp_path / "pos" / ".hidden", "no")
-    write(tmp_path / "readme.md", "no class")
-    source = TextFolder(tmp_path)
-    assert source.classes == ["neg", "pos"]
-    batch = everything(source)
-    assert batch["input"] == ["dull", "bad", "worse", "good"]
-    assert batch["target"].tolist() == [0, 0, 0, 1]
-    assert source.lengths("input", np.array([3, 2])).tolist() == [4, 5]
-    files = TextFolder(tmp_path, unit="file", suffixes=[".txt"])
-    assert everything(files)["input"] == ["dull", "bad\n\nworse\n", "good\n"]
-    assert files.lengths("input", np.array([1])).tolist() == [11]
-    assert everything(files)["target"].tolist() == [0, 0, 1]
-    for each in (source, files):
-        with pytest.raises(DataError, match="only the field 'input' has lengths"):
-            each.lengths("target", np.array([0]))
-        with pytest.raises(DataError, match="text_folder: record 9 is out of range"):
-            each[np.array([9])]
-        each.close()
-    write(tmp_path / "neg" / "a.txt", b"dull\nd\xfcll")
-    with pytest.raises(DataError, match=r"a\.txt:2: byte 0xfc is not utf-8 text"):
-        everything(TextFolder(tmp_path, unit="file", suffixes=[".txt"]))
-
-
-def test_folders_without_classes_or_files_are_told(tmp_path: Path) -> None:
-    write(tmp_path / "flat.txt", "x")
-    with pytest.raises(DataError, match="has no sub-folders; one a class is wanted"):
-        TextFolder(tmp_path)
-    write(tmp_path / "cat" / "notes.md", "x")
-    with pytest.raises(DataError, match=r"cat has no \.bmp/.* files \(it has \.md\)"):
-        ImageFolder(tmp_path)
-    (tmp_path / "dog").mkdir()
-    with pytest.raises(DataError, match=r"dog has no file files \(it has no files\)"):
-        TextFolder(tmp_path)
-
-
-def images(folder: Path, size: tuple[int, int] = (5, 4), mode: str = "RGB") -> np.ndarray[Any, Any]:
-    """PNG files of random pixels, two classes; returns their pixels in order."""
-    module = pytest.importorskip("PIL.Image")
-    rng = np.random.default_rng(0)
-    kept = []
-    for i, name in enumerate(["cat/0.png", "cat/1.png", "dog/0.png"]):
-        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        module.fromarray(pixels).convert(mode).save(path)
-        kept.append(pixels)
-        assert i < 3
-    return np.stack(kept)
-
-
-def test_image_folders(tmp_path: Path) -> None:
-    pixels = images(tmp_path)
-    source = ImageFolder(tmp_path)
-    batch = everything(source)
-    assert np.array_equal(batch["input"], np.moveaxis(pixels, -1, 1))
-    assert batch["target"].tolist() == [0, 0, 1]
-    assert source.classes == ["cat", "dog"]
-    assert everything(ImageFolder(tmp_path, size=(8, 6)))["input"].shape == (3, 3, 8, 6)
-    assert everything(ImageFolder(tmp_path, size=7, mode="L"))["input"].shape == (3, 1, 7, 7)
-    assert np.array_equal(everything(ImageFolder(tmp_path, size=(5, 4)))["input"], batch["input"])
-    assert source[NONE]["input"].shape == (0, 3, 5, 4)
-    with pytest.raises(DataError, match="image_folder: record 3 is out of range"):
-        source[np.array([3])]
-
-
-def test_image_folders_are_read_by_workers(tmp_path: Path) -> None:
-    images(tmp_path, size=(160, 150))
-    reference = Batches(ImageFolder(tmp_path), 2, shuffle=True)
-    with Batches(ImageFolder(tmp_path), 2, shuffle=True, workers=1).stream(0, 4) as stream:
-        assert all(equal(batch, reference.batch(p)) for p, batch in stream)
-
-
-def test_a_corrupt_image_and_one_of_another_size_are_named(tmp_path: Path) -> None:
-    images(tmp_path)
-    good = (tmp_path / "cat" / "1.png").read_bytes()
-    for content in (b"not an image", good[: len(good) // 2]):
-        write(tmp_path / "cat" / "1.png", content)
-        with pytest.raises(DataError, match=r"cat/1\.png cannot be read as an image"):
-            everything(ImageFolder(tmp_path))
-    images(tmp_path / "other", size=(9, 9))
-    write(tmp_path / "cat" / "1.png", (tmp_path / "other" / "cat" / "1.png").read_bytes())
-    with pytest.raises(DataError, match=r"cat/1\.png is 9 x 9 and .*cat/0\.png is 5 x 4 .*give a size"):
-        ImageFolder(tmp_path, suffixes=[".png"])[np.array([0, 1])]
 
 
 # -- tables --------------------------------------------------------------------------------------------------------------

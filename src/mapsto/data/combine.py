@@ -11,6 +11,7 @@ import numpy as np
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
 from .adapt import as_source
+from .class_folders import same_classes
 from .order import Shuffled
 from .source import Batch, Indices, Source, check_indices, is_tensor, record_count, record_lengths
 
@@ -19,7 +20,7 @@ from .source import Batch, Indices, Source, check_indices, is_tensor, record_cou
 class Concatenated(Source):
     """Maps indices to the records of several sources, one after another; their fields must have the same names.
 
-    Raises DataError naming the field that one of them lacks.
+    Raises DataError naming the field that one of them lacks, and where folders of classes number them differently.
     """
 
     def __init__(self, sources: Sequence[Any]) -> None:
@@ -34,6 +35,7 @@ class Concatenated(Source):
                 has, lacks = (0, i) if name in names[0] else (i, 0)
                 raise DataError(f"source {lacks} has no field {name!r}, which source {has} has; {nearest(name, names[lacks])}")
         self.names = names[0]
+        same_classes(self.sources)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

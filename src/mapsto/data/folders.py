@@ -10,57 +10,39 @@ import numpy as np
 
 from ..core.errors import DataError, require
 from ..core.registry import decorator
+from .class_folders import ClassFolder
 from .lines import TextLines, read_text
-from .paths import PathLike, existing_folder
-from .source import Batch, Indices, Source, check_indices
+from .paths import PathLike
+from .source import Batch, Indices, check_indices
 
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def class_files(path: PathLike, suffixes: Sequence[str] | None, who: str) -> tuple[list[str], list[Path], Indices]:
-    """(class names in order of name, files in order of class and name, the class number of each file).
-
-    Raises DataError where there are no classes, or one of them has no file.
-    """
-    folder = existing_folder(path, who)
-    classes = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise DataError(f"{who}: {folder} has no sub-folders; one a class is wanted, such as {folder.name}/CLASS/FILE")
-    files: list[Path] = []
-    labels: list[int] = []
-    for number, name in enumerate(classes):
-        inside = sorted(p for p in (folder / name).rglob("*") if p.is_file() and not p.name.startswith("."))
-        own = [p for p in inside if suffixes is None or p.suffix.lower() in suffixes]
-        if not own:
-            found = ", ".join(sorted({p.suffix for p in inside})) or "no files"
-            raise DataError(f"{who}: {folder / name} has no {'/'.join(suffixes or ['file'])} files (it has {found})")
-        files += own
-        labels += [number] * len(own)
-    return classes, files, np.array(labels, np.int64)
-
-
 @decorator("source")("text_folder")
-class TextFolder(Source):
+class TextFolder(ClassFolder):
     """Maps indices to texts (`input`, a list) and their classes (`target`, int64), the names of sub-folders in order.
 
     unit: whether each line of a file is a record (blank lines are not) or each whole file; suffixes: of the files that
-    count (default: all). Raises DataError naming what is missing, or file and line where text cannot be decoded.
+    count (default: all); classes, order and what is left out: see `ClassFolder`. Raises DataError naming what is missing,
+    or file and line where text cannot be decoded.
     """
+
+    who = "text_folder"
 
     def __init__(
         self,
         path: PathLike,
         unit: Literal["line", "file"] = "line",
         *,
+        classes: list[str] | str | Path | None = None,
         encoding: str = "utf-8",
         suffixes: Sequence[str] | None = None,
     ) -> None:
-        self.classes, self.files, labels = class_files(path, suffixes, "text_folder")
+        super().__init__(path, suffixes, classes)
         self.encoding = encoding
         self.lines = TextLines(self.files, encoding=encoding, skip_blank=True) if unit == "line" else None
         if self.lines is not None:
-            labels = np.repeat(labels, [len(f) for f in self.lines.files])
-        self.labels = labels
+            self.labels = np.repeat(self.labels, [len(f) for f in self.lines.files])
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,12 +70,15 @@ class TextFolder(Source):
 
 
 @decorator("source")("image_folder")
-class ImageFolder(Source):
+class ImageFolder(ClassFolder):
     """Maps indices to images (`input`, uint8 [batch, channels, height, width]) and classes (`target`, int64).
 
     size: (height, width) or one number that every image is resized to (bilinear); without it all must have one size.
-    mode: Pillow's, such as RGB or L (one channel). Raises DataError naming the file that is corrupt or of another size.
+    mode: Pillow's, such as RGB or L (one channel); classes, order and what is left out: see `ClassFolder`. Raises DataError
+    naming the file that is corrupt or of another size.
     """
+
+    who = "image_folder"
 
     def __init__(
         self,
@@ -101,10 +86,11 @@ class ImageFolder(Source):
         size: int | tuple[int, int] | None = None,
         *,
         mode: str = "RGB",
+        classes: list[str] | str | Path | None = None,
         suffixes: Sequence[str] = IMAGES,
     ) -> None:
         require("PIL", "images", "the source `image_folder`")
-        self.classes, self.files, self.labels = class_files(path, suffixes, "image_folder")
+        super().__init__(path, suffixes, classes)
         self.size = (size, size) if isinstance(size, int) else size
         self.mode = mode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +20,8 @@ class Source(ABC):
     """Maps an int64 array of record indices (any length, duplicates allowed) to a batch: a dict of fields, records first.
 
     Subclassing is a convenience: any object with `__len__` and a `__getitem__` of that signature is a source. A source
-    may also have `lengths(field, indices)` where record lengths are cheaper to know than records, and `close()`.
+    may also have `lengths(field, indices)` where record lengths are cheaper to know than records, `notes()`, sentences on
+    what it left out that belong into a run's report, and `close()`.
     """
 
     @abstractmethod
@@ -28,6 +29,19 @@ class Source(ABC):
 
     @abstractmethod
     def __getitem__(self, indices: Indices) -> Batch: ...
+
+
+def sources_within(value: Any) -> Iterator[Any]:
+    """A reader's or a source's own sources, outermost first: what stands under `source` and `sources`, at any depth."""
+    yield value
+    for inner in (getattr(value, "source", None), *(getattr(value, "sources", None) or ())):
+        if inner is not None and not isinstance(inner, (str, bytes)):
+            yield from sources_within(inner)
+
+
+def notes_of(reader: Any) -> list[str]:
+    """What the sources of a reader tell of themselves that belongs into a run's report."""
+    return [note for source in sources_within(reader) if hasattr(source, "notes") for note in source.notes()]
 
 
 def is_tensor(value: Any) -> bool:

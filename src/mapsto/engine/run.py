@@ -17,6 +17,8 @@ from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, ne
 from ..core.parts import build
 from ..core.recipes import loaded_files
 from ..core.spec import Spec
+from ..data.class_folders import share_classes
+from ..data.source import notes_of
 from .checkpoint import Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
 from .environment import changed_recipes, describe, digest_of, recipe_hashes, versions
@@ -129,6 +131,8 @@ class Run:
             if missing:
                 raise DataError(f"data.{name}: {type(made).__name__} is no reader: it has no {', '.join(missing)}")
             self._readers[name] = made
+            if name != "train" and "train" in self.spec.data:
+                share_classes(made, lambda: self.reader("train"), "data.train")
         return self._readers[name]
 
     @cached_property
@@ -256,6 +260,8 @@ class Run:
     def _begin(self, loop: Loop, found: Checkpoint | None) -> dict[str, Any]:
         """Restore, and write down what is run with what; the detail of the `start` event."""
         detail: dict[str, Any] = {}
+        if told := [f"data.{name}: {note}" for name, reader in loop.readers.items() for note in notes_of(reader)]:
+            detail["data"] = told
         before = self.folder.environment()
         if found is not None:
             resumed = loop.restore(found)

@@ -103,9 +103,12 @@ def final_names(record: RunRecord) -> list[str]:
 
 
 def warned(record: RunRecord) -> list[str]:
-    """What a reader must know besides the findings: what a session that went on did not find as it was."""
+    """What a reader must know besides the findings: what was left out of the data, and what a session that went on did not
+    find as it was."""
     found: list[str] = []
     for event in record.events:
+        if event.get("name") == "start":
+            found += [note for note in event.get("detail", {}).get("data", ()) if note not in found]
         resumed = event.get("detail", {}).get("resumed") if event.get("name") == "start" else None
         found += (
             [f"at the resume from step {resumed['step']:,}: {note}" for note in resumed.get("notes", ())] if resumed else []
