@@ -103,7 +103,7 @@ class ClassFolder(Source):
             if _is_folder(entry) and not _hidden(entry.name):
                 found.append((unicodedata.normalize("NFC", entry.name), Path(entry.path)))
             elif count:
-                self._leave_out("hidden" if _hidden(entry.name) else "outside of a class", Path(entry.path))
+                self.leave_out("hidden" if _hidden(entry.name) else "outside of a class", Path(entry.path))
         return found
 
     def _files(self, folder: Path, suffixes: set[str] | None) -> tuple[list[Path], list[Path]]:
@@ -112,19 +112,20 @@ class ClassFolder(Source):
         others: list[Path] = []
         for path, hidden in _walk(folder, (_identity(self.folder),), False):
             if hidden:
-                self._leave_out("hidden", path)
+                self.leave_out("hidden", path)
             elif not path.is_file():
                 others.append(path)
-                self._leave_out("broken links or no regular files", path)
+                self.leave_out("broken links or no regular files", path)
             elif suffixes is not None and path.suffix.lower() not in suffixes:
                 others.append(path)
-                self._leave_out("of another kind", path)
+                self.leave_out("of another kind", path)
             else:
                 own.append(path)
         return own, others
 
-    def _leave_out(self, why: str, path: Path) -> None:
-        self.left_out.setdefault(why, []).append(path)
+    def leave_out(self, why: str, *files: Path) -> None:
+        """Count files that are no records, by the reason."""
+        self.left_out.setdefault(why, []).extend(files)
 
 
 def share_classes(reader: Any, training: Callable[[], Any], whose: str) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from ..core.errors import DataError, require
+from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
 from .class_folders import ClassFolder
+from .images import MAX_PIXELS, SUFFIXES, check_mode, check_size, decode_image, file_content
 from .lines import TextLines, read_text
 from .paths import PathLike
 from .source import Batch, Indices, check_indices
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MOST_NOTES = 100
+"""Skipped files that a report names one by one."""
+log = logging.getLogger("mapsto")
 
 
 @decorator("source")("text_folder")
@@ -73,9 +79,12 @@ class TextFolder(ClassFolder):
 class ImageFolder(ClassFolder):
     """Maps indices to images (`input`, uint8 [batch, channels, height, width]) and classes (`target`, int64).
 
-    size: (height, width) or one number that every image is resized to (bilinear); without it all must have one size.
-    mode: Pillow's, such as RGB or L (one channel); classes, order and what is left out: see `ClassFolder`. Raises DataError
-    naming the file that is corrupt or of another size.
+    size: (height, width) or one number that every image is resized to (bilinear); without it all must have one size. JPEG
+    files are then decoded at the smallest of their scales (1/8 to 1) that is no smaller.
+    mode: Pillow's, such as RGB or L (one channel); I;16 (uint16), I (int32) and F (float32) keep deep values.
+    on_error: `skip` decodes every file once, when the source is built, and leaves out those that cannot be read, so that
+    records are what can be read; max_pixels: of a file at most. Classes, order and what is left out: see `ClassFolder`.
+    Raises DataError naming the file that is damaged, too large, of another size, or holds what the mode has no room for.
     """
 
     who = "image_folder"
@@ -87,36 +96,67 @@ class ImageFolder(ClassFolder):
         *,
         mode: str = "RGB",
         classes: list[str] | str | Path | None = None,
-        suffixes: Sequence[str] = IMAGES,
+        suffixes: Sequence[str] = tuple(SUFFIXES),
+        on_error: Literal["raise", "skip"] = "raise",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         require("PIL", "images", "the source `image_folder`")
+        self.size, self.mode, self.max_pixels = check_size(size), check_mode(mode), max_pixels
+        if on_error not in ("raise", "skip"):
+            raise DataError(f"image_folder: on_error is {on_error!r}; {nearest(str(on_error), ('raise', 'skip'))}")
         super().__init__(path, suffixes, classes)
-        self.size = (size, size) if isinstance(size, int) else size
-        self.mode = mode
+        self.errors: dict[Path, str] = {}
+        if on_error == "skip":
+            self._skip()
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, len(self), "image_folder")
-        images = [self._read(self.files[i]) for i in (indices.tolist() or [0])]
-        for i, image in zip(indices.tolist(), images, strict=False):
-            if image.shape != images[0].shape:
-                sizes = [" x ".join(map(str, shape[1:])) for shape in (image.shape, images[0].shape)]
+        chosen = indices.tolist() or [0]
+        first = self._read(self.files[chosen[0]])
+        batch = np.empty((len(chosen), *first.shape), first.dtype)
+        batch[0] = first
+        for place, i in enumerate(chosen[1:], 1):
+            image = self._read(self.files[i])
+            if image.shape != first.shape:
+                sizes = [" x ".join(map(str, shape[1:])) for shape in (image.shape, first.shape)]
                 raise DataError(
-                    f"image_folder: {self.files[i]} is {sizes[0]} and {self.files[int(indices[0])]} is {sizes[1]} "
+                    f"image_folder: {self.files[i]} is {sizes[0]} and {self.files[chosen[0]]} is {sizes[1]} "
                     "(height x width): give a size that all are resized to"
                 )
-        return {"input": np.stack(images)[: len(indices)], "target": self.labels[indices]}
+            batch[place] = image
+        return {"input": batch[: len(indices)], "target": self.labels[indices]}
 
-    def _read(self, file: Path) -> np.ndarray[Any, Any]:
-        image_module = require("PIL.Image", "images", "the source `image_folder`")
-        try:
-            with image_module.open(file) as opened:
-                image = opened.convert(self.mode)
-                if self.size is not None and image.size != self.size[::-1]:
-                    image = image.resize(self.size[::-1], image_module.Resampling.BILINEAR)
-                pixels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"image_folder: {file} cannot be read as an image: {error}") from error
-        return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    def notes(self) -> list[str]:
+        """Sentences on what was left out, and why."""
+        return [*super().notes(), *(f"skipped: {why}" for why in list(self.errors.values())[:MOST_NOTES])]
+
+    def _read(self, file: Path) -> npt.NDArray[Any]:
+        return decode_image(file_content(file), file, self.size, self.mode, self.max_pixels)
+
+    def _skip(self) -> None:
+        """Leave out the files that cannot be decoded; decoders let go of the interpreter, so threads do it."""
+
+        def error_of(file: Path) -> str | None:
+            data = file_content(file)
+            try:
+                decode_image(data, file, self.size, self.mode, self.max_pixels)
+            except DataError as error:
+                return str(error)
+            return None
+
+        with ThreadPoolExecutor() as pool:
+            told = list(pool.map(error_of, self.files))
+        self.errors = {file: why for file, why in zip(self.files, told, strict=True) if why is not None}
+        if not self.errors:
+            return
+        if len(self.errors) == len(told):
+            raise DataError(f"image_folder: none of the {len(told)} files in {self.folder} can be read; the first: {told[0]}")
+        self.leave_out("unreadable", *self.errors)
+        self.files = [file for file in self.files if file not in self.errors]
+        self.labels = self.labels[[why is None for why in told]]
+        log.warning("image_folder: %d of %d files in %s are skipped", len(self.errors), len(told), self.folder)
+        for note in self.notes()[-len(self.errors) :]:
+            log.warning("%s", note)
