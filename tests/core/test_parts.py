@@ -196,7 +196,7 @@ def test_references() -> None:
         ("pathlib:Pth", r"model: 'pathlib:Pth': pathlib has no 'Pth'; allowed: .*; did you mean 'Path'\?"),
         ("pathlib:", "model: 'pathlib:' is not of the form package.module:attribute"),
         (".x:y", r"model: '.x:y' is not of the form package.module:attribute"),
-        ("sys:path", "model: 'path' is a list, which cannot be called"),
+        ("sys:path", "model: 'sys:path' is a list, which cannot be called"),
         ("loss/mse", "model: 'loss/mse' is a loss, and a model is wanted here"),
         ("no_such_model_here", "model: there is no model 'no_such_model_here'; "),
     ],
@@ -241,7 +241,7 @@ def test_a_target_that_is_not_of_its_kind() -> None:
         SpecError, match=r"x: short takes 1 positional .* given prediction, target; a loss maps \(prediction, target\)"
     ):
         check(use(short), "loss", "x")
-    with pytest.raises(SpecError, match="x: '3' is a int, which cannot be called|x: 'int' is a int, which cannot be called"):
+    with pytest.raises(SpecError, match="x: 3 is a int, which cannot be called"):
         check(use(3), None, "x")  # type: ignore[arg-type]
 
 

@@ -421,7 +421,7 @@ BASE = Spec(
         ("middleware.0.max_norm=2", "middleware.0", use("clip_norm", max_norm=2)),
         ("middleware.ema.decay=0.9", "middleware.1", use("ema", decay=0.9)),
         ("middleware.ema.use=swa", "middleware.1", use("swa")),
-        ("middleware.Sam.rho=0.2", "middleware.2", use("package.module:Sam", rho=0.2)),
+        ("middleware.sam.rho=0.2", "middleware.2", use("package.module:Sam", rho=0.2)),
         ("middleware+=noise", "middleware.3", use("noise")),
         ("middleware+={use: noise, scale: 1}", "middleware.3", use("noise", scale=1)),
         ("middleware=[]", "middleware", ()),
@@ -481,7 +481,7 @@ def test_overrides_keep_live_objects() -> None:
         ("model.sizes.0.x=3", "model.sizes.0.x: 'model.sizes.0' is a int, which has no 'x'"),
         (
             "middleware.clip_nrm.max_norm=2",
-            r"middleware: no 'clip_nrm' in this list; allowed: Sam, clip_norm, ema; did you mean 'clip_norm'",
+            r"middleware: no 'clip_nrm' in this list; allowed: clip_norm, ema, sam; did you mean 'clip_norm'",
         ),
         ("model.sizes.7=2", "model.sizes: no '7' in this list; write an index below 2"),
         ("optimizer+=3", r"optimizer: \+= appends to a list, and 'optimizer' is a Part"),

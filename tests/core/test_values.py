@@ -73,9 +73,9 @@ def test_arrays_and_unhashable_objects_are_equal_to_themselves_only() -> None:
 def test_names() -> None:
     assert use("adamw").name == "adamw"
     assert use("optimizer/adamw").name == "adamw"
-    assert use("package.module:Outer.Inner").name == "Inner"
+    assert use("package.module:Outer.Inner").name == "inner"
     assert use(Thing).name == "thing"
-    assert use(functools.partial(Thing, 1)).name == "partial"
+    assert use(functools.partial(Thing, 1)).name == "thing"
 
 
 def test_what_stands_in_a_slot() -> None:

@@ -171,6 +171,43 @@ def test_the_summary_counts():
     assert (said["model"], said["optimizer"], said["device"], said["dtypes"]) == ("Net", "AdamW", "cpu", ["float32"])
 
 
+@mapsto.middleware(wraps="update", after="pushes_back")
+class PullsFront:
+    def update(self, inner):
+        return inner
+
+
+@mapsto.middleware("pushes_back", wraps="update")
+class Pushes:
+    def update(self, inner):
+        return inner
+
+
+@pytest.mark.parametrize("first", [f"{__name__}:PullsFront", PullsFront, PullsFront(), "pulls_front"])
+@pytest.mark.parametrize("second", [f"{__name__}:Pushes", Pushes, Pushes(), "pushes_back"])
+@pytest.mark.parametrize("more", [{}, {"micro_shards": 2}])
+def test_what_is_shown_is_what_is_built_however_a_middleware_is_named(first, second, more):
+    spec = mapsto.Spec(model=nn.Linear(2, 2), data={}, middleware=[first, second, use("accumulate", steps=2)], **more)
+    built = mapsto.build_program(spec.model, middleware=spec.middleware, offers={"total_steps": 1}, **more)
+    assert built.plan == spec.plan()
+    names = [placed.name for placed in built.plan]
+    assert [n for n in names if n != "mesh"] == ["pushes_back", "pulls_front", "accumulate"]
+    assert ("mesh" in names) == bool(more)
+
+
+def test_a_middleware_that_declares_otherwise_once_it_is_made_is_refused():
+    class Fickle:
+        def __init__(self):
+            self.__mapsto__ = mapsto.core.compose.Declared(wraps=("update",), before=("clip_norm",))
+
+        def update(self, inner):
+            return inner
+
+    with pytest.raises(ComposeError, match=r"middleware.0: 'fickle' declares .* let the class declare it"):
+        mapsto.build_program(nn.Linear(2, 2), middleware=[Fickle])
+    assert mapsto.build_program(nn.Linear(2, 2), middleware=[Fickle()]).plan[0].declared.before == ("clip_norm",)
+
+
 def test_own_middleware_as_a_class_a_function_and_an_object():
     seen = []
 

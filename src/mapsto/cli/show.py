@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import UnknownName, nearest
 from ..core.parts import stated
-from ..core.plan import plan, render
+from ..core.plan import render
 from ..core.recipes import load_file
 from ..core.registry import Entry, place_of, reference_of, registry
 from ..core.spec import Spec, load_spec
@@ -146,7 +146,7 @@ def _usage(entry: Entry, target: Any) -> str:
 def show_spec(spec: Spec) -> None:
     """Print the plan, the parts and the settings of a checked spec."""
     heading("plan, outermost first")
-    write(textwrap.indent(render(plan(spec.middleware, spec.mesh)).rstrip(), "  "))
+    write(textwrap.indent(render(spec.plan()).rstrip(), "  "))
     write()
     heading("parts")
     table(("path", "is", "with"), list(_parts(spec)), indent="  ")

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import SpecError, nearest
-from .registry import registry
-from .values import PLAIN, Frozen, Part, freeze
+from .values import PLAIN, Frozen, Part, freeze, name_of
 from .yaml_text import read_yaml
 
 
@@ -82,8 +81,6 @@ def _index(items: tuple[Any, ...], step: str, path: str) -> int:
 
 def _called(item: Any) -> str:
     """The name by which a path finds an item of a list; numbers and containers have none."""
-    if isinstance(item, Part):
-        return item.name
     if isinstance(item, str):
         return item
-    return "" if type(item) in PLAIN or isinstance(item, (tuple, Frozen)) else registry.label(type(item))
+    return "" if type(item) in PLAIN or isinstance(item, (tuple, Frozen)) else name_of(item)

@@ -112,7 +112,7 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
     """
     target, found = resolve(part, kind, path)
     if not callable(target):
-        raise SpecError(f"{path}: {part.name!r} is a {type(target).__name__}, which cannot be called")
+        raise SpecError(f"{path}: {part.use!r} is a {type(target).__name__}, which cannot be called")
     if found is not None and (reason := found.reject(target)):
         raise SpecError(f"{path}: {label(target)} {reason}; a {found.name} maps {found.signature}")
     known, hints = stated(target, found), hints_of(target)

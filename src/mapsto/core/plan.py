@@ -9,7 +9,7 @@ from typing import Any
 from .compose import MAPPINGS, Declared, Placed, arrange, declared
 from .parts import resolve
 from .registry import registry
-from .values import Part, as_part
+from .values import Part, as_part, name_of
 
 DEFAULTS = {"step": "update after grad", "grad": "backward of loss", "update": "optimizer", "loss": "task's loss"}
 
@@ -41,20 +41,24 @@ def distinct(names: Iterable[str]) -> list[str]:
     return found
 
 
+def implied_mesh(mesh: Any, micro_shards: int | None, strict: bool) -> Any:
+    """The mesh that a spec means: numbered micro-shards and strict sums are the work of a mesh, be it of one rank."""
+    return Part("ranks", {"replicate": -1}) if mesh is None and (micro_shards is not None or strict) else mesh
+
+
 def plan(middleware: Sequence[Any], mesh: Any = None) -> list[Placed]:
     """The middlewares of a spec's list (parts, classes, functions or objects) in order, and the mesh among them, without
-    building them.
+    building them. Everything that names or orders middlewares asks here, and a program is built in this order.
 
     Raises ComposeError where there is no such order, SpecError where a name is unknown.
     """
     parts = [as_part(value) for value in middleware]
     where = [f"middleware.{i}" for i in range(len(parts))]
     targets = [resolve(v, "middleware", path)[0] if isinstance(v, Part) else v for v, path in zip(parts, where, strict=True)]
-    names = [value.name if isinstance(value, Part) else registry.label(type(value)) for value in parts]
-    found = [(name, declared(target)) for name, target in zip(distinct(names), targets, strict=True)]
+    names = distinct(name_of(value) for value in parts)
+    found = [(name, declared(target)) for name, target in zip(names, targets, strict=True)]
     if mesh is not None:
-        own = mesh_declared(resolve(mesh, "mesh", "mesh")[0] if isinstance(mesh, Part) else mesh)
-        found += [(MESH, own)] if own.wraps else []
+        found.append((MESH, mesh_declared(resolve(mesh, "mesh", "mesh")[0] if isinstance(mesh, Part) else mesh)))
     return arrange(found)
 
 

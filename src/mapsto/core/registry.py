@@ -6,6 +6,7 @@ is asked for. Entry names are `kind/name`; the built-in mappings come through th
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -169,7 +170,12 @@ class Registry:
         return None
 
     def label(self, target: Any) -> str:
-        """What people call `target`: the name that a decorator gave it, else its own in snake_case."""
+        """What people call `target`: the name that a decorator gave it, else its own in snake_case.
+
+        A function with its options bound (a `functools.partial`) is called as the function is.
+        """
+        while isinstance(target, functools.partial):
+            target = target.func
         named = (entry.name for entry in self._decorated.values() if entry.target is target)
         return next(named, snake(getattr(target, "__name__", type(target).__name__)))
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .compose import Placed
 from .errors import SpecError, nearest
 from .fields import from_mapping, listed, put, slot, validate
 from .overrides import overridden
 from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
-from .plan import plan, suits
+from .plan import implied_mesh, plan, suits
 from .recipes import load_file, loaded_files
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
@@ -129,8 +130,12 @@ class Spec:
         for path, kind, part in self.parts():
             if isinstance(part, Part):
                 check(part, kind, path, offers=OFFERED)
-        suits(self.mesh, plan(self.middleware, self.mesh))
+        suits(self.mesh, self.plan())
         return self
+
+    def plan(self) -> list[Placed]:
+        """The middlewares in the order in which they are built, the mesh among them. Raises SpecError, ComposeError."""
+        return plan(self.middleware, implied_mesh(self.mesh, self.micro_shards, self.strict))
 
     def parts(self) -> Iterator[tuple[str, str, Any]]:
         """(path, kind, part) of every slot that is filled."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from .registry import registry
+from .registry import registry, snake
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -47,10 +47,20 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What people call it: the registered name, or the callable's own in snake_case."""
-        if isinstance(self.use, str):
-            return self.use.rpartition(":")[2].rpartition(".")[2].rpartition("/")[2]
-        return registry.label(self.use)
+        """What people call it: the registered name, or the target's own in snake_case.
+
+        Nothing is imported for it: a `module:Class` whose module nobody has imported yet is called `class`, whatever name
+        its module will register it under.
+        """
+        if not isinstance(self.use, str):
+            return registry.label(self.use)
+        module, colon, attribute = self.use.partition(":")
+        if not colon:
+            return self.use.rpartition("/")[2]
+        try:
+            return registry.label(functools.reduce(getattr, attribute.split("."), sys.modules[module]))
+        except (KeyError, AttributeError):
+            return snake(attribute.rpartition(".")[2])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Part) and key_of(self) == key_of(other)
@@ -108,6 +118,14 @@ def as_part(value: Any, default: str | None = None) -> Any:
     if isinstance(value, str) or inspect.isclass(value) or inspect.isroutine(value):
         return Part(value)
     return value
+
+
+def name_of(value: Any) -> str:
+    """The one name of what stands in a slot or list of a spec: of a part, a function, or a live object (its class's)."""
+    if isinstance(value, Part):
+        return value.name
+    named = hasattr(value, "__name__") or isinstance(value, functools.partial)
+    return registry.label(value if named else type(value))
 
 
 def contains(value: Any, what: type) -> bool:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..core.errors import SpecError
-from ..core.parts import Part, as_part, build
+from ..core.parts import as_part, build
 from ..core.plan import distinct
-from ..core.registry import snake
+from ..core.values import name_of
 from .events import Event
 from .streams import untouched
 from .tree import flatten
@@ -97,9 +97,8 @@ def build_observers(parts: Iterable[Any], extra: Iterable[Any]) -> list[tuple[st
     made: list[tuple[str, Any]] = []
     for index, item in enumerate([*parts, *extra]):
         part = as_part(item)
-        name = part.name if isinstance(part, Part) else snake(getattr(part, "__name__", type(part).__name__))
         found = build(part, "observer", path=f"observers.{index}")
         if not callable(found) or inspect.isclass(found):
             raise SpecError(f"observers.{index}: a {type(found).__name__} is no observer, which is called with an event")
-        made.append((name, found))
+        made.append((name_of(part), found))
     return made

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..core.compose import MAPPINGS, Declared, Placed, arrange, declared
+from ..core.compose import MAPPINGS, Placed, declared
 from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
-from ..core.plan import MESH, distinct, mesh_declared
+from ..core.plan import implied_mesh, plan
 from ..core.random import derive
-from ..core.registry import registry
 from .mappings import label
 from .mesh.group import join, launched
 from .mesh.one import OneProcess
@@ -23,29 +22,27 @@ from .program import Program
 from .state import Builder, State
 
 
-def _make_middleware(items: Iterable[Any], offers: Mapping[str, Any]) -> list[tuple[str, Any, Declared]]:
-    """(name, middleware, what it declares) of each item: a Part, a class, a function or a live object."""
-    made: list[tuple[str, Any, Declared]] = []
+def _make_middleware(items: Sequence[Any], placed: Sequence[Placed], offers: Mapping[str, Any]) -> list[Any]:
+    """The middlewares of a list, made in the list's order: each item is a Part, a class, a function or a live object.
+
+    Raises ComposeError for one that would do nothing, or that is not what its plan was made from.
+    """
+    planned = {p.index: p for p in placed}
+    made: list[Any] = []
     for i, item in enumerate(items):
-        part = as_part(item)
-        path = f"middleware.{i}"
-        found = build(part, "middleware", path=path, offers=offers)
-        name = _name(part, found)
-        own = declared(found.func if isinstance(found, functools.partial) else found)
+        found = build(item, "middleware", path=f"middleware.{i}", offers=offers)
+        name, own = planned[i].name, declared(found)
         if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "lend", "begin")):
-            raise ComposeError(f"{path}: {name!r} wraps none of {', '.join(MAPPINGS)} and has no setup: it would do nothing")
-        made.append((name, found, own))
-    names = distinct(name for name, _, _ in made)
-    return [(name, found, own) for name, (_, found, own) in zip(names, made, strict=True)]
-
-
-def _name(part: Any, made: Any) -> str:
-    """The name that others' `before` and `after` mean: as it was written, or as what was made is registered."""
-    if isinstance(part, Part) and isinstance(part.use, str) and ":" not in part.use:
-        return part.use.rpartition("/")[2]
-    if isinstance(made, functools.partial):
-        return registry.label(made.func)
-    return registry.label(made if hasattr(made, "__name__") else type(made))
+            raise ComposeError(
+                f"middleware.{i}: {name!r} wraps none of {', '.join(MAPPINGS)} and has no setup: it would do nothing"
+            )
+        if own != planned[i].declared:
+            raise ComposeError(
+                f"middleware.{i}: {name!r} declares {own} once it is made, and its order was planned by {planned[i].declared}: "
+                "let the class declare it, or give the object itself"
+            )
+        made.append(found)
+    return made
 
 
 def build_program(
@@ -85,10 +82,12 @@ def build_program(
     if ranks is not None:
         ranks.join(where, micro_shards, strict)
     torch.manual_seed(derive(seed, "middleware"))  # one may make a module of its own, such as a teacher
-    made_middleware = _make_middleware(middleware, offers)
-    placed = _arranged(made_middleware if ranks is None else [*made_middleware, (MESH, ranks, mesh_declared(ranks))])
+    parts = [as_part(item) for item in middleware]
+    planned = plan(parts, ranks)
+    made_middleware = [*_make_middleware(parts, planned, offers), ranks]
+    placed = [(p, made_middleware[p.index]) for p in planned]
     if ranks is not None and hasattr(ranks, "accept"):
-        ranks.accept([p for p, _ in placed])
+        ranks.accept(planned)
     torch.manual_seed(derive(seed, "model"))
     net = build(as_part(model), "model", path="model", offers=offers)
     if not isinstance(net, nn.Module):
@@ -114,16 +113,13 @@ def _mesh(mesh: Any, micro_shards: int | None, strict: bool, offers: Mapping[str
         alone = build(Part("ranks"), "mesh", path="mesh", offers=offers)
         alone.alone = True
         return alone
+    mesh = implied_mesh(mesh, micro_shards, strict)
     if mesh is None:
-        if not launched() and micro_shards is None and not strict:
+        if not launched():
             return None
         mesh = Part("ranks", {"replicate": -1})
     part = as_part(mesh)
     return build(Part("ranks", part) if isinstance(part, Mapping) else part, "mesh", path="mesh", offers=offers)
-
-
-def _arranged(made: list[tuple[str, Any, Declared]]) -> list[tuple[Placed, Any]]:
-    return [(p, made[p.index][1]) for p in arrange([(name, own) for name, _, own in made])]
 
 
 def _optimize(
