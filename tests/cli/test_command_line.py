@@ -61,9 +61,12 @@ def test_an_unknown_command_names_the_nearest(mapsto):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--sped"], "unrecognized arguments: --sped"),
+        (["--versoin"], "there is no option '--versoin'; allowed: --help, --version; did you mean '--version'?"),
+        (["train", "a.yaml", "--Quite"], "there is no option '--Quite'; allowed: "),
+        (["train", "a.yaml", "--RESUME=x"], "did you mean '--resume'?"),
+        (["evaluate", "runs/x", "accuracy"], "'accuracy' is one word too many"),
         (["evaluate"], "the following arguments are required: RUN"),
-        (["evaluate", "runs/x", "--chek", "1"], "unrecognized arguments"),
+        (["evaluate", "runs/x", "--checkpont", "1"], "did you mean '--checkpoint'?"),
         (["predict", "runs/x"], "the following arguments are required: --output"),
         (["train"], "say what to train"),
         (["train", "a.yaml", "--checkpoint", "3"], "--checkpoint goes with --resume RUN"),

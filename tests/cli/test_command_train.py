@@ -136,6 +136,17 @@ def test_one_command_starts_goes_on_and_is_done(mapsto, spec, tmp_path):
     assert tensors(tmp_path / "run") == tensors(tmp_path / "whole") != first
 
 
+def test_continue_removes_nothing_of_a_folder_in_which_no_run_was_begun(mapsto, spec, tmp_path):
+    own = tmp_path / "own"
+    (own / "recipes").mkdir(parents=True)
+    (own / "recipes" / "mine.py").write_text("years of work")
+    (own / "report.html").write_text("another's")
+    said = mapsto("train", spec, "--run", own, "--continue", "--quiet")
+    assert (said.code, "is not empty and holds no run (there is recipes, report.html)" in said.err) == (1, True)
+    assert (own / "recipes" / "mine.py").read_text() == "years of work"
+    assert (own / "report.html").exists()
+
+
 def test_what_ended_before_its_first_checkpoint_is_begun_anew(mapsto, spec, tmp_path):
     run = tmp_path / "run"
     assert mapsto("train", spec, "--run", run, "--quiet").code == 0

@@ -19,6 +19,9 @@ def test_every_error_is_the_users_to_mend() -> None:
     [
         ("adamm", ["sgd", "adamw"], "allowed: adamw, sgd; did you mean 'adamw'?"),
         ("ADAMW", ["sgd", "adamw"], "allowed: adamw, sgd; did you mean 'adamw'?"),
+        ("AdamW", ["adam", "adamw", "radam"], "allowed: adam, adamw, radam; did you mean 'adamw'?"),
+        ("CLASS", ["Class", "class", "classes"], "allowed: Class, class, classes; did you mean 'Class'?"),
+        ("classs", ["CLASS", "class"], "allowed: CLASS, class; did you mean 'class'?"),
         ("zzz", ["sgd", "adamw"], "allowed: adamw, sgd"),
         ("x", [], "nothing is allowed here"),
     ],

@@ -106,8 +106,20 @@ def test_a_folder_that_holds_a_run_is_refused_and_untouched(tmp_path):
 
     (tmp_path / "failed").mkdir()
     (tmp_path / "failed/spec.yaml").touch()
-    with pytest.raises(CheckpointError, match=r"it ended before its first checkpoint, so remove the folder, or name another"):
+    (tmp_path / "failed/.lock").touch()
+    with pytest.raises(CheckpointError, match=r"ended before its first checkpoint: begin it again \(.*--continue\), or name"):
         Run(numpy_spec(), tmp_path / "failed").fit()
+
+
+def test_a_folder_of_other_files_is_refused_and_nobody_is_told_to_remove_it(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).touch()
+    with pytest.raises(
+        CheckpointError, match=r"is not empty and holds no run \(there is a, b, c, \.\.\.\): name a folder"
+    ) as told:
+        Run(numpy_spec(), tmp_path).fit()
+    assert "remove" not in str(told.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == list("abcd")
 
 
 def test_a_bad_spec_is_told_before_anything_is_read_or_made(tmp_path):

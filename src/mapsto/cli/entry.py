@@ -66,7 +66,9 @@ def parse(argv: Sequence[str]) -> tuple[Any, argparse.Namespace]:
     words = list(argv)
     if not words or words[0].startswith("-"):
         top = _top()
-        top.parse_args(words or ["--help"])
+        _, unknown = top.parse_known_args(words or ["--help"])
+        if unknown:
+            top.refuse(unknown[0])
         top.error("say a command first, such as: mapsto train SPEC")
     if words[0] not in VERBS:
         _top().error(f"there is no command {words[0]!r}; {nearest(words[0], VERBS)}")
@@ -80,7 +82,9 @@ def parse(argv: Sequence[str]) -> tuple[Any, argparse.Namespace]:
     verb.arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     # intermixed, so that overrides may stand before, between and behind the options
-    options = parser.parse_intermixed_args(words[1:])
+    options, unknown = parser.parse_known_intermixed_args(words[1:])
+    if unknown:
+        parser.refuse(unknown[0])
     options.debug = options.debug or os.environ.get("MAPSTO_DEBUG", "0") not in ("", "0")
     options.parser = parser
     return verb, options
@@ -92,11 +96,19 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
 
+    def refuse(self, word: str) -> NoReturn:
+        """Say that a word is no option (with the nearest right one), or stands where none is wanted."""
+        if not word.startswith("-"):
+            self.error(f"{word!r} is one word too many")
+        option = word.partition("=")[0]
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        self.error(f"there is no option {option!r}; {nearest(option, known)}")
+
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: {message}\nSee: {self.prog} --help\n")
 
 
-def _top() -> argparse.ArgumentParser:
+def _top() -> Parser:
     from .. import __version__
 
     commands = "\n".join(f"  {name:<13}{summary}" for name, summary in VERBS.items())

@@ -110,8 +110,11 @@ def _made(options: argparse.Namespace) -> tuple[Run, bool]:
 
 
 def _clear(run: Run) -> None:
-    """Remove what a run left that has no checkpoint; its logs, and files that are not of a run, stay."""
-    for name in BEGUN:
+    """Remove what a run left that has no checkpoint; its logs, and files that are not of a run, stay.
+
+    A folder in which no run was begun is somebody's own, whatever its files are called, and is refused afterwards.
+    """
+    for name in BEGUN if run.folder.was_begun() else ():
         path = run.folder.path / name
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -69,11 +69,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     names = sorted({str(a) for a in allowed})
     if not names:
         return "nothing is allowed here"
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if not close:
-        lowered = {n.lower(): n for n in names}
-        close = [lowered[m] for m in difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)]
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    lowered: dict[str, list[str]] = {}  # what differs in capitals alone is the nearest of all
+    for allowed_name in names:
+        lowered.setdefault(allowed_name.lower(), []).append(allowed_name)
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+    alike = difflib.get_close_matches(name, lowered[close[0]], n=1, cutoff=0.0) if close else []
+    hint = f"; did you mean {alike[0]!r}?" if alike else ""
     return f"allowed: {', '.join(names)}{hint}"
 
 

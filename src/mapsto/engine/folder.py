@@ -45,6 +45,10 @@ class RunFolder:
         """Whether nothing of a run is here; logs may be there before it begins, for a launcher's ranks write into them."""
         return not self.path.is_dir() or all(p.name in (LOCK, LOGS) for p in self.path.iterdir())
 
+    def was_begun(self) -> bool:
+        """Whether a run was begun here: it takes the lock before it writes anything, and the lock's file stays."""
+        return (self.path / LOCK).is_file()
+
     def _put(self, file: Path, data: bytes) -> None:
         """Write a file whole or leave it as it is. Raises CheckpointError saying why it cannot be written."""
         try:

@@ -190,9 +190,16 @@ class Run:
     def _check_folder(self, start: str | int | Path | None) -> None:
         if start is None and not self.folder.is_empty():
             path = self.folder.path
+            if not self.folder.was_begun():
+                there = sorted(p.name for p in path.iterdir())
+                more = ", ..." if len(there) > 3 else ""
+                raise CheckpointError(
+                    f"{path} is not empty and holds no run (there is {', '.join(there[:3])}{more}): "
+                    "name a folder that is empty or not there yet"
+                )
             how = f"go on with it (mapsto train --resume {path}, or fit(resume=True))"
             if not self.checkpoints.paths():
-                how = "it ended before its first checkpoint, so remove the folder"
+                how = f"it ended before its first checkpoint: begin it again (mapsto train SPEC --run {path} --continue)"
             raise CheckpointError(f"{path} holds a run already: {how}, or name another folder")
         if start is not None and self.folder.is_empty():
             raise CheckpointError(f"there is no run in {self.folder.path} to go on with")
