@@ -305,9 +305,16 @@ def test_what_a_mapping_raises_ends_the_run_with_what_was_saved(tmp_path):
                 found["input"][0] = np.nan
             return found
 
-    seen, data = [], {**numpy_spec().data, "train": {"source": Poisoned(), "batch_size": 9}}
+    source = Poisoned()
+
+    def count_from_the_start(event):
+        seen.append(event)
+        if event.name == "start":
+            source.read.clear()
+
+    seen, data = [], {**numpy_spec().data, "train": {"source": source, "batch_size": 9}}
     with pytest.raises(DataError, match="not-a-number"):
-        fit(numpy_spec(data=data), tmp_path / "run", observers=[lambda event: seen.append(event)])
+        fit(numpy_spec(data=data), tmp_path / "run", observers=[count_from_the_start])
     assert (seen[-1].name, seen[-1].detail["reason"], seen[-1].step) == ("end", "failed", 7)
     assert "DataError: the batch holds not-a-number" in seen[-1].detail["why"]
     assert seen[-1].detail["last"].endswith("step-00000006")

@@ -12,12 +12,15 @@ EPILOG = """\
 examples:
   mapsto evaluate runs/first                               the last checkpoint on data.test
   mapsto evaluate runs/first --data valid --checkpoint best
+  mapsto evaluate runs/first --data valid data.valid.source.path=/new/valid.csv     which was moved since
   mapsto evaluate runs/first --json | jq .metrics.accuracy"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("overrides", nargs="*", metavar="path=value", help="where the same data lie now, and other settings")
     parser.add_argument("--data", metavar="NAME", default="test", help="which of the spec's data sets (default: test)")
+    parser.add_argument("--data-changed", action="store_true", help="the data at another path need not be those of the run")
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -25,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..engine.run import Run
 
-    made = Run.resume(options.run, checkpoint=options.checkpoint)
+    made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)
     made.reader(options.data)  # a wrong name is told before the model is built
     found = made.evaluate(options.data)
     step = made.program.position

@@ -233,6 +233,7 @@ class _Words:
         else:
             words += ["--run", str(folder)]
             words += ["--continue"] if attempt > 1 or options.go_on else []
+        words += [f"--{name}-changed" for name in ("data", "schedule") if getattr(options, f"{name}_changed")]
         return words + ["--quiet"] * options.quiet + ["--debug"] * options.debug
 
 

@@ -45,9 +45,11 @@ SERVES_TRAINING = ("shuffle", "order", "bucket_by", "window", "drop_last", "limi
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
+    parser.add_argument("overrides", nargs="*", metavar="path=value", help="where the same data lie now, and other settings")
     parser.add_argument("--output", metavar="FILE", required=True, help="what to write: .jsonl, .csv or .parquet")
     parser.add_argument("--data", metavar="NAME", default="test", help="which of the spec's data sets (default: test)")
     parser.add_argument("--input", metavar="FILE", help="read this file instead, as --data is read")
+    parser.add_argument("--data-changed", action="store_true", help="the data at another path need not be those of the run")
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -57,10 +59,10 @@ def run(options: argparse.Namespace) -> int:
 
     output = Path(options.output)
     with writing(output) as rows:
-        made = Run.resume(options.run, checkpoint=options.checkpoint)
+        made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)
         reader = made.reader(options.data) if options.input is None else reader_of(made, options.data, Path(options.input))
         count = 0
-        for batch in _shown(made.predict(reader), reader, options.quiet):
+        for batch in _shown(made.predict(options.data if options.input is None else reader), reader, options.quiet):
             count += rows(batch)
     note(f"{count} records, step {made.program.position} of {made.folder.path}")
     write(str(output))

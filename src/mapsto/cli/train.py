@@ -27,7 +27,7 @@ examples:
   mapsto train recipes/digits.py optimizer.lr=1e-3 epochs=3   with settings changed
   mapsto train recipes/digits.py --run runs/first             into a folder of your choice
   mapsto train --resume runs/first                            go on where it stopped, bitwise the same on CPU
-  mapsto train --resume runs/first epochs=40                  train it for longer
+  mapsto train --resume runs/first epochs=40                  train it for longer (--schedule-changed where rates depend on it)
   mapsto train --resume runs/first --checkpoint 1200          go on from an earlier checkpoint
   mapsto train recipes/digits.py --run runs/job --continue    start, or go on where it was started before
   mapsto train recipes/digits.py --ranks 4                    four ranks on this machine
@@ -36,7 +36,10 @@ examples:
 
 Ctrl-C (or SIGTERM, or SIGUSR1) ends the run after its step, saved; a second one ends it at once. See docs/distributed.md.
 A resumed run keeps its trajectory: of its settings, epochs or steps, log_every, evaluate_every, checkpoint and observers
-may change."""
+may change, and where the same data lie. Other data, or a length that the rates depend on, must be said to be meant."""
+
+CHANGED = ("data", "schedule")
+"""What --NAME-changed says may be another than it was."""
 
 BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoints", "panels.json", "report.html")
 """What a run writes into its folder; with no checkpoint among it, nothing can go on from it."""
@@ -45,7 +48,7 @@ BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoin
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "mapsto train SPEC [path=value ...] [--run FOLDER [--continue]] [--ranks N ...] [--quiet]\n"
-        "       mapsto train --resume RUN [path=value ...] [--checkpoint STEP] [--quiet]"
+        "       mapsto train --resume RUN [path=value ...] [--checkpoint STEP] [--data-changed] [--schedule-changed] [--quiet]"
     )
     parser.add_argument("words", nargs="*", metavar="SPEC path=value", help="what to train, and changes to it")
     parser.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/NAME-TIME)")
@@ -56,6 +59,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         dest="go_on",
         action="store_true",
         help="go on with the run in --run FOLDER where there is one, else start it",
+    )
+    parser.add_argument("--data-changed", action="store_true", help="go on although the data are not those of the checkpoint")
+    parser.add_argument(
+        "--schedule-changed", action="store_true", help="go on although another length changes the rates, by those it has now"
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but the report's place and how to go on")
     launching.arguments(parser)
@@ -79,15 +86,20 @@ def _train(options: argparse.Namespace) -> int:
         request = launching.wanted(options, at["run"].spec)
         if request is not None:
             return launching.launch(options, request)
-        result = _fitted(at["run"], resumes, options.quiet)
+        result = _fitted(at["run"], resumes, options.quiet, changed(options))
     return _end(result, options.quiet)
 
 
-def _fitted(made: Run, resumes: bool, quiet: bool) -> Result:
+def changed(options: argparse.Namespace) -> dict[str, bool]:
+    """What was said to be another than it was, as `Run.fit` takes it."""
+    return {f"{name}_changed": True for name in CHANGED if getattr(options, f"{name}_changed")}
+
+
+def _fitted(made: Run, resumes: bool, quiet: bool, changed: dict[str, bool]) -> Result:
     if not quiet and not is_follower():
         made.observers = (*made.observers, *_progress(made))
     try:
-        return made.fit(resume=resumes)
+        return made.fit(resume=resumes, **changed)
     except KeyboardInterrupt:
         if made.checkpoints.paths() and not is_follower():
             note(f"ended at once; up to the last checkpoint it is saved. Go on with: mapsto train --resume {made.folder.path}")
@@ -125,6 +137,9 @@ def _check(options: argparse.Namespace) -> None:
     if options.resume is None:
         if options.checkpoint is not None:
             options.parser.error("--checkpoint goes with --resume RUN")
+        for name in CHANGED:
+            if getattr(options, f"{name}_changed") and not options.go_on:
+                options.parser.error(f"--{name}-changed goes with --resume RUN (or --continue): a new run has nothing to keep")
         if not options.words and options.ray not in (None, "auto"):
             options.parser.error(f"--ray took {options.ray!r} as the cluster's address; write it behind the SPEC")
         if not options.words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -12,8 +11,6 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..core.recipes import loaded_files
 from ..core.spec import Spec, digest
@@ -56,16 +53,6 @@ def changed_recipes(before: Mapping[str, str], folder: RunFolder) -> list[str]:
     now = recipe_hashes()
     changed = [(path, told) for path, told in before.items() if now.get(path, told) != told]
     return [f"{path} was changed since; as it was: {folder.recipe(Path(path), told)}" for path, told in changed]
-
-
-def digest_of(batch: Mapping[str, Any]) -> str:
-    """A short digest of a batch: names, types, shapes and values of its fields."""
-    found = hashlib.sha256()
-    for name, value in batch.items():
-        array = np.asarray(value)
-        held = repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).tobytes()
-        found.update(f"{name} {array.dtype.str} {array.shape} ".encode() + held)
-    return found.hexdigest()[:16]
 
 
 def _commit() -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..core.spec import Spec
+from .fingerprint import is_path
 
 READERS = ("train", "valid")
 FREE = ("workers", "prefetch")
@@ -24,10 +25,26 @@ def identity_of(spec: Spec) -> dict[str, Any]:
 
 def differences(there: Any, here: Any) -> list[str]:
     """One line a path that differs between two identities: `optimizer.lr: 0.001 there, 0.01 here`."""
-    return list(_walk(there, here, ""))
+    return [_line(*found) for found in _walk(there, here, "")]
 
 
-def _walk(there: Any, here: Any, path: str) -> Iterator[str]:
+def moved(there: Any, here: Any) -> tuple[list[str], list[str]]:
+    """(lines that differ, paths of the spec that name data at another place): whether those are the same data, their
+    fingerprint tells."""
+    lines, places = [], []
+    for path, before, now in _walk(there, here, ""):
+        if path.startswith("data.") and isinstance(before, str) and is_path(now):
+            places.append(path)
+        else:
+            lines.append(_line(path, before, now))
+    return lines, places
+
+
+def _line(path: str, there: Any, here: Any) -> str:
+    return f"{path}: {_said(there)} there, {_said(here)} here"
+
+
+def _walk(there: Any, here: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(there, dict) and isinstance(here, dict):
         for key in [*there, *(k for k in here if k not in there)]:
             yield from _walk(there.get(key, _ABSENT), here.get(key, _ABSENT), f"{path}.{key}" if path else key)
@@ -35,7 +52,7 @@ def _walk(there: Any, here: Any, path: str) -> Iterator[str]:
         for index, (a, b) in enumerate(zip(there, here, strict=True)):
             yield from _walk(a, b, f"{path}.{index}")
     elif there != here or type(there) is not type(here):
-        yield f"{path}: {_said(there)} there, {_said(here)} here"
+        yield path, there, here
 
 
 def _said(value: Any) -> str:

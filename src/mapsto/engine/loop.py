@@ -51,6 +51,7 @@ class Loop:
     identity: Mapping[str, Any]
     total: int
     ranks: Ranks
+    data: Mapping[str, Any] = field(default_factory=dict)
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     saved: int = -1
@@ -278,15 +279,19 @@ class Loop:
             "best": self.best.state(),
             "identity": self.identity,
             "identity_digest": digest(self.identity),
+            "data": dict(self.data),
         }
 
-    def restore(self, found: Checkpoint) -> dict[str, Any]:
-        """Put a checkpoint back; what was restored, for the `start` event. Raises CheckpointError: nothing goes on then."""
+    def restore(self, found: Checkpoint, *, reschedule: bool = False) -> dict[str, Any]:
+        """Put a checkpoint back; what was restored, for the `start` event. Raises CheckpointError: nothing goes on then.
+
+        reschedule: the rates are those of the length that the run has now.
+        """
         tree = found.tree
         if wrong := sorted(set(tree) ^ set(KEYS)):
             raise CheckpointError(f"{found.path}: missing or unexpected in the state: {', '.join(wrong)}")
         try:
-            self.program.restore(tree["program"])
+            self.program.restore(tree["program"], **({"reschedule": True} if reschedule else {}))
         except CheckpointError as error:
             raise CheckpointError(f"{found.path}: {error}") from error
         steps = (tree["position"], self.program.position, step_of(found.path))

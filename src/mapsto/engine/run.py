@@ -21,12 +21,14 @@ from ..data.class_folders import share_classes
 from ..data.source import notes_of
 from .checkpoint import Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
-from .environment import changed_recipes, describe, digest_of, recipe_hashes, versions
+from .environment import changed_recipes, describe, recipe_hashes, versions
+from .fingerprint import digest_of, fingerprint
 from .folder import Onlooker, RunFolder, default_folder
-from .identity import differences, identity_of
+from .identity import READERS, identity_of, moved
 from .loop import Loop, counted, evaluate, whole
 from .manifest import MANIFEST, read_manifest
 from .ranks import Alone, Ranks, agree, lead
+from .resuming import Accepted, compared_data, compared_schedule
 from .signals import interruptible
 from .streams import seeded, untouched
 from .wing import Program, Wing, find_wing
@@ -75,6 +77,8 @@ class Run:
         self._from: str | int | Path | None = None
         self._at: Path | None = None
         self._moved = self._alone = False
+        self._accepted = Accepted()
+        self._elsewhere: list[str] = []
         self._readers: dict[str, Any] = {}
 
     @classmethod
@@ -84,24 +88,29 @@ class Run:
         *overrides: str,
         checkpoint: str | int | Path | None = None,
         observers: Iterable[Any] = (),
+        data_changed: bool = False,
+        schedule_changed: bool = False,
     ) -> Run:
         """The run of a folder (or of the folder of one of its checkpoints), to go on with or to evaluate.
 
-        overrides: such as `epochs=20`; what decides the trajectory cannot change. checkpoint: `last` (default), `best`, a
-        step or a path. Raises SpecError naming the paths that would differ, CheckpointError where there is none.
+        overrides: such as `epochs=20`, or where the same data lie now; what decides the trajectory cannot change.
+        checkpoint: `last` (default), `best`, a step or a path; data_changed, schedule_changed: as of `fit`. Raises
+        SpecError naming the paths that would differ, CheckpointError where there is none.
         """
         path = Path(folder)
         if (path / MANIFEST).is_file():
             path, checkpoint = path.parent.parent, checkpoint if checkpoint is not None else path.name
         kept = RunFolder(path).spec()
         run = cls(kept.override(*overrides), path, observers=observers)
-        if found := differences(identity_of(kept), run.identity):
+        found, run._elsewhere = moved(identity_of(kept), run.identity)
+        if found:
             raise SpecError(
                 f"a resumed run keeps its trajectory, and this would change it: {'; '.join(found)}. "
                 "Start a new run for that (steps, epochs, log_every, evaluate_every, checkpoint, observers, mesh, device, "
-                "data.test and the workers of readers may change)"
+                "data.test, the workers of readers and where the same data lie may change)"
             )
         run._from = checkpoint if checkpoint is not None else "last"
+        run._accepted = Accepted(data_changed, schedule_changed)
         return run
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -147,27 +156,52 @@ class Run:
         """The built program, for those who want their own loop."""
         return self._build(self.spec)
 
-    def _build(self, spec: Spec) -> Program:
+    def _build(self, spec: Spec, length: Mapping[str, int] | None = None) -> Program:
         spec.check()
-        per_epoch = self.reader("train").batches_per_epoch
-        offers = {"total_steps": self.total_steps, "steps_per_epoch": per_epoch, "seed": self.spec.seed}
+        offers = {**(length or self._length), "seed": self.spec.seed}
         with seeded(spec.seed, "build", self.wing):
             return self.wing.build(spec, offers)
 
+    @property
+    def _length(self) -> dict[str, int]:
+        """What parts are offered of the length of the run."""
+        return {"total_steps": self.total_steps, "steps_per_epoch": int(self.reader("train").batches_per_epoch)}
+
+    def _told_length(self) -> dict[str, int] | None:
+        """The same as the newest checkpoint tells it: who evaluates needs no training data."""
+        paths = self.checkpoints.paths()
+        manifest = read_manifest(paths[-1]) if paths and "train" not in self._readers else {}
+        if "train" not in manifest.get("data", {}):
+            return None
+        return {"total_steps": manifest["total_steps"], "steps_per_epoch": manifest["data"]["train"]["batches_per_epoch"]}
+
     def _for_use(self) -> Program:
         """The program that evaluates: in one process that of one, whatever mesh it was trained on."""
-        if "program" not in self.__dict__ and self.spec.mesh is not None and self.ranks.world == 1:
-            self.__dict__["program"] = self._build(dataclasses.replace(self.spec, mesh=None))
-            self._alone = True
+        if "program" not in self.__dict__ and self.ranks.world == 1:
+            told = self._told_length()
+            if told is not None or self.spec.mesh is not None:
+                self.__dict__["program"] = self._build(dataclasses.replace(self.spec, mesh=None), told)
+                self._alone = True
         return self.program
 
     # -- training ----------------------------------------------------------------------------------------------------
-    def fit(self, *, resume: bool = False, checkpoint: str | int | Path | None = None) -> Result:
+    def fit(
+        self,
+        *,
+        resume: bool = False,
+        checkpoint: str | int | Path | None = None,
+        data_changed: bool = False,
+        schedule_changed: bool = False,
+    ) -> Result:
         """Train to the end, or go on from a checkpoint of the folder (the last one, unless another is named).
 
-        Raises CheckpointError where the folder holds another run, or the checkpoint cannot be restored: a resume never
-        starts afresh. What a mapping raises ends the run (reason `failed`) with the checkpoints intact.
+        data_changed: the data may be others than those of the checkpoint; schedule_changed: another length may change
+        what parts made of it, such as the rates. Raises CheckpointError where the folder holds another run, or the
+        checkpoint cannot be restored: a resume never starts afresh; DataError and SpecError where the data or the length
+        changed and nobody said that they may. What a mapping raises ends the run (reason `failed`) with the checkpoints
+        intact.
         """
+        self._accepted = Accepted(self._accepted.data or data_changed, self._accepted.schedule or schedule_changed)
         start = checkpoint if checkpoint is not None else self._from or ("last" if resume else None)
         ranks = self.ranks
         if ranks.world > 1:  # the leader's folder is everyone's, and only the leader writes into it
@@ -213,11 +247,12 @@ class Run:
             stack.callback(loop.dispatch.close)
             stack.callback(getattr(loop.program, "close", _nothing))  # processes that it started
             found = self._load(path) if path is not None else None
+            told = lead(self.ranks, lambda: self._compared(loop, found)) if found is not None else ([], False)
             stack.enter_context(loop.watch)
             stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
             self._moved, self._at = True, None
             try:
-                loop.emit("start", detail=self._begin(loop, found))
+                loop.emit("start", detail=self._begin(loop, found, *told))
                 loop.run()
                 done = ("finished", f"{loop.total} steps are done")
                 reason, why = done if loop.step >= loop.total else loop.stop or done
@@ -234,6 +269,7 @@ class Run:
         readers = {name: self.reader(name) for name in names}
         if self.ranks.world > 1:
             agree(self.ranks, self._told())
+        data = lead(self.ranks, lambda: {name: self._fingerprint(name) for name in readers})
         observers = build_observers(self.spec.observers, self.observers) if self.ranks.leader else []
         dispatch = Dispatch(observers, self.wing)
         return Loop(
@@ -248,7 +284,25 @@ class Run:
             identity=self.identity,
             total=self.total_steps,
             ranks=self.ranks,
+            data=data,
         )
+
+    def _fingerprint(self, name: str) -> dict[str, Any]:
+        with untouched(self.wing):
+            return fingerprint(self.reader(name), self.spec.data[name])
+
+    def _compared(self, loop: Loop, found: Checkpoint) -> tuple[list[str], bool]:
+        """Notes on what is not as it was when a checkpoint was written, and whether the rates change with the length."""
+        with untouched(self.wing):
+            notes = compared_data(found.manifest, loop.data, loop.readers, loop.versions, self._accepted.data)
+        here, was = self._length, found.manifest.get("data", {}).get("train", {})
+        there = {
+            "total_steps": found.manifest["total_steps"],
+            "steps_per_epoch": was.get("batches_per_epoch", here["steps_per_epoch"]),
+        }
+        said = self._accepted.schedule
+        more, reschedule = compared_schedule(self.spec, self.wing, found.manifest["step"], there, here, said)
+        return [*notes, *more], reschedule
 
     def _told(self) -> dict[str, Any]:
         """What must be the same on all ranks, and is compared before they begin."""
@@ -264,14 +318,15 @@ class Run:
             },
         }
 
-    def _begin(self, loop: Loop, found: Checkpoint | None) -> dict[str, Any]:
+    def _begin(self, loop: Loop, found: Checkpoint | None, notes: list[str], reschedule: bool) -> dict[str, Any]:
         """Restore, and write down what is run with what; the detail of the `start` event."""
         detail: dict[str, Any] = {}
         if told := [f"data.{name}: {note}" for name, reader in loop.readers.items() for note in notes_of(reader)]:
             detail["data"] = told
         before = self.folder.environment()
         if found is not None:
-            resumed = loop.restore(found)
+            resumed = loop.restore(found, reschedule=reschedule)
+            resumed["notes"] += [*notes, *(f"{path} is another place than it was" for path in self._elsewhere)]
             resumed["notes"] += changed_recipes(before.get("recipes", {}), self.folder)
             resumed["notes"] += _changed_versions(found.manifest["versions"], loop.versions)
             resumed["set_aside"] = lead(self.ranks, lambda: self.checkpoints.set_aside(loop.step))
@@ -285,7 +340,7 @@ class Run:
         named = self.folder.write_spec(self.spec)
         self.folder.write_recipes(loaded_files().values())
         found_here = describe(self.spec, self.identity, self.wing, loop.view.summary)
-        self.folder.write_environment({**found_here, "resumable_from_folder": named})
+        self.folder.write_environment({**found_here, "resumable_from_folder": named, "data": loop.data})
         return detail
 
     def _result(self, loop: Loop, reason: Any, why: str) -> Result:
@@ -347,7 +402,7 @@ class Run:
         checkpoint: `best`, `last`, a step or a path; None: the weights as fit left them, else the last of the folder.
         """
         path = f"data.{data}" if isinstance(data, str) else "the reader"
-        reader = self.reader(data) if isinstance(data, str) else data
+        reader = self._checked_reader(data, checkpoint) if isinstance(data, str) else data
         with self._weights_of(checkpoint), untouched(self.wing):
             found = evaluate(self.program, reader, path)
             step = self.program.position
@@ -355,15 +410,26 @@ class Run:
             self._note({"name": "evaluate", "step": step, "metrics": {f"{data}/{k}": v for k, v in found.items()}})
         return found
 
+    def _checked_reader(self, name: str, checkpoint: str | int | Path | None) -> Any:
+        """The reader of that name. Raises DataError where its data were said to lie elsewhere and are others."""
+        reader = self.reader(name)
+        if name in READERS and any(path.startswith(f"data.{name}.") for path in self._elsewhere):
+            manifest = read_manifest(self.checkpoints.find(checkpoint or self._from or "last"))
+            here = {name: self._fingerprint(name)}
+            for note in compared_data(manifest, here, self._readers, versions(self.wing), self._accepted.data):
+                log.warning("%s", note)
+        return reader
+
     def _note(self, record: dict[str, Any]) -> None:
-        epoch = record["step"] / self.reader("train").batches_per_epoch
+        length = self._told_length() or self._length
+        epoch = record["step"] / length["steps_per_epoch"]
         with contextlib.closing(RunFolder(self.folder.path)) as folder:
             folder.append({**record, "epoch": epoch, "detail": {"asked": True}, "time": time.time()})
 
     def predict(self, data: str | Any = "test", *, checkpoint: str | int | Path | None = None) -> Iterator[dict[str, Any]]:
         """The predictions over a reader in the source's order, a dict of arrays a batch. Arguments as of `evaluate`."""
         path = f"data.{data}" if isinstance(data, str) else "the reader"
-        reader = self.reader(data) if isinstance(data, str) else data
+        reader = self._checked_reader(data, checkpoint) if isinstance(data, str) else data
         return self._predictions(reader, path, checkpoint)
 
     def _predictions(self, reader: Any, path: str, checkpoint: str | int | Path | None) -> Iterator[dict[str, Any]]:
@@ -410,7 +476,8 @@ class Run:
 
         def find() -> Path:
             path = self.checkpoints.find(which)
-            if other := differences(read_manifest(path)["identity"], self.identity):
+            other, self._elsewhere = moved(read_manifest(path)["identity"], self.identity)
+            if other:
                 listed = "\n  ".join(other)
                 raise CheckpointError(f"{path} is a checkpoint of another spec:\n  {listed}")
             return path

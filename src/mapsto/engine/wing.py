@@ -82,8 +82,12 @@ class Program(Protocol):
         """The whole state as a tree of dicts, lists and tuples of tensors and plain values (no copy is made)."""
         ...
 
-    def restore(self, tree: Mapping[str, Any]) -> None:
-        """Put such a tree back. Raises CheckpointError naming every key that is missing, unexpected or does not fit."""
+    def restore(self, tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
+        """Put such a tree back. Raises CheckpointError naming every key that is missing, unexpected or does not fit.
+
+        reschedule: the schedule is not put back, but taken to the tree's step as this program has it (a wing whose parts
+        take no `total_steps` is never asked for it).
+        """
         ...
 
     def summary(self) -> dict[str, Any]:
@@ -104,6 +108,10 @@ class Wing(Protocol):
 
     def accelerators(self, device: str) -> int:
         """How many devices of the kind that a spec's device means this machine has; 0 on the CPU."""
+        ...
+
+    def rates(self, spec: Spec, offers: Mapping[str, Any], steps: int) -> Sequence[float]:
+        """The rate of the first parameter group at each of so many steps; empty where it cannot be told before a run."""
         ...
 
     def plan(self, spec: Spec, example: Batch, records: int, offers: Mapping[str, Any], **asked: Any) -> Sequence[Any]:

@@ -19,6 +19,7 @@ from .mesh.group import join, launched
 from .mesh.one import OneProcess
 from .placement import find_device
 from .program import Program
+from .rates import fits
 from .state import Builder, State
 
 
@@ -143,3 +144,4 @@ def _optimize(
             raise SpecError(f"param_groups: {type(state.optimizer).__name__} has no option {key!r}; {nearest(key, known)}")
     if schedule is not None:
         state.schedule = build(as_part(schedule), "schedule", state.optimizer, path="schedule", offers=offers)
+        fits(state.schedule, offers.get("total_steps"))

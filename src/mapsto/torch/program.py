@@ -162,9 +162,12 @@ class Program:
         """The whole state as a tree: model, optimizer by parameter names, schedule, middleware, step."""
         return program_state(self)
 
-    def restore(self, tree: Mapping[str, Any]) -> None:
-        """Put such a tree back. Raises CheckpointError naming what is missing, unexpected or does not fit."""
-        restore_program(self, tree)
+    def restore(self, tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
+        """Put such a tree back. Raises CheckpointError naming what is missing, unexpected or does not fit.
+
+        reschedule: the schedule, which must be fresh, is taken to the tree's step as this program has it.
+        """
+        restore_program(self, tree, reschedule=reschedule)
 
     def summary(self) -> dict[str, Any]:
         """For people: sizes, device and plan."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core.errors import CheckpointError
 from .mesh.one import is_part, local, whole
+from .rates import advanced
 
 if TYPE_CHECKING:
     from .program import Program
@@ -30,9 +31,10 @@ def program_state(program: Program) -> dict[str, Any]:
     }
 
 
-def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
+def restore_program(program: Program, tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
     """Put `program_state` back. Everything is compared before anything is changed.
 
+    reschedule: the rates from here on are those of the program's own schedule, fresh as it is, at the tree's step.
     Raises CheckpointError naming every key that is missing, unexpected or of another shape.
     """
     state = program.state
@@ -50,9 +52,15 @@ def restore_program(program: Program, tree: Mapping[str, Any]) -> None:
         same_keys("schedule", own & set(tree["schedule"]), sorted(own))
     model = state.model.state_dict()
     state.model.load_state_dict({name: placed(value, model[name]) for name, value in tree["model"].items()})
+    scheduled: Any = tree["schedule"]
+    written: list[dict[str, Any]] = []
     if state.schedule is not None:
-        state.schedule.load_state_dict(tree["schedule"])
+        if reschedule:
+            scheduled, written = advanced(state.optimizer, state.schedule, int(tree["step"]))
+        state.schedule.load_state_dict(scheduled)
     restore_optimizer(state.optimizer, state.names, state.parameters, tree["optimizer"])
+    for group, options in zip(state.optimizer.param_groups, written, strict=False):
+        group.update(options)
     for name, made in stateful.items():
         made.load_state_dict(placed(tree["middleware"][name], made.state_dict()))
     state.step = int(tree["step"])

@@ -20,6 +20,7 @@ from .build import build_program  # noqa: E402
 from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
 from .mesh.one import is_part  # noqa: E402, F401  # of the protocol
+from .rates import rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
 
 

@@ -131,11 +131,11 @@ class ServedProgram:
             self.driver.save()
         return self._whole().state_tree()
 
-    def restore(self, tree: Mapping[str, Any]) -> None:
+    def restore(self, tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
         """Put such a tree back, whoever saved it. Raises CheckpointError naming what does not fit."""
         if self.failed:
             self._stop()
-        self.plain.restore(tree)
+        self.plain.restore(tree, reschedule=reschedule)
         if self.driver is not None:
             self.driver.load(self.plain.state_tree())
             self._gathered = self.driver.version

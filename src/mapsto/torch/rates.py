@@ -1,0 +1,60 @@
+"""The rates of a schedule: step by step before a run, and a schedule as it would stand after so many steps."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from ..core.errors import SpecError
+from ..core.parts import as_part, build
+from ..core.spec import Spec
+from .mappings import awaits_metric
+
+WRITTEN = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_momentum", "max_momentum")
+"""Options of a parameter group that torch's schedules write."""
+
+
+def rates(spec: Spec, offers: Mapping[str, Any], steps: int) -> list[float]:
+    """The rate of the first parameter group at each of `steps` steps; empty where the optimizer takes no lone matrix, or the
+    schedule waits for a metric."""
+    given = {"seed": spec.seed, **offers}
+    try:
+        optimizer = build(
+            as_part(spec.optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path="optimizer", offers=given
+        )
+        schedule = build(as_part(spec.schedule), "schedule", optimizer, path="schedule", offers=given)
+    except (RuntimeError, ValueError, TypeError, KeyError):
+        return []
+    if awaits_metric(schedule):
+        return []
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no update comes before these steps
+        for _ in range(steps):
+            found.append(float(optimizer.param_groups[0]["lr"]))
+            schedule.step()
+    return found
+
+
+def fits(schedule: Any, total_steps: Any) -> None:
+    """Raises SpecError where a schedule is for fewer steps than the run has: it would raise in the midst of it."""
+    if not isinstance(schedule, OneCycleLR) or not isinstance(total_steps, int) or schedule.total_steps >= total_steps:
+        return
+    raise SpecError(
+        f"schedule: {type(schedule).__name__} is for {schedule.total_steps} steps, and the run has {total_steps}: leave "
+        "total_steps (and epochs) out of the schedule, which is then as long as the run, or say as many"
+    )
+
+
+def advanced(optimizer: torch.optim.Optimizer, schedule: Any, steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The state of a fresh schedule after so many steps, and what it then has written into the parameter groups."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(steps):
+            schedule.step()
+    return schedule.state_dict(), [{k: group[k] for k in WRITTEN if k in group} for group in optimizer.param_groups]
