@@ -12,8 +12,9 @@ import pytest
 from records import Counting
 
 from mapsto.core.errors import DataError
+from mapsto.core.registry import Entry, registry
 from mapsto.data import Arrays, Batches, Items, Source, Split, as_source
-from mapsto.data.adapt import is_vectorised
+from mapsto.data.adapt import gathers
 from mapsto.data.source import lengths_of
 
 SOME = np.array([2, 0, 2])
@@ -166,10 +167,11 @@ def test_items_out_of_range_and_empty_are_told() -> None:
 
 
 class Vectorised:
-    """Gathers, and says so by doing so."""
+    """Gathers, and takes single indices to the same effect."""
 
     def __init__(self) -> None:
-        self.x = np.arange(12).reshape(4, 3)
+        self.x = np.arange(12.0).reshape(4, 3)
+        self.x[3, 0] = np.nan
 
     def __len__(self) -> int:
         return 4
@@ -185,11 +187,28 @@ class OnlyArrays(Vectorised):
         return {"input": self.x[indices].reshape(len(indices), 3)}
 
 
+class Reshapes(Vectorised):
+    """Gathers; a bare integer gives something of another shape."""
+
+    def __getitem__(self, indices: Any) -> Any:
+        return {"input": self.x[indices].reshape(-1, 3)}
+
+
 class Flipping(Vectorised):
     """One record an index; an index array would be accepted and flipped along the wrong axis."""
 
     def __getitem__(self, i: Any) -> Any:
         return {"input": self.x[i][::-1]}
+
+
+class MeanOfPixels(Vectorised):
+    """One record an index; an index array of two gives two numbers by coincidence."""
+
+    def __init__(self) -> None:
+        self.x = np.arange(16.0).reshape(4, 2, 2)
+
+    def __getitem__(self, i: Any) -> Any:
+        return {"input": self.x[i].mean(0)}
 
 
 class DictPerIndex(Vectorised):
@@ -199,21 +218,114 @@ class DictPerIndex(Vectorised):
         return {"input": self.x[int(i)]}
 
 
-class Declared(Flipping):
-    vectorised = True
+class Merging(Vectorised):
+    """Gathers, but each record once."""
+
+    def __getitem__(self, indices: Any) -> Any:
+        return {"input": self.x[np.unique(indices)], "target": np.asarray(indices)}
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Registers a class as a source, for this test."""
+
+    def register(target: Any) -> Any:
+        monkeypatch.setitem(registry._decorated, ("source", "mine"), Entry("source", "mine", "here:Mine", "here", target))
+        return target
+
+    return register
 
 
 def test_what_gathers_is_told_from_what_reads_one_record() -> None:
-    assert is_vectorised(Vectorised())
-    assert is_vectorised(OnlyArrays())
-    assert is_vectorised(Declared())
-    assert is_vectorised(Counting(3))
-    assert not is_vectorised(Flipping())
-    assert not is_vectorised(DictPerIndex())
-    assert not is_vectorised(Pairs())
-    assert not is_vectorised([{"input": 1}])
-    expected = [[11, 10, 9], [2, 1, 0]]
-    assert as_source(Flipping())[np.array([3, 0])]["input"].tolist() == expected
+    assert gathers(Vectorised())
+    assert gathers(OnlyArrays())
+    assert gathers(Counting(3))
+    for one in (MeanOfPixels(), DictPerIndex(), Pairs(), ManyPairs(), [{"input": 1}]):
+        assert not gathers(one)
+    assert as_source(MeanOfPixels())[np.array([3, 0])]["input"].tolist() == [[13, 14], [1, 2]]
+
+
+@pytest.mark.parametrize("source", [Vectorised, OnlyArrays, Reshapes, Flipping])
+def test_a_registered_class_that_gathers_is_never_asked_for_single_records(registered: Any, source: Any) -> None:
+    made = registered(source)()
+    assert as_source(made) is made
+
+
+@pytest.mark.parametrize("source", [DictPerIndex, Pairs])
+def test_a_registered_class_may_read_one_record_an_index(registered: Any, source: Any) -> None:
+    assert isinstance(as_source(registered(source)()), Items)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Reshapes, r"for the indices .0, 3, 0. it gives input .3, 3., and for the index 0 input .1, 3., which is not record 0"),
+        (Flipping, r"for the indices .0, 3, 0. it gives input .3, 3., and for the index 0 input .3., .*vectorised = False"),
+        (Merging, r"for the indices .0, 3, 0. it gives input .2, 3., target .3., so not every field holds a record an index"),
+    ],
+)
+def test_answers_that_disagree_are_told_with_their_shapes_unless_it_is_declared(source: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_source(source())
+    made = source()
+    made.vectorised = True
+    assert as_source(made) is made
+    made.vectorised = False
+    assert isinstance(as_source(made), Items)
+
+
+def test_a_registered_class_that_does_not_gather_whole_batches_is_told(registered: Any) -> None:
+    with pytest.raises(DataError, match=r"source MeanOfPixels: for the indices .0, 3, 0. it gives input .2, 2., so not every"):
+        as_source(registered(MeanOfPixels)())
+
+
+def test_what_takes_no_index_at_all_is_told_by_its_own_errors() -> None:
+    class ByName(Vectorised):
+        def __getitem__(self, name: Any) -> Any:
+            return {"a": 1}[name]
+
+    class Broken(Vectorised):
+        def __getitem__(self, indices: Any) -> Any:
+            raise DataError("the disk is gone")
+
+    with pytest.raises(
+        DataError, match=r"ByName: it takes neither an array of record indices .TypeError.* nor one index .KeyE"
+    ):
+        as_source(ByName())
+    with pytest.raises(DataError, match="^the disk is gone$"):
+        as_source(Broken())
+
+
+def test_torch_data_sets_read_one_record_an_index_whatever_an_array_would_do() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Augmented(torch.utils.data.Dataset):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            self.x = torch.arange(12.0).reshape(4, 3)
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: Any) -> Any:
+            return {"input": self.x[i].flip(0)}
+
+    assert as_source(Augmented())[np.array([3, 0])]["input"].tolist() == [[11, 10, 9], [2, 1, 0]]
+
+
+def test_a_reader_refuses_batches_that_are_none() -> None:
+    merging = Merging()
+    merging.vectorised = True  # type: ignore[attr-defined]
+
+    class Twice:
+        def __len__(self) -> int:
+            return 2
+
+        def __call__(self, epoch: int, positions: Any) -> Any:
+            return positions * 0
+
+    reader = Batches(merging, 2, order=Twice())
+    with pytest.raises(DataError, match="source Merging: field 'input' has 1 records for 2 indices"):
+        reader.batch(0)
 
 
 def test_readers_take_any_object_directly() -> None:

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, MapstoError
+from ..core.registry import registry
 from .arrays import Arrays
 from .items import Items
 from .source import Source, is_tensor, record_count
 
 
-def as_source(value: Any) -> Any:
+def as_source(value: Any, *, claimed: bool = False) -> Any:
     """Any user object as a source: a dict of arrays, an array, a table, a Hugging Face or torch data set, a sequence.
 
+    claimed: whether it is known to be of a class that is stated to be a source, registered or not (see `gathers`).
     Raises DataError where records cannot be addressed by index.
     """
     if isinstance(value, Source):
@@ -36,7 +38,7 @@ def as_source(value: Any) -> Any:
     record_count(value)
     if (adapted := _foreign(value)) is not None:
         return adapted
-    return value if is_vectorised(value) else Items(value)
+    return value if gathers(value, claimed=claimed) else Items(value)
 
 
 def _foreign(value: Any) -> Any | None:
@@ -53,28 +55,98 @@ def _foreign(value: Any) -> Any | None:
     return None
 
 
-def is_vectorised(value: Any) -> bool:
+def gathers(value: Any, *, claimed: bool = False) -> bool:
     """Whether `value[indices]` gathers a batch, rather than `value[i]` one record.
 
-    An attribute `vectorised` decides. Otherwise two records are gathered: a batch must come back, a dict whose fields
-    hold two records each, and where single records can be had too, they must be the same ones (an object that
-    augments single images would accept an index array and do something else with it).
+    An attribute `vectorised` says it. Sequences and torch data sets read one record an index; what is registered as a
+    source (or is claimed to be one) gathers, if it answers index arrays with batches. Of any other object that does,
+    single records are asked for too, and must be the same ones where they can be had: an object that augments single
+    images would take an index array and do something else with it. Raises DataError with both shapes where the answers
+    disagree.
     """
     declared = getattr(value, "vectorised", None)
     if declared is not None:
         return bool(declared)
-    if isinstance(value, Sequence):
+    claimed = claimed or registry.name_of("source", type(value)) is not None
+    if not claimed and (isinstance(value, Sequence) or hasattr(value, "__getitems__") or _is_torch(value)):
         return False
-    chosen = np.array([0, len(value) - 1], np.int64)
+    asked = [np.resize(np.array([0, len(value) - 1], np.int64), count) for count in (2, 3)]  # no other axis is of both sizes
     try:
-        pair = value[chosen]
-        if not isinstance(pair, dict) or not pair or any(len(field) != 2 for field in pair.values()):
-            return False
-    except Exception:  # noqa: BLE001  # whatever a per-record object does with an index array
+        batches = [value[indices.copy()] for indices in asked]
+    except Exception as error:  # noqa: BLE001  # whatever a per-record object does with an index array
+        _one(value, error)
         return False
+    if not all(isinstance(batch, Mapping) and batch for batch in batches):
+        _one(value, None)
+        return False
+    right = [all(_count(b[n]) == len(i) for b, i in zip(batches, asked, strict=True) if n in b) for n in batches[0]]
+    if all(right):
+        return claimed or _agree(value, batches[1], asked[1])
+    if claimed or any(right):
+        raise _disagreement(value, asked[1], batches[1], "so not every field holds a record an index")
+    _one(value, None)
+    return False
+
+
+def _one(value: Any, refused: Exception | None) -> Any:
+    """One record by its index. Raises DataError where neither an index array (`refused`) nor an index is taken."""
     try:
-        singles = [value[int(i)] for i in chosen]
-    except Exception:  # noqa: BLE001  # a vectorised source need not take a bare integer
+        return value[0]
+    except Exception as error:
+        if isinstance(refused or error, MapstoError):
+            raise refused or error from None
+        told = [f"{type(e).__name__}: {str(e)[:100]}" for e in (refused, error) if e is not None]
+        also = f"neither an array of record indices ({told[0]}) nor" if refused is not None else "no"
+        raise DataError(f"source {type(value).__name__}: it takes {also} one index ({told[-1]})") from error
+
+
+def _agree(value: Any, batch: Mapping[str, Any], indices: Any) -> bool:
+    """True where single indices give the records of the batch, or nothing at all. Raises DataError where they give others."""
+    try:
+        singles = [value[int(i)] for i in indices]
+    except Exception:  # noqa: BLE001  # what gathers need not take a bare integer
         return True
-    same = (np.array_equal(single[name], field[i]) for i, single in enumerate(singles) for name, field in pair.items())
-    return all(isinstance(single, dict) and single.keys() == pair.keys() for single in singles) and all(same)
+    for i, single in enumerate(singles):
+        same = isinstance(single, Mapping) and single.keys() == batch.keys()
+        if not same or not all(equal(single[name], field[i]) for name, field in batch.items()):
+            said = f"and for the index {indices[i]} {_shapes(single)}, which is not record {i} of those"
+            raise _disagreement(value, indices, batch, said)
+    return True
+
+
+def _disagreement(value: Any, indices: Any, batch: Mapping[str, Any], said: str) -> DataError:
+    return DataError(
+        f"source {type(value).__name__}: for the indices {indices.tolist()} it gives {_shapes(batch)}, {said}. Write on its "
+        "class `vectorised = True` where it gathers the records of an index array, `vectorised = False` where it reads one "
+        "record an index"
+    )
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two values of a record are the same, NaN being equal to itself."""
+    try:
+        return bool(np.array_equal(one, other, equal_nan=True))
+    except (TypeError, ValueError):  # no numbers
+        try:
+            return bool(np.array_equal(one, other))
+        except (TypeError, ValueError):
+            return bool(one is other)
+
+
+def _shapes(found: Any) -> str:
+    """The fields of a batch or record with their shapes, for an error."""
+    if not isinstance(found, Mapping):
+        return f"{type(found).__name__} {list(np.shape(found))}" if hasattr(found, "shape") else type(found).__name__
+    return ", ".join(f"{name} {list(v.shape) if hasattr(v, 'shape') else type(v).__name__}" for name, v in found.items())
+
+
+def _count(values: Any) -> int:
+    try:
+        return len(values)
+    except TypeError:
+        return -1
+
+
+def _is_torch(value: Any) -> bool:
+    """Whether it is a torch data set, told without importing torch."""
+    return any(c.__module__.startswith("torch.utils.data") and c.__name__ == "Dataset" for c in type(value).__mro__)

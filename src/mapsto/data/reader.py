@@ -14,7 +14,7 @@ from ..core.random import generator
 from ..core.registry import decorator, registry
 from .adapt import as_source
 from .order import Sequential, Shuffled
-from .source import Batch, Indices, check_indices, record_count
+from .source import Batch, Indices, check_batch, check_indices, record_count
 from .stream import Shard, Stream
 
 CHUNK = 16384
@@ -117,6 +117,7 @@ class Batches:
             count = len(indices)
             indices = indices[count * shard // shards : count * (shard + 1) // shards]
         batch: Batch = self.source[indices]
+        check_batch(batch, len(indices), self.source)
         for index, transform in enumerate(self.transforms):
             if self._draws[index]:
                 batch = transform(batch, rng=generator(self.seed, "transform", index, position, shard))

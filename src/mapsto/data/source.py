@@ -65,6 +65,15 @@ def check_indices(indices: Indices, records: int, what: str) -> None:
         raise DataError(f"{what}: record {wrong} is out of range; it has {records} records, 0 to {records - 1}")
 
 
+def check_batch(batch: Any, records: int, source: Any) -> None:
+    """Raise DataError where what a source gave is no batch of so many records."""
+    if not isinstance(batch, Mapping):
+        raise DataError(f"source {type(source).__name__}: a batch is a dict of fields, and it gave a {type(batch).__name__}")
+    for name, values in batch.items():
+        if len(values) != records:
+            raise DataError(f"source {type(source).__name__}: field {name!r} has {len(values)} records for {records} indices")
+
+
 def field_of(batch: Mapping[str, Any], name: str, who: str) -> Any:
     """One field of a batch. Raises DataError with the nearest name."""
     if name not in batch:

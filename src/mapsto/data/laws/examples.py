@@ -17,6 +17,7 @@ from ...core.laws import Trial
 from ...core.parts import build
 from ...core.random import derive
 from ...core.values import use
+from ..adapt import as_source
 from ..arrays import Arrays
 from ..source import Batch
 
@@ -86,7 +87,7 @@ def _arrow(folder: Path, kind: str) -> dict[str, Any]:
 def _dataset(folder: Path) -> dict[str, Any]:  # noqa: ARG001  # the signature of all of them
     import datasets
 
-    return {"dataset": datasets.Dataset.from_dict({"input": list(TEXTS), "target": list(range(7))})}
+    return {"data": datasets.Dataset.from_dict({"input": list(TEXTS), "target": list(range(7))})}
 
 
 def _csv(folder: Path) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def source_of(trial: Trial) -> Iterator[Any]:
     """A fresh source of the trial, closed at the end; its files lie in a folder of its own."""
     subject, stated = trial.subject, trial.example
     if subject.make is not None:
-        yield subject.make()
+        yield as_source(subject.make())
         return
     with tempfile.TemporaryDirectory(prefix="mapsto-law-") as name:
         args, folder = dict(stated.args), Path(name)
@@ -141,7 +142,8 @@ def source_of(trial: Trial) -> Iterator[Any]:
                     f"  mapsto.example({title(trial)}, args={{...}})  # or in_folder=lambda folder: {{...}} to write files"
                 )
             with trial.component("building it"):
-                made = build(use(subject.target, **args), "source", path=subject.label, offers={"seed": trial.seed})
+                built = build(use(subject.target, **args), "source", path=subject.label, offers={"seed": trial.seed})
+                made = as_source(built, claimed=isinstance(subject.target, type) and isinstance(built, subject.target))
         except (MissingExtra, ModuleNotFoundError) as error:
             trial.skip(f"it needs a library that is not installed: {error}")
         try:
