@@ -23,7 +23,7 @@ from mapsto.data import (
     TextFolder,
     TextLines,
     TokenBlocks,
-    lines,
+    line_files,
 )
 
 NONE = np.array([], np.int64)
@@ -69,7 +69,7 @@ def test_lines_are_found_across_scan_borders(tmp_path: Path, monkeypatch: pytest
     texts = ["abc", "", "de", "f" * 11, "g"]
     path = write(tmp_path / "a.txt", "\n".join(texts))
     for scan in range(1, 9):
-        monkeypatch.setattr(lines, "SCAN", scan)
+        monkeypatch.setattr(line_files, "SCAN", scan)
         assert everything(TextLines(path))["input"] == texts
 
 

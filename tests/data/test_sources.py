@@ -288,9 +288,7 @@ def test_what_takes_no_index_at_all_is_told_by_its_own_errors() -> None:
         def __getitem__(self, indices: Any) -> Any:
             raise DataError("the disk is gone")
 
-    with pytest.raises(
-        DataError, match=r"ByName: it takes neither an array of record indices .TypeError.* nor one index .KeyE"
-    ):
+    with pytest.raises(DataError, match=r"ByName: it takes neither an array of record indices .TypeError.* nor one index"):
         as_source(ByName())
     with pytest.raises(DataError, match="^the disk is gone$"):
         as_source(Broken())

@@ -15,7 +15,8 @@ from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
 from .class_folders import ClassFolder
 from .images import MAX_PIXELS, SUFFIXES, check_mode, check_size, decode_image, file_content
-from .lines import TextLines, read_text
+from .line_files import read_text
+from .lines import TextLines
 from .paths import PathLike
 from .source import Batch, Indices, check_indices
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 
 from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
-from .items import stack
+from .fields import Field, Settling, Types, batch_of
+from .items import SAMPLE
 from .source import Batch, Indices, Source, check_indices, record_count
 
 
@@ -18,12 +20,20 @@ from .source import Batch, Indices, Source, check_indices, record_count
 class HuggingFace(Source):
     """Maps indices to rows of a `datasets.Dataset`: one given, one saved with `save_to_disk`, or one loaded by name.
 
-    split: of a data set that has several; fields: the columns to keep, or a mapping of field names to columns; options:
-    for `datasets.load_dataset`. Raises DataError with the nearest split or column, MissingExtra without `datasets`.
+    split: of a data set that has several; fields: the columns to keep, or a mapping of field names to columns; types,
+    missing: as of `items`; options: for `datasets.load_dataset`.
+    Raises DataError with the nearest split or column, MissingExtra without `datasets`.
     """
 
     def __init__(
-        self, data: Any, split: str | None = None, fields: Mapping[str, str] | Sequence[str] | None = None, **options: Any
+        self,
+        data: Any,
+        split: str | None = None,
+        fields: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         data = _loaded(data, split, options) if isinstance(data, (str, Path)) else data
         if isinstance(data, Mapping):
@@ -39,23 +49,41 @@ class HuggingFace(Source):
             if name not in data.column_names:
                 raise DataError(f"huggingface: there is no column {name!r}; {nearest(name, data.column_names)}")
         self._count = record_count(data)
+        self._types = Types("huggingface", types, missing)
+        self._settled: dict[str, Field] | None = None
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, self._count, "huggingface")
-        rows = self.data[indices.tolist() or [0]]
-        batch = {field: _stacked(rows[name]) for field, name in self.columns.items()}
-        return batch if len(indices) else {field: values[:0] for field, values in batch.items()}
+        if self._settled is None:
+            self._settled = self._settle()
+        chosen = indices.tolist()
+        rows = self.data[chosen or [0]]
+        batch: Batch = {}
+        for field, name in self.columns.items():
+            values = rows[name]
+            if isinstance(values, list):  # else one of the library's own formats, which has a type
+                values = batch_of(
+                    field,
+                    self._settled[field],
+                    values[: len(chosen)],
+                    self._types,
+                    lambda i: f"huggingface: record {chosen[i]}",
+                )
+            batch[field] = values[: len(chosen)]
+        return batch
 
-
-def _stacked(values: Any) -> Any:
-    """A column as it comes from `datasets`: lists are stacked, arrays of its own formats kept."""
-    if not isinstance(values, list):
-        return values
-    numeric = isinstance(values[0], list) and values[0] and isinstance(values[0][0], (int, float, list))
-    return stack([np.asarray(v) for v in values] if numeric else values)
+    def _settle(self) -> dict[str, Field]:
+        """The types of fields that come as lists, by records that are spread over the data set."""
+        seen = np.unique(np.linspace(0, self._count - 1, SAMPLE).astype(int)).tolist()
+        rows, settling = self.data[seen], Settling(self._types)
+        for field, name in self.columns.items():
+            if isinstance(rows[name], list):
+                for i, value in zip(seen, rows[name], strict=True):
+                    settling.see(field, value, functools.partial("huggingface: record {}".format, i))
+        return settling.done(asked=False)
 
 
 def _loaded(name: str | Path, split: str | None, options: dict[str, Any]) -> Any:

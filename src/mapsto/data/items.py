@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +10,11 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.registry import decorator
-from .source import Batch, Indices, Source, check_indices, is_tensor, record_count
+from .fields import Field, Settling, Types, batch_of
+from .source import Batch, Indices, Source, check_indices, record_count
+
+SAMPLE = 32
+"""Records of an object that is no list of them by which its fields' types are settled."""
 
 
 @decorator("source")("items")
@@ -18,70 +22,69 @@ class Items(Source):
     """Maps indices to the stacked records of any object with `__len__` and `__getitem__` (torch data sets, lists, ...).
 
     A record is a dict of fields, a tuple whose elements are named by `fields`, or a single value (the first of
-    `fields`). `__getitems__(list of int)` is used where the object has it. Python integers become int64, other numbers
-    float32; text, and arrays whose shapes differ, stay lists. Raises DataError where a record has other fields.
+    `fields`). `__getitems__(list of int)` is used where the object has it. Python integers become int64 and other numbers
+    float32, lists of numbers arrays; text, and arrays whose shapes differ, stay lists. A field has one type, settled by all
+    records of a list and by 32 that are spread over any other object, or said: types, field -> a NumPy type or `text`;
+    missing, field -> the value that stands for None. Raises DataError where a record has other fields, or does not fit.
     """
 
-    def __init__(self, items: Any, fields: Sequence[str] = ("input", "target")) -> None:
+    def __init__(
+        self,
+        items: Any,
+        fields: Sequence[str] = ("input", "target"),
+        *,
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
+    ) -> None:
         self.items = items
         self.names = tuple(fields)
+        self.types = Types("items", types, missing)
         self._count = record_count(items)
         self._many = getattr(items, "__getitems__", None)
+        self._fields: dict[str, Field] | None = None
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, self._count, "items")
+        if self._fields is None:
+            self._fields = self._settle()
         chosen = indices.tolist()
-        if not chosen:  # the fields and shapes of no record are those of any record, cut off
-            return {name: values[:0] for name, values in self[np.zeros(1, np.int64)].items()}
+        columns = self._columns(chosen) if chosen else {name: [] for name in self._fields}
+        if columns.keys() != self._fields.keys():
+            raise _differ(self._fields, columns)
+        return {
+            name: batch_of(name, self._fields[name], values, self.types, lambda i: f"items: record {chosen[i]}")
+            for name, values in columns.items()
+        }
+
+    def _settle(self) -> dict[str, Field]:
+        every = isinstance(self.items, Sequence) or self._count <= SAMPLE
+        seen = list(range(self._count)) if every else np.linspace(0, self._count - 1, SAMPLE).astype(int).tolist()
+        settling = Settling(self.types)
+        for name, values in self._columns(seen).items():
+            for i, value in zip(seen, values, strict=True):
+                settling.see(name, value, functools.partial("items: record {}".format, i))
+        return settling.done(asked=False)
+
+    def _columns(self, chosen: list[int]) -> dict[str, Sequence[Any]]:
         records = self._many(chosen) if self._many is not None else [self.items[i] for i in chosen]
-        return stack_records(records, self.names)
-
-
-def stack_records(records: Sequence[Any], names: Sequence[str]) -> Batch:
-    """A batch from records that are dicts, tuples (named by `names`) or single values."""
-    first = records[0]
-    if isinstance(first, Mapping):
-        columns = _columns(records)
-    elif isinstance(first, tuple):
-        if len(first) > len(names) or any(len(r) != len(first) for r in records):
+        first = records[0]
+        if isinstance(first, Mapping):
+            for record in records:
+                if record.keys() != first.keys():
+                    raise _differ(first, record)
+            return {name: [record[name] for record in records] for name in first}
+        if not isinstance(first, tuple):
+            return {self.names[0]: records}
+        if len(first) > len(self.names) or any(len(r) != len(first) for r in records):
             raise DataError(
-                f"a record is a tuple of {len(first)} values and {len(names)} are named ({', '.join(names)}); "
+                f"a record is a tuple of {len(first)} values and {len(self.names)} are named ({', '.join(self.names)}); "
                 "name them: use('items', items=..., fields=['input', 'target', ...])"
             )
-        columns = dict(zip(names, zip(*records, strict=True), strict=False))
-    else:
-        columns = {names[0]: records}
-    return {name: stack(values) for name, values in columns.items()}
+        return dict(zip(self.names, zip(*records, strict=True), strict=False))
 
 
-def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Any]]:
-    names = list(records[0])
-    for record in records:
-        if record.keys() != records[0].keys():
-            raise DataError(f"records differ in their fields: {', '.join(names)} in one, {', '.join(record)} in another")
-    return {name: [record[name] for record in records] for name in names}
-
-
-def stack(values: Sequence[Any]) -> Any:
-    """One field from its records' values: an array or tensor with a new first axis, or a list where that cannot be."""
-    first = values[0]
-    if is_tensor(first):
-        same = all(is_tensor(v) and v.shape == first.shape for v in values)
-        return sys.modules["torch"].stack(list(values)) if same else list(values)
-    if isinstance(first, (np.ndarray, np.generic)) or _is_image(first):
-        arrays = [np.asarray(v) for v in values]
-        return np.stack(arrays) if all(a.shape == arrays[0].shape for a in arrays) else arrays
-    if isinstance(first, bool):
-        return np.array(values, bool) if all(isinstance(v, bool) for v in values) else list(values)
-    if isinstance(first, (int, float)):
-        if all(type(v) is int for v in values):
-            return np.array(values, np.int64)
-        return np.array(values, np.float32) if all(isinstance(v, (int, float)) for v in values) else list(values)
-    return list(values)
-
-
-def _is_image(value: Any) -> bool:
-    return type(value).__module__.startswith("PIL.")
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> DataError:
+    return DataError(f"records differ in their fields: {', '.join(one)} in one, {', '.join(other)} in another")

@@ -1,85 +1,22 @@
-"""Files of lines as sources: plain text and JSON, memory-mapped and indexed by line."""
+"""Files of lines as sources: plain text and JSON, indexed by line."""
 
 from __future__ import annotations
 
+import functools
 import json
-import mmap
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
-from .items import stack, stack_records
-from .paths import PathLike, existing_file, existing_files
+from .fields import LIST, OBJECT, Field, Settling, Types, batch_of
+from .line_files import LineFile
+from .numerals import is_word, number_of, number_said
+from .paths import PathLike, existing_files
 from .source import Batch, Indices, Source, check_indices
-
-SCAN = 1 << 24
-
-
-class LineFile:
-    """Maps a line number to its bytes, by the offsets of one memory-mapped file (found in one scan, 8 bytes a line)."""
-
-    def __init__(self, path: PathLike, who: str, *, skip_blank: bool = False) -> None:
-        self.path, self.who = existing_file(path, who), who
-        self._map: mmap.mmap | None = None
-        self.starts, self.stops = self._scan()
-        self.numbers: Indices | None = None
-        if skip_blank:
-            kept = np.array([bool(self.raw(i).strip()) for i in range(len(self.starts))], bool)
-            if not kept.all():
-                self.numbers = np.flatnonzero(kept)
-                self.starts, self.stops = self.starts[kept], self.stops[kept]
-
-    def _scan(self) -> tuple[Indices, Indices]:
-        """Where each line starts and stops, without its line end; a last line needs none."""
-        size = self.path.stat().st_size
-        if size == 0:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        data = np.memmap(self.path, np.uint8, "r")
-        ends = np.concatenate([np.flatnonzero(data[i : i + SCAN] == 10) + i for i in range(0, size, SCAN)]).astype(np.int64)
-        if not len(ends) or ends[-1] != size - 1:
-            ends = np.append(ends, size)
-        starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-        returns = (ends > starts) & (data[np.maximum(ends - 1, 0)] == 13)
-        return starts, ends - returns
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}
-
-    def raw(self, line: int) -> bytes:
-        """The bytes of a line, counted from 0."""
-        if self._map is None:
-            with self.path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._map[self.starts[line] : self.stops[line]]
-
-    def text(self, line: int, encoding: str) -> str:
-        """A decoded line. Raises DataError naming file and line."""
-        try:
-            return self.raw(line).decode(encoding)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.place(line)}: byte {error.object[error.start]:#04x} is not {encoding} text; "
-                "say which encoding it is, such as encoding='latin-1'"
-            ) from None
-
-    def place(self, line: int) -> str:
-        """`file:line`, counted from 1 as editors do."""
-        number = line if self.numbers is None else int(self.numbers[line])
-        return f"{self.path}:{number + 1}"
-
-    def close(self) -> None:
-        """Unmap the file; reading maps it again."""
-        if self._map is not None:
-            self._map.close()
-            self._map = None
 
 
 class _Lines(Source):
@@ -87,8 +24,9 @@ class _Lines(Source):
 
     who = "lines"
 
-    def __init__(self, path: PathLike | Sequence[PathLike], skip_blank: bool) -> None:
-        self.files = [LineFile(p, self.who, skip_blank=skip_blank) for p in existing_files(path, self.who)]
+    def __init__(self, path: PathLike | Sequence[PathLike], encoding: str, skip_blank: bool) -> None:
+        files = existing_files(path, self.who)
+        self.files = [LineFile(p, self.who, encoding=encoding, skip_blank=skip_blank) for p in files]
         self.ends = np.cumsum([len(f) for f in self.files])
         if self.ends[-1] == 0:
             raise DataError(f"{self.who}: {', '.join(str(f.path) for f in self.files)} has no lines")
@@ -114,8 +52,9 @@ class TextLines(_Lines):
     """Maps indices to lines of text files (UTF-8 unless said otherwise), as the list field `field`.
 
     pattern: a regular expression with named groups, each of which becomes a field, such as
-    `(?P<target>\\d+) (?P<input>.*)`; a group of digits alone becomes an int64 array. Raises DataError naming file and line
-    for text that cannot be decoded or a line that does not match.
+    `(?P<target>\\d+) (?P<input>.*)`; a group that is a number in every line becomes an array, int64 or float32, as the
+    columns of `csv` do. types, missing: as of `csv`. Files may be compressed (.gz, .bz2, .xz, .zst). Raises DataError
+    naming file and line for text that cannot be decoded or a line that does not match.
     """
 
     who = "text_lines"
@@ -128,25 +67,50 @@ class TextLines(_Lines):
         pattern: str | None = None,
         encoding: str = "utf-8",
         skip_blank: bool = False,
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(path, skip_blank)
-        self.field, self.encoding = field, encoding
+        super().__init__(path, encoding, skip_blank)
+        self.field, self.types = field, Types("text_lines", types, missing)
         try:
             self.pattern = re.compile(pattern) if pattern is not None else None
         except re.error as error:
             raise DataError(f"text_lines: pattern {pattern!r} is not a regular expression: {error}") from None
         if self.pattern is not None and not self.pattern.groupindex:
             raise DataError(f"text_lines: pattern {pattern!r} has no named group; write (?P<input>.*) for each field")
+        self.types.check([field] if self.pattern is None else list(self.pattern.groupindex))
+        self._fields = {} if self.pattern is None else self._settle(self.pattern)
+
+    def _settle(self, pattern: re.Pattern[str]) -> dict[str, Field]:
+        settling, figures = Settling(self.types), set[str]()
+        for file in self.files:
+            for line in range(len(file)):
+                match = self._match(file, line)
+                for name in pattern.groupindex:
+                    value = number_of(match[name])
+                    if name not in figures and not (value is None or isinstance(value, str) or is_word(match[name])):
+                        figures.add(name)
+                    settling.see(name, value, functools.partial(file.place, line))
+        words = [name for name, field in settling.fields.items() if name not in figures and field.kind != "object"]
+        settling.fields.update(dict.fromkeys(words, OBJECT))
+        return settling.done()
 
     def __getitem__(self, indices: Indices) -> Batch:
+        located = self._located(indices)
         if self.pattern is None:
-            return {self.field: [file.text(line, self.encoding) for file, line in self._located(indices)]}
-        matches = [self._match(file, line) for file, line in self._located(indices)]
-        return {name: _numbers([m[name] for m in matches]) for name in self.pattern.groupindex}
+            return {self.field: [file.text(line) for file, line in located]}
+        matches = [self._match(file, line) for file, line in located]
+        batch: Batch = {}
+        for name in self.pattern.groupindex:
+            texts, field, said = [m[name] for m in matches], self._fields[name], self.types.said.get(name)
+            plain = said == LIST or (said is None and field.kind == "object") or (said is not None and said.kind == "M")
+            values = texts if plain else [number_of(t) if said is None else number_said(t) for t in texts]
+            batch[name] = batch_of(name, field, values, self.types, lambda i: located[i][0].place(located[i][1]))
+        return batch
 
     def _match(self, file: LineFile, line: int) -> re.Match[str]:
         assert self.pattern is not None
-        text = file.text(line, self.encoding)
+        text = file.text(line)
         match = self.pattern.fullmatch(text)
         if match is None:
             raise DataError(f"{file.place(line)}: the line does not match {self.pattern.pattern!r}: {text[:80]!r}")
@@ -160,60 +124,77 @@ class TextLines(_Lines):
         return np.array([file.stops[line] - file.starts[line] for file, line in self._located(indices)], np.int64)
 
 
-def _numbers(values: list[str]) -> Any:
-    return np.array(values, np.int64) if all(v.isascii() and v.isdigit() for v in values) else values
-
-
 @decorator("source")("json_lines")
 class JsonLines(_Lines):
     """Maps indices to the objects of JSON-lines files, each key a field; blank lines are no records.
 
-    fields: the keys to keep, or a mapping of field names to keys. Integers become int64, other numbers float32, lists of
-    equal length arrays; text and lists of differing length stay lists. Raises DataError naming file and line.
+    fields: the keys to keep, or a mapping of field names to keys; without it all objects have the keys of the first. A
+    field has one type, settled over all files when they are opened: whole numbers become int64, other numbers float32 (or
+    float64 where float32 could not hold one), lists of them arrays (a list of arrays where their shapes differ), and
+    everything else stays as it is. types: field -> a NumPy type, or `text` for values as they are; missing: field -> the
+    value that stands for null. Files may be compressed. Raises DataError naming file and line.
     """
 
     who = "json_lines"
 
-    def __init__(self, path: PathLike | Sequence[PathLike], fields: Mapping[str, str] | Sequence[str] | None = None) -> None:
-        super().__init__(path, skip_blank=True)
-        self.fields = None if fields is None else dict(fields) if isinstance(fields, Mapping) else {f: f for f in fields}
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        fields: Mapping[str, str] | Sequence[str] | None = None,
+        *,
+        encoding: str = "utf-8",
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(path, encoding, skip_blank=True)
+        self.types, asked = Types("json_lines", types, missing), fields is not None
+        names = list(self._parsed(self.files[0], 0)) if fields is None else fields
+        self.fields = dict(names) if isinstance(names, Mapping) else {f: f for f in names}
+        settling = Settling(self.types)
+        for file in self.files:
+            for line in range(len(file)):
+                parsed, place = self._parsed(file, line), functools.partial(file.place, line)
+                for name, key in self.fields.items():
+                    settling.see(name, _at(parsed, key, place), place)
+                if not asked and len(parsed) > len(self.fields):
+                    more = next(key for key in parsed if key not in self.fields)
+                    raise DataError(f"{place()}: the key {more!r} is not in the first object: name the fields to keep")
+        self._settled = settling.done(asked)
 
     def __getitem__(self, indices: Indices) -> Batch:
-        if not len(indices):
-            return {name: values[:0] for name, values in self[np.zeros(1, np.int64)].items()}
-        return stack_records([self._record(file, line) for file, line in self._located(indices)], ())
+        located = self._located(indices)
+        records = [self._parsed(file, line) for file, line in located]
+        place = lambda i: located[i][0].place(located[i][1])  # noqa: E731
+        return {
+            name: batch_of(name, self._settled[name], [record[key] for record in records], self.types, place)
+            for name, key in self.fields.items()
+        }
 
-    def _record(self, file: LineFile, line: int) -> dict[str, Any]:
-        text = file.text(line, "utf-8")
+    def _parsed(self, file: LineFile, line: int) -> dict[str, Any]:
+        text = file.text(line)
         try:
-            record = json.loads(text)
+            record = json.loads(text, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise DataError(f"{file.place(line)}: this is not JSON ({error.msg} at column {error.colno})") from None
+        except RecursionError:
+            raise DataError(f"{file.place(line)}: this JSON is nested too deeply to be read") from None
+        except ValueError as error:  # a number of very many digits, a key that stands twice
+            raise DataError(f"{file.place(line)}: this JSON cannot be read: {error}") from None
         if not isinstance(record, dict):
             raise DataError(f"{file.place(line)}: a JSON object is wanted, and a {type(record).__name__} is there")
-        wanted = self.fields if self.fields is not None else {key: key for key in record}
-        for key in wanted.values():
-            if key not in record:
-                raise DataError(f"{file.place(line)}: there is no key {key!r}; {nearest(key, record)}")
-        return {name: _value(record[key]) for name, key in wanted.items()}
+        return record
 
 
-def _value(value: Any) -> Any:
-    """A list of numbers as an array, so that it can be stacked; anything else as it is."""
-    if isinstance(value, list) and value and isinstance(value[0], (int, float, list)):
-        inner = stack([_value(v) for v in value])
-        return inner if isinstance(inner, np.ndarray) else value
-    return value
+def _at(record: dict[str, Any], key: str, place: Callable[[], str]) -> Any:
+    if key not in record:
+        raise DataError(f"{place()}: there is no key {key!r}; {nearest(key, record)}")
+    return record[key]
 
 
-def read_text(path: Path, encoding: str) -> str:
-    """A whole text file. Raises DataError naming file and line where it cannot be decoded."""
-    data = path.read_bytes()
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}:{line}: byte {data[error.start]:#04x} is not {encoding} text; "
-            "say which encoding it is, such as encoding='latin-1'"
-        ) from None
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once. Raises ValueError."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+    return made

@@ -11,7 +11,7 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.registry import decorator
 from .adapt import as_source
-from .lines import read_text
+from .line_files import read_text
 from .paths import existing_file
 from .source import Batch, Indices, Source, check_indices, field_of
 

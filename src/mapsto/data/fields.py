@@ -1,0 +1,322 @@
+"""The type of a field, settled once for all its records, and batches of its values in that type.
+
+Numbers of Python, and nested lists of them as in JSON, become int64, bool or float32 arrays, or float64 where float32 could
+not hold a value; arrays and tensors keep their types; records of differing shapes stay lists of arrays; anything else stays
+a list of Python objects.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import DataError, nearest
+from .source import is_tensor
+
+Shape = tuple[int, ...]
+WHOLE = ("int", "wide", "long", "big")
+"""Whole numbers that float32 holds, that float64 holds, that only int64 holds, and that not even int64 holds."""
+REAL = ("float", "double")
+DTYPES = {"bool": np.bool_, "none": np.float32, "float": np.float32, "double": np.float64}
+LIST = "text"
+"""The word, among types, for a field that stays a list of Python objects."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is known of a field.
+
+    kind: `numbers` of Python, `array`, `tensor`, `object`, or `nothing` where all values are missing; element: of numbers
+    one of WHOLE, REAL, bool and none (an empty list), else the dtype; shape: of each record, None where they differ.
+    """
+
+    kind: str
+    element: Any = None
+    shape: Shape | None = ()
+    missing: bool = False
+
+    @property
+    def dtype(self) -> Any:
+        """The NumPy (or torch) type of a batch."""
+        return np.dtype(DTYPES.get(self.element, np.int64)) if self.kind == "numbers" else self.element
+
+
+OBJECT, NOTHING = Field("object"), Field("nothing", missing=True)
+
+
+class Unfit(Exception):
+    """Why a value does not fit its field."""
+
+
+# -- one value -----------------------------------------------------------------------------------------------------------
+def field_of_value(value: Any) -> Field:
+    """The field of one record."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, str):
+        return OBJECT
+    if is_tensor(value):
+        return Field("tensor", value.dtype, tuple(value.shape))
+    if isinstance(value, (np.ndarray, np.generic)) or type(value).__module__.startswith("PIL."):
+        array = np.asarray(value)
+        return OBJECT if array.dtype.kind in "OUSV" else Field("array", array.dtype, array.shape)
+    if isinstance(value, (bool, int, float)):
+        return Field("numbers", _element(value))
+    return _of_list(value) if isinstance(value, list) else OBJECT
+
+
+def _of_list(value: list[Any]) -> Field:
+    """A list of numbers, or of such lists of one shape; else an object."""
+    merged: Field | None = None
+    for item in value:
+        found = field_of_value(item) if isinstance(item, (bool, int, float, list)) else OBJECT
+        merged = found if merged is None else merge(merged, found)
+        if merged.kind != "numbers" or merged.shape is None:
+            return OBJECT
+    if merged is None:
+        return Field("numbers", "none", (0,))
+    return replace(merged, shape=(len(value), *(merged.shape or ())))
+
+
+def _element(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, float):
+        return "float" if fits_float32(value) else "double"
+    if abs(value) <= 2**24:
+        return "int"
+    if not -(2**63) <= value < 2**63:
+        return "big"
+    return "long" if int(float(value)) != value else "int" if fits_float32(value) else "wide"
+
+
+def fits_float32(value: float) -> bool:
+    """Whether float32 holds a number but for rounding: it is in range, and exact where float32's steps are 1 and more."""
+    size = abs(value)
+    if size == 0 or size != size or size == float("inf"):
+        return True
+    if size >= 2**24:
+        with np.errstate(over="ignore"):
+            return bool(float(np.float32(value)) == value)
+    return bool(size >= np.finfo(np.float32).tiny)
+
+
+# -- several values --------------------------------------------------------------------------------------------------------
+def merge(one: Field, other: Field) -> Field:
+    """The field of records of both. Raises Unfit where they have no type in common and yet both are numbers."""
+    if one == other:
+        return one
+    missing = one.missing or other.missing
+    if "nothing" in (one.kind, other.kind):
+        return replace(other if one.kind == "nothing" else one, missing=missing)
+    if one.kind != other.kind or one.kind == "object":
+        return replace(OBJECT, missing=missing)
+    shape = one.shape if one.shape == other.shape else None
+    if one.kind == "numbers":
+        element = _common(one.element, other.element)
+        if element is None or (shape is None and () in (one.shape, other.shape)):  # a number, and a list in another record
+            return replace(OBJECT, missing=missing)
+        return Field("numbers", element, shape, missing)
+    if one.element == other.element:
+        return Field(one.kind, one.element, shape, missing)
+    if one.kind == "tensor" or np.dtype(one.element).kind != np.dtype(other.element).kind:
+        raise Unfit(f"is {other.element} here, and {one.element} before")
+    return Field(one.kind, np.promote_types(one.element, other.element), shape, missing)
+
+
+def _common(one: str, other: str) -> str | None:
+    """The element of both; None for truth values beside numbers."""
+    if one == other or "none" in (one, other):
+        return other if one == "none" else one
+    if "bool" in (one, other):
+        return None
+    for kinds in (WHOLE, REAL):
+        if one in kinds and other in kinds:
+            return max(one, other, key=kinds.index)
+    whole, real = (one, other) if one in WHOLE else (other, one)
+    if whole in ("long", "big"):
+        raise Unfit("holds a whole number beyond 2^53 among fractions, which no floating-point type keeps")
+    return "double" if whole == "wide" else real
+
+
+class Types:
+    """What a person says of fields: types (field -> a NumPy type, or `text` for Python objects as they are) and missing
+    (field -> the value that stands for a missing one). Raises DataError for a type that there is none of.
+    """
+
+    def __init__(self, who: str, types: Mapping[str, Any] | None = None, missing: Mapping[str, Any] | None = None) -> None:
+        self.who, self.missing = who, dict(missing or {})
+        self.said = {name: self._type(name, said) for name, said in (types or {}).items()}
+
+    def _type(self, name: str, said: Any) -> Any:
+        if said in (LIST, "list", "str", str, list):
+            return LIST
+        try:
+            found = np.dtype(said)
+        except TypeError:
+            found = np.dtype(object)
+        if found.kind not in "iufbM":
+            raise DataError(
+                f"{self.who}: types: {said!r}, for field {name!r}, is no type; write text for what is no number, or a type of "
+                "NumPy such as int64, float32, float64, bool, datetime64[s]"
+            )
+        return found
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise DataError where a field is named that there is none of."""
+        there = list(names)
+        for what, said in (("types", self.said), ("missing", self.missing)):
+            for name in said:
+                if name not in there:
+                    raise DataError(f"{self.who}: {what}: there is no field {name!r}; {nearest(name, there)}")
+
+
+class Settling:
+    """Fields as they are settled, a record after another. `place` says where the record stands, for errors."""
+
+    def __init__(self, types: Types) -> None:
+        self.types, self.fields = types, dict[str, Field]()
+        self.lacking: dict[str, Callable[[], str]] = {}
+
+    def see(self, name: str, value: Any, place: Callable[[], str]) -> None:
+        """One more value of a field."""
+        known = self.fields.get(name)
+        if value is None:
+            value = self.types.missing.get(name)
+            if value is None:
+                self.lacking.setdefault(name, place)
+        if known is not None and known.kind == "object" and value is not None:
+            return
+        found = field_of_value(value)
+        if found == known:
+            return
+        try:
+            if found.element == "big" and name not in self.types.said:
+                raise Unfit("holds a whole number beyond int64")
+            self.fields[name] = found if known is None else merge(known, found)
+        except Unfit as reason:
+            if name not in self.types.said:
+                raise DataError(f"{place()}: field {name!r} {reason}; {_say(name, 'text')}, or another type") from None
+            self.fields[name] = replace(found, shape=known.shape if known and known.shape == found.shape else None)
+
+    def done(self, asked: bool = True) -> dict[str, Field]:
+        """The fields. asked: whether each was asked for by name; else numbers that lack some stay lists with None.
+
+        Raises DataError naming the first record that lacks a whole number or truth value.
+        """
+        self.types.check(self.fields)
+        for name, place in self.lacking.items():
+            field, said = self.fields[name], self.types.said.get(name)
+            if said == LIST or field.kind in ("object", "nothing") or field.shape != ():
+                continue
+            kind = said.kind if said is not None else field.dtype.kind if field.kind == "numbers" else "f"
+            if kind in "iub" and (asked or said is not None):
+                raise DataError(f"{place()}: {lacks(name, said if said is not None else field.dtype)}")
+        return self.fields
+
+
+def lacks(name: str, dtype: Any) -> str:
+    """The end of an error sentence on a value that is missing and has no type to be missing in."""
+    return (
+        f"field {name!r} is {dtype} and lacks a value here: say what stands for it, missing: {{{name}: 0}}, or "
+        f"types: {{{name}: float64}} to have NaN"
+    )
+
+
+def _say(name: str, kind: str) -> str:
+    return f"say its type, types: {{{name}: {kind}}}"
+
+
+# -- batches ---------------------------------------------------------------------------------------------------------------
+def batch_of(name: str, field: Field, values: Sequence[Any], types: Types, place: Callable[[int], str]) -> Any:
+    """A field's values in its type. Raises DataError naming the record that does not fit (place: where value i stands)."""
+    said, filled = types.said.get(name), types.missing.get(name)
+    if filled is not None:
+        values = [filled if v is None else v for v in values]
+    try:
+        return _batch(field, values, said)
+    except Unfit as reason:
+        for i, value in enumerate(values):
+            try:
+                _batch(field, [value], said)
+            except Unfit as own:
+                raise DataError(f"{place(i)}: field {name!r} {own}; {_say(name, '...')}") from None
+        raise DataError(f"{place(0)}: field {name!r} {reason}; {_say(name, '...')}") from None
+
+
+def _batch(field: Field, values: Sequence[Any], said: Any) -> Any:
+    if said == LIST or (said is None and field.kind in ("object", "nothing")):
+        return list(values)
+    if field.kind in ("object", "nothing"):
+        field = Field("numbers", None, (), field.missing)
+    if field.kind == "tensor":
+        return _tensors(field, values)
+    dtype = said if said is not None else field.dtype
+    if field.missing and field.shape == () and dtype.kind == "f":
+        values = [np.nan if v is None else v for v in values]
+    elif field.missing:
+        return [None if v is None else v if field.shape == () else _cast(v, dtype, said) for v in values]
+    if field.shape is None:
+        return [_cast(v, dtype, said) for v in values]
+    if not len(values):
+        return np.empty((0, *field.shape), dtype)
+    made = _cast(values if field.kind == "numbers" else _stacked(values, dtype, said), dtype, said)
+    if made.shape[1:] != field.shape:
+        raise Unfit(f"has records of shape {made.shape[1:]}, and of {field.shape} elsewhere")
+    return made
+
+
+def _stacked(values: Sequence[Any], dtype: Any, said: Any) -> Any:
+    try:
+        made = np.stack([np.asarray(v) for v in values])
+    except ValueError:
+        raise Unfit("has records of other shapes than elsewhere") from None
+    if said is None and not np.can_cast(made.dtype, dtype):
+        raise Unfit(f"holds {made.dtype}, which {dtype} does not")
+    return made
+
+
+def _tensors(field: Field, values: Sequence[Any]) -> Any:
+    torch = sys.modules["torch"]
+    if any(v is not None and not (is_tensor(v) and v.dtype == field.element) for v in values):
+        raise Unfit(f"is no tensor of {field.element}, as elsewhere")
+    if field.shape is None or field.missing:
+        return [None if v is None else v.clone() for v in values]
+    if any(v is None or v.shape != field.shape for v in values):
+        raise Unfit(f"is no tensor of shape {field.shape}, as elsewhere")
+    return torch.stack(list(values)) if len(values) else torch.empty((0, *field.shape), dtype=field.element)
+
+
+def _cast(value: Any, dtype: Any, said: Any) -> Any:
+    """Numbers, or an array, as a new array. Raises Unfit where the type cannot hold them; one that was said may round."""
+    try:
+        raw = np.array(value)
+    except (ValueError, OverflowError):
+        raise Unfit("has records of other shapes than elsewhere") from None
+    if raw.size == 0:
+        return raw.astype(dtype)
+    if dtype.kind == "M" or (raw.dtype == object and said is not None):
+        return _parsed(value, dtype)
+    if raw.dtype.kind not in "iufb" or (said is None and (raw.dtype.kind == "b") != (dtype.kind == "b")):
+        raise Unfit(f"holds what is not {dtype}")
+    with np.errstate(all="ignore"):
+        cast = raw.astype(dtype)
+        if dtype.kind in "iub" and not np.array_equal(cast.astype(raw.dtype), raw):
+            raise Unfit(f"holds numbers that are not {dtype}")
+        if said is None and dtype == np.float32 and raw.dtype != np.float32:
+            real = raw.astype(np.float64)
+            if ((np.abs(real) >= 2**24) & np.isfinite(real) & (cast.astype(np.float64) != real)).any():
+                raise Unfit("holds numbers that float32 does not")
+    return cast
+
+
+def _parsed(value: Any, dtype: Any) -> Any:
+    """What NumPy makes of objects (dates as text, whole numbers of any size) in a type that was said."""
+    try:
+        return np.array(value, dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise Unfit(f"holds what is not {dtype}") from None
