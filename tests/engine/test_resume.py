@@ -264,8 +264,8 @@ def test_changed_versions_and_recipes_are_told(tmp_path, monkeypatch):
     Run.resume(tmp_path / "run", observers=[told.append]).fit()
     notes = told[0].detail["resumed"]["notes"]
     (copy,) = [p for p in (tmp_path / "run/recipes").iterdir() if p.read_text() == "import mapsto\n"]
-    assert f"{recipe} was changed since; as it was: {copy}" in notes
-    assert len(list((tmp_path / "run/recipes").glob("noted-*"))) == 2
+    assert f"{recipe} was changed since, and is taken as the run has kept it: {copy} (otherwise: --recipes-changed)" in notes
+    assert len(list((tmp_path / "run/recipes").glob("noted-*"))) == 1
     assert "numpy_wing was 1 and is 2 now" in notes
 
 

@@ -23,6 +23,8 @@ from ..launch.team import Membership, Workers
 from ..processes.forks import ForkServer
 from .console import fail, note
 
+CHANGED = ("data", "schedule", "recipes")
+"""What --NAME-changed says may be another than it was, when a run goes on."""
 PRELOAD = (
     *("mapsto.torch.wing", "mapsto.engine.run", "mapsto.cli.train", "mapsto.torch.mesh.ranks", "mapsto.torch.parts"),
     *("torch.distributed.fsdp", "torch._dynamo"),  # sharding asks for it, and each rank would import it anew
@@ -233,7 +235,7 @@ class _Words:
         else:
             words += ["--run", str(folder)]
             words += ["--continue"] if attempt > 1 or options.go_on else []
-        words += [f"--{name}-changed" for name in ("data", "schedule") if getattr(options, f"{name}_changed")]
+        words += [f"--{name}-changed" for name in CHANGED if getattr(options, f"{name}_changed")]
         return words + ["--quiet"] * options.quiet + ["--debug"] * options.debug
 
 

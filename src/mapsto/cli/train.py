@@ -19,6 +19,7 @@ from . import launching
 from .console import console, note, write
 
 if TYPE_CHECKING:
+    from ..core.recipes import Kept
     from ..engine.run import Result, Run
 
 EPILOG = """\
@@ -38,8 +39,6 @@ Ctrl-C (or SIGTERM, or SIGUSR1) ends the run after its step, saved; a second one
 A resumed run keeps its trajectory: of its settings, epochs or steps, log_every, evaluate_every, checkpoint and observers
 may change, and where the same data lie. Other data, or a length that the rates depend on, must be said to be meant."""
 
-CHANGED = ("data", "schedule")
-"""What --NAME-changed says may be another than it was."""
 
 BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoints", "panels.json", "report.html")
 """What a run writes into its folder; with no checkpoint among it, nothing can go on from it."""
@@ -48,7 +47,7 @@ BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoin
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "mapsto train SPEC [path=value ...] [--run FOLDER [--continue]] [--ranks N ...] [--quiet]\n"
-        "       mapsto train --resume RUN [path=value ...] [--checkpoint STEP] [--data-changed] [--schedule-changed] [--quiet]"
+        "       mapsto train --resume RUN [path=value ...] [--checkpoint STEP] [--data-changed ...] [--quiet]"
     )
     parser.add_argument("words", nargs="*", metavar="SPEC path=value", help="what to train, and changes to it")
     parser.add_argument("--run", metavar="FOLDER", help="the run folder to make (default: runs/NAME-TIME)")
@@ -61,6 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with the run in --run FOLDER where there is one, else start it",
     )
     parser.add_argument("--data-changed", action="store_true", help="go on although the data are not those of the checkpoint")
+    parser.add_argument("--recipes-changed", action="store_true", help="go on with recipe files as they are now")
     parser.add_argument(
         "--schedule-changed", action="store_true", help="go on although another length changes the rates, by those it has now"
     )
@@ -92,7 +92,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def changed(options: argparse.Namespace) -> dict[str, bool]:
     """What was said to be another than it was, as `Run.fit` takes it."""
-    return {f"{name}_changed": True for name in CHANGED if getattr(options, f"{name}_changed")}
+    return {f"{name}_changed": True for name in ("data", "schedule") if getattr(options, f"{name}_changed")}
 
 
 def _fitted(made: Run, resumes: bool, quiet: bool, changed: dict[str, bool]) -> Result:
@@ -111,14 +111,27 @@ def _made(options: argparse.Namespace) -> tuple[Run, bool]:
     from ..engine.run import Run
 
     if options.resume is not None:
-        return Run.resume(options.resume, *options.words, checkpoint=options.checkpoint), False
-    made = Run(load_spec(options.words[0]).override(*options.words[1:]), options.run)
+        said = {"recipes_changed": options.recipes_changed}
+        return Run.resume(options.resume, *options.words, checkpoint=options.checkpoint, **said), False
+    kept = _kept(options) if options.go_on or (launching.is_rank() and launching.goes_on()) else None
+    made = Run(load_spec(options.words[0], kept).override(*options.words[1:]), options.run)
     if not options.go_on and not (launching.is_rank() and launching.goes_on()):
         return made, False
     resumes = bool(made.checkpoints.paths())
     if not resumes and not is_follower():
         _clear(made)
     return made, resumes
+
+
+def _kept(options: argparse.Namespace) -> Kept | None:
+    """The recipe files that a run which is gone on with has kept."""
+    from ..engine.checkpoint import checkpoint_paths
+    from ..engine.folder import RunFolder
+
+    folder = RunFolder(options.run) if options.run is not None else None
+    if folder is None or options.recipes_changed or not checkpoint_paths(folder.checkpoints):
+        return None
+    return folder.kept_recipes()
 
 
 def _clear(run: Run) -> None:
@@ -137,7 +150,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.resume is None:
         if options.checkpoint is not None:
             options.parser.error("--checkpoint goes with --resume RUN")
-        for name in CHANGED:
+        for name in launching.CHANGED:
             if getattr(options, f"{name}_changed") and not options.go_on:
                 options.parser.error(f"--{name}-changed goes with --resume RUN (or --continue): a new run has nothing to keep")
         if not options.words and options.ray not in (None, "auto"):

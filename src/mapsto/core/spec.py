@@ -17,7 +17,7 @@ from .overrides import overridden
 from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
 from .plan import implied_mesh, plan, suits
-from .recipes import load_file, loaded_files
+from .recipes import Kept, load_file, loaded_recipes
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
 from .yaml_text import read_yaml, write_yaml
@@ -148,10 +148,10 @@ class Spec:
             for i, part in enumerate(getattr(self, name)):
                 yield f"{name}.{part.name if isinstance(part, Part) else i}", kind, part
 
-    def load_imports(self) -> None:
-        """Import the recipe files, which registers what they declare."""
+    def load_imports(self, kept: Kept | None = None) -> None:
+        """Import the recipe files, which registers what they declare. kept: what is to be read in the place of files."""
         for path in self.imports:
-            load_file(path)
+            load_file(path, kept=kept)
 
     # -- plain data --------------------------------------------------------------------------------------------------
     def to_data(self, *, live: bool = False) -> dict[str, Any]:
@@ -231,8 +231,8 @@ def _mesh(value: Any) -> str:
 
 
 # -- finding one -------------------------------------------------------------------------------------------------------
-def load_spec(argument: str) -> Spec:
-    """A spec from what the command line names.
+def load_spec(argument: str, kept: Kept | None = None) -> Spec:
+    """A spec from what the command line names. kept: what is to be read in the place of recipe files.
 
     `file.py` or `file.py:function` (default `spec`), `package.module:function`, `file.yaml`, or a run folder.
     Raises SpecError with what exists.
@@ -240,9 +240,9 @@ def load_spec(argument: str) -> Spec:
     place, _, function = argument.rpartition(":") if ":" in argument else (argument, "", "")
     path = Path(place)
     if path.suffix == ".py":
-        before = set(loaded_files().values())
-        spec = _called(load_file(path), function or "spec", str(path))
-        files = [str(path.resolve()), *(f for f in loaded_files().values() if f not in before)]
+        before = {recipe.path for recipe in loaded_recipes()}
+        spec = _called(load_file(path, kept=kept), function or "spec", str(path))
+        files = [str(path.resolve()), *(r.path for r in loaded_recipes() if r.path not in before and not r.beside)]
         return dataclasses.replace(spec, imports=tuple(dict.fromkeys([*spec.imports, *files])))
     if Path(argument).suffix in (".yaml", ".yml"):
         return _from_file(Path(argument))

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from ..core.errors import DataError
-from ..core.recipes import load_file, loaded_files
+from ..core.recipes import Recipe, load_recipes, loaded_recipes
 from .shared import Slots, open_slots, pack, unpack
 from .stream import Shard, StandIn, Stream, read
 
@@ -98,7 +98,7 @@ class _Worker:
         self._sent = self._taken = 0
         self.process = context.Process(
             target=_work,
-            args=(theirs, self.slots, loaded_files(), payload),
+            args=(theirs, self.slots, loaded_recipes(), payload),
             name=f"mapsto-data-{number}",
             daemon=True,
         )
@@ -181,13 +181,12 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _work(pipe: Connection, slots: Slots | None, recipes: Mapping[str, str], payload: bytes) -> None:
+def _work(pipe: Connection, slots: Slots | None, recipes: tuple[Recipe, ...], payload: bytes) -> None:
     """A worker's whole life: read tasks until the pipe closes, answer each with a batch or an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
-            for name, path in recipes.items():
-                load_file(path, name)
+            load_recipes(recipes)
             reader = pickle.loads(payload)
         except Exception as error:  # noqa: BLE001  # whatever the user's module does on import
             position = pipe.recv()[0]

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..core.recipes import loaded_files
+from ..core.recipes import loaded_recipes
 from ..core.spec import Spec, digest
 from .folder import RunFolder, file_hash
 from .wing import Wing
@@ -44,15 +44,22 @@ def describe(spec: Spec, identity: Mapping[str, Any], wing: Wing, summary: Mappi
 
 
 def recipe_hashes() -> dict[str, str]:
-    """SHA-256 of every recipe file that was imported."""
-    return {path: file_hash(Path(path)) for path in sorted(loaded_files().values())}
+    """SHA-256 of every recipe file that was imported, and of what those imported from beside them, as it was read."""
+    return {recipe.path: recipe.sha256 for recipe in sorted(loaded_recipes(), key=lambda recipe: recipe.path)}
 
 
 def changed_recipes(before: Mapping[str, str], folder: RunFolder) -> list[str]:
-    """Sentences on recipe files that are not what they were: their mappings may compute something else now."""
-    now = recipe_hashes()
-    changed = [(path, told) for path, told in before.items() if now.get(path, told) != told]
-    return [f"{path} was changed since; as it was: {folder.recipe(Path(path), told)}" for path, told in changed]
+    """Sentences on recipe files that are not what they were: either the run goes on with those it has kept, or with what
+    somebody said is to be taken."""
+    found, now = [], recipe_hashes()
+    for path, told in before.items():
+        copy, used = folder.recipe(Path(path), told), now.get(path, told)
+        if used != told:
+            found.append(f"{path} was changed since, and is taken as it is now; as it was: {copy}")
+        elif path in now and not (Path(path).is_file() and file_hash(Path(path)) == told):
+            what = "was changed" if Path(path).is_file() else "is gone"
+            found.append(f"{path} {what} since, and is taken as the run has kept it: {copy} (otherwise: --recipes-changed)")
+    return found
 
 
 def _commit() -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import CheckpointError, SpecError
+from ..core.recipes import Kept, Recipe
 from ..core.spec import Spec
 from .durable import replace
 from .manifest import why
@@ -79,12 +80,27 @@ class RunFolder:
             hint = f"\nGo on from Python: Run(spec, {str(self.path)!r}).fit(resume=True)" if "live object" in str(error) else ""
             raise SpecError(f"{file}: {error}{hint}") from None
 
-    def write_recipes(self, files: Iterable[str]) -> None:
-        """Keep a copy of each recipe file, named by its content: the originals may change."""
-        for file in map(Path, files):
-            kept = self.recipe(file, file_hash(file))
+    def write_recipes(self, recipes: Iterable[Recipe]) -> None:
+        """Keep a copy of each recipe file as it was read, named by its content: the originals may change."""
+        for recipe in recipes:
+            kept = self.recipe(Path(recipe.path), recipe.sha256)
             if not kept.exists():
-                self._put(kept, file.read_bytes())
+                self._put(kept, recipe.source)
+
+    def kept_recipes(self) -> Kept:
+        """The recipe files of the latest session as they were then, by their paths; an older folder may lack some.
+
+        Raises CheckpointError where a copy is not what was kept.
+        """
+        found = {}
+        for path, told in dict(self.environment().get("recipes", {})).items():
+            copy = self.recipe(Path(path), told)
+            if copy.is_file():
+                source = copy.read_bytes()
+                if hashlib.sha256(source).hexdigest() != told:
+                    raise CheckpointError(f"{copy} is corrupt: its SHA-256 is not that of the recipe that was kept")
+                found[path] = Recipe("", path, source, str(copy))
+        return found
 
     def recipe(self, file: Path, sha256: str) -> Path:
         """Where the copy of a recipe file of that hash is kept."""

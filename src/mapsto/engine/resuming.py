@@ -18,10 +18,11 @@ RATES = 200_000
 
 @dataclass(frozen=True)
 class Accepted:
-    """What a person said may be another than it was: the data, the schedule."""
+    """What a person said may be another than it was: the data, the schedule, the recipe files."""
 
     data: bool = False
     schedule: bool = False
+    recipes: bool = False
 
 
 # -- data --------------------------------------------------------------------------------------------------------------

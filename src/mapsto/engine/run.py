@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, nearest
 from ..core.parts import build
-from ..core.recipes import loaded_files
+from ..core.recipes import loaded_recipes
 from ..core.spec import Spec
 from ..data.class_folders import share_classes
 from ..data.source import notes_of
@@ -90,17 +90,20 @@ class Run:
         observers: Iterable[Any] = (),
         data_changed: bool = False,
         schedule_changed: bool = False,
+        recipes_changed: bool = False,
     ) -> Run:
         """The run of a folder (or of the folder of one of its checkpoints), to go on with or to evaluate.
 
         overrides: such as `epochs=20`, or where the same data lie now; what decides the trajectory cannot change.
-        checkpoint: `last` (default), `best`, a step or a path; data_changed, schedule_changed: as of `fit`. Raises
-        SpecError naming the paths that would differ, CheckpointError where there is none.
+        checkpoint: `last` (default), `best`, a step or a path; data_changed, schedule_changed: as of `fit`;
+        recipes_changed: recipe files are read as they are now, and not as the run has kept them. Raises SpecError naming the
+        paths that would differ, CheckpointError where there is none.
         """
         path = Path(folder)
         if (path / MANIFEST).is_file():
             path, checkpoint = path.parent.parent, checkpoint if checkpoint is not None else path.name
         kept = RunFolder(path).spec()
+        kept.load_imports({} if recipes_changed else RunFolder(path).kept_recipes())
         run = cls(kept.override(*overrides), path, observers=observers)
         found, run._elsewhere = moved(identity_of(kept), run.identity)
         if found:
@@ -110,7 +113,7 @@ class Run:
                 "data.test, the workers of readers and where the same data lie may change)"
             )
         run._from = checkpoint if checkpoint is not None else "last"
-        run._accepted = Accepted(data_changed, schedule_changed)
+        run._accepted = Accepted(data_changed, schedule_changed, recipes_changed)
         return run
 
     # -- parts -------------------------------------------------------------------------------------------------------
@@ -201,7 +204,8 @@ class Run:
         changed and nobody said that they may. What a mapping raises ends the run (reason `failed`) with the checkpoints
         intact.
         """
-        self._accepted = Accepted(self._accepted.data or data_changed, self._accepted.schedule or schedule_changed)
+        said = self._accepted
+        self._accepted = dataclasses.replace(said, data=said.data or data_changed, schedule=said.schedule or schedule_changed)
         start = checkpoint if checkpoint is not None else self._from or ("last" if resume else None)
         ranks = self.ranks
         if ranks.world > 1:  # the leader's folder is everyone's, and only the leader writes into it
@@ -338,7 +342,7 @@ class Run:
             if not any(r["step"] == loop.step for r in self.folder.records("checkpoint")):  # killed before it was told
                 loop.write("checkpoint", {}, {"path": str(found.path), "best": loop.best.is_new(loop.step)})
         named = self.folder.write_spec(self.spec)
-        self.folder.write_recipes(loaded_files().values())
+        self.folder.write_recipes(loaded_recipes())
         found_here = describe(self.spec, self.identity, self.wing, loop.view.summary)
         self.folder.write_environment({**found_here, "resumable_from_folder": named, "data": loop.data})
         return detail

@@ -18,7 +18,7 @@ import torch
 from ...core.errors import SpecError
 from ...core.parts import build
 from ...core.random import derive
-from ...core.recipes import load_file, loaded_files
+from ...core.recipes import Recipe, load_recipes, loaded_recipes
 from ...core.spec import Spec
 from ..build import build_program
 from ..program import Program
@@ -77,7 +77,7 @@ class Blueprint:
                     f"{path}: this part cannot be sent to servers and workers ({type(error).__name__}: {error}); "
                     "name what makes it instead: use('registered-name', ...) or use('package.module:factory', ...)"
                 ) from error
-        return Shipment(loaded_files(), tuple(sys.path), cloudpickle.dumps(self))
+        return Shipment(loaded_recipes(), tuple(sys.path), cloudpickle.dumps(self))
 
     def _parts(self) -> list[tuple[str, Any]]:
         parts = [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name not in ("middleware", "reader")]
@@ -86,16 +86,15 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Shipment:
-    """A blueprint on its way; recipes: module name -> path of the files that must be imported before it is opened."""
+    """A blueprint on its way; recipes: the files that must be imported before it is opened."""
 
-    recipes: Mapping[str, str]
+    recipes: tuple[Recipe, ...]
     path: tuple[str, ...]
     data: bytes
 
     def open(self) -> Blueprint:
         sys.path.extend(p for p in self.path if p not in sys.path)
-        for name, path in self.recipes.items():
-            load_file(path, name)
+        load_recipes(self.recipes)
         found: Blueprint = pickle.loads(self.data)
         return found
 
