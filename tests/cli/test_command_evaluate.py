@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,15 @@ def test_metrics_of_the_last_checkpoint(mapsto, trained):
     expected = Run.resume(trained).evaluate("test")
     assert dict(line.split() for line in said.out.splitlines()[1:]) == {k: f"{v:.6g}" for k, v in expected.items()}
     assert f"{trained}, step 6, data.test (5 records)" in said.err
+
+
+def test_without_test_it_takes_valid_and_says_so(mapsto, spec, tmp_path):
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(Path(spec).read_text().replace("  test: *table\n", ""))
+    assert mapsto("train", plain, "--run", tmp_path / "run", "--quiet").code == 0
+    said = mapsto("evaluate", tmp_path / "run", "--json")
+    assert "the spec has no data.test: data.valid is evaluated" in said.err
+    assert json.loads(said.out)["data"] == "valid"
 
 
 def test_json_for_scripts(mapsto, trained):

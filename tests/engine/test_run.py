@@ -10,7 +10,7 @@ import numpy as np
 import numpy_wing
 import pytest
 import runs
-from runs import fit, numpy_spec, trajectory
+from runs import fit, numpy_spec, saved, trajectory
 
 import mapsto
 from mapsto.core.errors import CheckpointError, DataError, MapstoError, SpecError
@@ -281,9 +281,60 @@ def test_not_a_number_is_never_the_best():
     assert best.steps() == [4, 2]
 
 
-def test_a_metric_that_no_evaluation_gives(tmp_path):
-    with pytest.raises(SpecError, match=r"checkpoint\.metric: .*no 'valid/acuracy'; allowed: .*did you mean 'valid/accuracy'"):
-        fit(numpy_spec(checkpoint={"metric": "valid/acuracy"}), tmp_path / "run")
+STOPPING = {"use": "early_stopping", "patience": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"checkpoint": {"metric": "valid/acuracy"}}, r"checkpoint.metric: .*; did you mean 'valid/accuracy'"),
+        ({"checkpoint": {"metric": "train/loss"}}, r"checkpoint.metric: .* gives no 'train/loss'; allowed: valid/acc"),
+        ({"observers": [{**STOPPING, "metric": "valid/Loss"}]}, r"observers.early_stopping: .*did you mean 'valid/loss'"),
+        ({"observers": [STOPPING], "evaluate_every": 14}, "'valid/loss', which is told every 14 steps, and the run has 13"),
+        ({"observers": [STOPPING], "without": "valid"}, "observers.early_stopping: .* nothing is evaluated .* add data.valid"),
+        ({"checkpoint": {"mode": "max"}, "without": "valid"}, "checkpoint.metric: it waits for 'valid/loss', and nothing is"),
+    ],
+)
+def test_what_waits_for_a_metric_that_never_comes_is_told_before_the_first_step(tmp_path, changes, told):
+    data = {name: reader for name, reader in numpy_spec().data.items() if name != changes.get("without")}
+    spec = numpy_spec(**{k: v for k, v in changes.items() if k != "without"}, data=data)
+    run = Run(spec, tmp_path / "run")
+    with pytest.raises(SpecError, match=told):
+        run.fit()
+    assert (run.program.position, list(run.folder.records())) == (0, [])
+
+
+def test_looking_for_a_metric_s_name_changes_no_bit_of_the_run(tmp_path):
+    named = numpy_spec(checkpoint={"every": 3, "keep": None, "best": 1, "metric": "valid/accuracy", "mode": "max"})
+    fit(named, tmp_path / "looked")
+    fit(numpy_spec(), tmp_path / "bare")
+    looked, bare = (trajectory(tmp_path / name, 13) for name in ("looked", "bare"))
+    assert {k for k in bare if looked[k] != bare[k]} == {"plain"}  # which holds the best, by another metric
+
+
+def test_several_validation_sets_are_all_evaluated_and_named(tmp_path):
+    data = dict(numpy_spec().data)
+    data["valid_hard"] = {**data["valid"].args, "source": {"use": "runs:Blobs", "records": 11, "seed": 9}}
+    data["test_later"] = data["test"]
+    plan = {"every": 3, "keep": None, "best": 1, "metric": "valid_hard/accuracy", "mode": "max"}
+    stopping = {**STOPPING, "metric": "valid_hard/accuracy", "mode": "max", "min_delta": 1.0}
+    run, result = fit(numpy_spec(data=data, checkpoint=plan, observers=[stopping]), tmp_path / "run")
+    told = list(run.folder.records("evaluate"))
+    names = {"valid/loss", "valid/accuracy", "valid_hard/loss", "valid_hard/accuracy", "time/evaluate"}
+    assert [(e["step"], set(e["metrics"])) for e in told] == [(5, names), (10, names)]
+    assert (result.reason, result.why.partition(" ")[0]) == ("stopped", "valid_hard/accuracy")
+    found = run.evaluate("valid_hard")
+    assert found == {k: told[-1]["metrics"][f"valid_hard/{k}"] for k in found} != run.evaluate("valid")
+    entries = saved(tmp_path / "run", result.steps)["best"]["entries"]
+    values = {e["step"]: e["metrics"]["valid_hard/accuracy"] for e in told}
+    assert entries == [{"step": s, "value": values[s]} for s in sorted(values, key=lambda s: -values[s])[:1]]
+
+
+def test_evaluate_takes_valid_where_there_is_no_test_and_says_so(tmp_path, caplog):
+    data = {name: reader for name, reader in numpy_spec().data.items() if name != "test"}
+    run, _ = fit(numpy_spec(data=data), tmp_path / "run")
+    assert run.evaluate() == run.evaluate("valid")
+    assert "the spec has no data.test: data.valid is evaluated" in caplog.text
 
 
 def test_without_valid_nothing_is_evaluated(tmp_path):

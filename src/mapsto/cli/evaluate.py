@@ -19,7 +19,8 @@ examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a run")
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="where the same data lie now, and other settings")
-    parser.add_argument("--data", metavar="NAME", default="test", help="which of the spec's data sets (default: test)")
+    help_ = "which of the spec's data sets (default: test, or valid where there is none)"
+    parser.add_argument("--data", metavar="NAME", help=help_)
     parser.add_argument("--data-changed", action="store_true", help="the data at another path need not be those of the run")
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -29,12 +30,15 @@ def run(options: argparse.Namespace) -> int:
     from ..engine.run import Run
 
     made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)
-    made.reader(options.data)  # a wrong name is told before the model is built
-    found = made.evaluate(options.data)
+    data = options.data or made.measured or "test"
+    reader = made.reader(data)  # a wrong name is told before the model is built
+    if data != (options.data or "test"):
+        note(f"the spec has no data.test: data.{data} is evaluated")
+    found = made.evaluate(data)
     step = made.program.position
     if options.json:
-        write_json({"run": str(made.folder.path), "data": options.data, "step": step, "metrics": found})
+        write_json({"run": str(made.folder.path), "data": data, "step": step, "metrics": found})
     else:
-        note(f"{made.folder.path}, step {step}, data.{options.data} ({made.reader(options.data).records} records)")
+        note(f"{made.folder.path}, step {step}, data.{data} ({reader.records} records)")
         table(("metric", "value"), [(name, f"{value:.6g}") for name, value in found.items()])
     return 0

@@ -53,13 +53,14 @@ class CheckpointPlan:
 class Spec:
     """The whole of a run. Slots hold parts (`use("name", ...)`, a name, a class, a function) or live objects.
 
-    model, task, optimizer, schedule: one part each; data: a reader each for `train`, `valid`, `test`, ...;
+    model, task, optimizer, schedule: one part each; data: a reader each for `train`, for what is evaluated while it trains
+    (`valid`, and any other name: `valid_hard` gives the metric `valid_hard/accuracy`) and for `test`, `test_...`;
     middleware: outermost first; observers: besides the built-in ones; steps or epochs: how long (default one epoch);
     mesh: the devices, such as {replicate: 2, shard: 4} or {servers: 2, workers: 4} (None: data parallel over the ranks
     that were started); micro_shards: numbered parts of each global batch, which ranks take (None: one a data rank);
     strict: the weights are bitwise the same on any number of ranks; seed: of every random stream; device: `auto`, `cpu`,
     `cuda`, `cuda:1`, ...; log_every: steps between two records of metrics; evaluate_every: steps between two evaluations
-    of `valid` (None: at the end of each epoch);
+    of the validation sets (None: at the end of each epoch);
     wing: the framework; imports: recipe files whose mappings the names come from.
 
     Specs of equal parts are equal; a live object is equal to itself only.
@@ -147,6 +148,11 @@ class Spec:
         for name, kind in LISTS.items():
             for i, part in enumerate(getattr(self, name)):
                 yield f"{name}.{part.name if isinstance(part, Part) else i}", kind, part
+
+    @property
+    def validation_sets(self) -> tuple[str, ...]:
+        """The data sets that are evaluated while a run trains: all but `train` and those whose name begins with `test`."""
+        return tuple(name for name in self.data if name != "train" and not name.startswith("test"))
 
     def load_imports(self, kept: Kept | None = None) -> None:
         """Import the recipe files, which registers what they declare. kept: what is to be read in the place of files."""

@@ -9,7 +9,6 @@ from typing import Any
 from ..core.spec import Spec
 from .fingerprint import is_path
 
-READERS = ("train", "valid")
 FREE = ("workers", "prefetch")
 _ABSENT = object()
 
@@ -18,7 +17,7 @@ def identity_of(spec: Spec) -> dict[str, Any]:
     """What decides the trajectory of a run, as JSON data: of the readers those it trains and evaluates with, and of them
     not how many processes read."""
     found: dict[str, Any] = json.loads(json.dumps(spec.identity(), default=str))
-    readers = {name: found["data"][name] for name in READERS if name in found["data"]}
+    readers = {name: found["data"][name] for name in ("train", *spec.validation_sets) if name in found["data"]}
     found["data"] = {name: {k: v for k, v in reader.items() if k not in FREE} for name, reader in readers.items()}
     return found
 

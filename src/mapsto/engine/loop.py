@@ -61,11 +61,11 @@ class Loop:
         plan = self.spec.checkpoint
         self.train = self.readers["train"]
         self.per_epoch: int = self.train.batches_per_epoch
-        evaluates = "valid" in self.readers
+        self.sets = self.spec.validation_sets
         self.every = {"log": self.spec.log_every, "epoch": self.per_epoch, "checkpoint": plan.every or self.per_epoch}
-        if evaluates:
+        if self.sets:
             self.every["evaluate"] = self.spec.evaluate_every or self.per_epoch
-        self.best = Best(plan.best if evaluates else 0, plan.metric, plan.mode)
+        self.best = Best(plan.best if self.sets else 0, plan.metric, plan.mode)
         self.saves = Saves(self.checkpoints, self.folder, plan, self._attend)
         self.due = 0
         self._window: list[Mapping[str, Any]] = []
@@ -225,8 +225,11 @@ class Loop:
     def _evaluate(self, *, scheduled: bool) -> None:
         began = clock()
         with untouched(self.wing):
-            metrics = evaluate(self.program, self.readers["valid"], "data.valid", self.ranks)
-            found = {f"valid/{k}": v for k, v in metrics.items()}
+            found = {
+                f"{name}/{k}": v
+                for name in self.sets
+                for k, v in evaluate(self.program, self.readers[name], f"data.{name}", self.ranks).items()
+            }
         if scheduled:  # the evaluation at the end of a run is no step of a schedule: a longer run would not have had it
             self.program.observe(found)
         self.best.rank(self.step, found)
@@ -392,8 +395,13 @@ def _distinct(ranks: Ranks, seen: int, takes: Mapping[str, Any]) -> list[int]:
     return list(dict(ranks.gather((takes["shard"], seen))).values())
 
 
-def evaluate(program: Program, reader: Any, path: str, ranks: Ranks | None = None) -> dict[str, float]:
-    """The program's metrics over each record of a reader once. Raises DataError naming `path`."""
+def evaluate(
+    program: Program, reader: Any, path: str, ranks: Ranks | None = None, *, batches: int | None = None
+) -> dict[str, float]:
+    """The program's metrics over each record of a reader once, or of its first `batches`. Raises DataError naming `path`."""
     takes = getattr(program, "evaluates", program.takes)  # of a program whose steps read nothing here
-    with counted(whole(reader), path, takes, ranks) as batches:
-        return program.evaluate(batches)
+    if batches is not None:
+        with whole(reader).stream(0, min(batches, reader.batches_per_epoch), **takes) as stream:
+            return program.evaluate(batch for _, batch in stream)
+    with counted(whole(reader), path, takes, ranks) as every:
+        return program.evaluate(every)

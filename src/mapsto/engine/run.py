@@ -19,12 +19,13 @@ from ..core.recipes import loaded_recipes
 from ..core.spec import Spec
 from ..data.class_folders import share_classes
 from ..data.source import notes_of
+from .awaited import require_awaited
 from .checkpoint import Checkpoint, Checkpoints
 from .dispatch import Dispatch, build_observers
 from .environment import changed_recipes, describe, recipe_hashes, versions
 from .fingerprint import digest_of, fingerprint
 from .folder import Onlooker, RunFolder, default_folder
-from .identity import READERS, identity_of, moved
+from .identity import identity_of, moved
 from .loop import Loop, counted, evaluate, whole
 from .manifest import MANIFEST, read_manifest
 from .ranks import Alone, Ranks, agree, lead
@@ -252,6 +253,7 @@ class Run:
             stack.callback(getattr(loop.program, "close", _nothing))  # processes that it started
             found = self._load(path) if path is not None else None
             told = lead(self.ranks, lambda: self._compared(loop, found)) if found is not None else ([], False)
+            require_awaited(loop)
             stack.enter_context(loop.watch)
             stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
             self._moved, self._at = True, None
@@ -269,8 +271,7 @@ class Run:
             return result
 
     def _loop(self) -> Loop:
-        names = [n for n in ("train", "valid") if n == "train" or n in self.spec.data]
-        readers = {name: self.reader(name) for name in names}
+        readers = {name: self.reader(name) for name in ("train", *self.spec.validation_sets)}
         if self.ranks.world > 1:
             agree(self.ranks, self._told())
         data = lead(self.ranks, lambda: {name: self._fingerprint(name) for name in readers})
@@ -370,7 +371,7 @@ class Run:
             detail["best"] = str(result.best)
         if result.detached:
             detail["detached"] = dict(result.detached)
-        shown = next((n for n in ("test", "valid") if n in self.spec.data), None)
+        shown = self.measured
         if result.reason != "interrupted" and shown is not None:
             detail["panels"] = self._panels(shown)
         return detail
@@ -399,12 +400,22 @@ class Run:
             detail = {"reason": reason, "why": text, "traceback": where, "last": str(newest) if newest else None}
             loop.emit("end", detail=detail, failed=True)
 
+    @property
+    def measured(self) -> str | None:
+        """The data set that tells most of what was trained: `test`, else `valid`, else another validation set, if any."""
+        return next((n for n in ("test", "valid", *self.spec.validation_sets) if n in self.spec.data), None)
+
     # -- using what was trained --------------------------------------------------------------------------------------
-    def evaluate(self, data: str | Any = "test", *, checkpoint: str | int | Path | None = None) -> dict[str, float]:
+    def evaluate(self, data: str | Any = None, *, checkpoint: str | int | Path | None = None) -> dict[str, float]:
         """The metrics over a reader (by its name in the spec, or another one), each record once; also written down.
 
-        checkpoint: `best`, `last`, a step or a path; None: the weights as fit left them, else the last of the folder.
+        data: None: `test`, or where the spec has none the validation set, which a warning says. checkpoint:
+        `best`, `last`, a step or a path; None: the weights as fit left them, else the last of the folder.
         """
+        if data is None:
+            data = self.measured or "test"
+            if data != "test":
+                log.warning("the spec has no data.test: data.%s is evaluated", data)
         path = f"data.{data}" if isinstance(data, str) else "the reader"
         reader = self._checked_reader(data, checkpoint) if isinstance(data, str) else data
         with self._weights_of(checkpoint), untouched(self.wing):
@@ -417,7 +428,7 @@ class Run:
     def _checked_reader(self, name: str, checkpoint: str | int | Path | None) -> Any:
         """The reader of that name. Raises DataError where its data were said to lie elsewhere and are others."""
         reader = self.reader(name)
-        if name in READERS and any(path.startswith(f"data.{name}.") for path in self._elsewhere):
+        if name in ("train", *self.spec.validation_sets) and any(path.startswith(f"data.{name}.") for path in self._elsewhere):
             manifest = read_manifest(self.checkpoints.find(checkpoint or self._from or "last"))
             here = {name: self._fingerprint(name)}
             for note in compared_data(manifest, here, self._readers, versions(self.wing), self._accepted.data):

@@ -74,6 +74,11 @@ class Program(Protocol):
         """Hand evaluation metrics to a schedule that waits for them (reduce on plateau)."""
         ...
 
+    @property
+    def awaits(self) -> Sequence[str]:
+        """The evaluation metrics without which it could not go on as meant, such as the one a plateau waits for."""
+        ...
+
     def weights(self) -> dict[str, Any]:
         """Copies of the canonical weights as NumPy arrays (or CPU tensors where NumPy has no such dtype)."""
         ...

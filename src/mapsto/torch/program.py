@@ -124,11 +124,17 @@ class Program:
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Hand evaluation metrics to a schedule that waits for one (`ReduceLROnPlateau`)."""
         schedule = self.state.schedule
-        if schedule is not None and awaits_metric(schedule):
-            name = getattr(schedule, "mapsto_metric", "valid/loss")
+        for name in self.awaits:
             if name not in metrics:
                 raise SpecError(f"schedule: {type(schedule).__name__} waits for {name!r}; {nearest(name, metrics)}")
             schedule.step(metrics[name])
+
+    @property
+    def awaits(self) -> tuple[str, ...]:
+        """The evaluation metric that the schedule is stepped by, where it is (`ReduceLROnPlateau`); else nothing."""
+        schedule = self.state.schedule
+        waits = schedule is not None and awaits_metric(schedule)
+        return (getattr(schedule, "mapsto_metric", "valid/loss"),) if waits else ()
 
     # -- evaluating --------------------------------------------------------------------------------------------------
     @contextmanager

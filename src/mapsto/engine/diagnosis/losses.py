@@ -99,7 +99,7 @@ def overfitting(evidence: Evidence) -> list[Finding]:
     """An evaluation that becomes worse while the training loss goes on falling."""
     metric, mode = evidence.record.tracked
     points = evidence.points(metric)
-    if len(points) < thresholds.EVALUATIONS or not metric.startswith("valid/"):
+    if len(points) < thresholds.EVALUATIONS or metric.startswith(("train/", "test")):
         return []
     sign = 1.0 if mode == "min" else -1.0
     values = [sign * value for _, value in points]

@@ -41,6 +41,11 @@ class EarlyStopping:
         self.best_step = 0
         self.waited = 0
 
+    @property
+    def awaits(self) -> str:
+        """The metric without which it would do nothing: a run that never gives it is refused before its first step."""
+        return self.metric
+
     def __call__(self, event: Event) -> None:
         if event.name != "evaluate":
             return

@@ -96,8 +96,8 @@ def tiles(record: RunRecord) -> list[dict[str, str]]:
 def final_names(record: RunRecord) -> list[str]:
     """The metrics whose last value is told on top: of the most final evaluation that there is, then the training loss."""
     names = [n for n in record.series if not n.startswith(APART)]
-    sets = [n.partition("/")[0] for n in names if "/" in n]
-    shown = [s for s in dict.fromkeys(sets) if s not in ("train", "valid")] or [s for s in ("valid",) if s in sets]
+    sets = [s for s in dict.fromkeys(n.partition("/")[0] for n in names if "/" in n) if s != "train"]
+    shown = [s for s in sets if s.startswith("test")] or sets
     chosen = [n for s in shown for n in names if n.startswith(f"{s}/")][:8]
     return [*chosen, *(n for n in ("train/loss",) if n in names)]
 
@@ -228,10 +228,9 @@ def commands(record: RunRecord) -> list[tuple[str, str]]:
     folder = f"'{folder}'" if " " in folder else folder
     more = "" if record.status not in ("finished", "stopped") else " steps=..." if record.spec.get("steps") else " epochs=..."
     detail = (record.last_end or {}).get("detail", {})
-    data = "" if "test" in (record.spec.get("data") or {}) else " --data valid"
     return [
         ("go on", str(detail.get("go_on") or f"mapsto train --resume {folder}{more}")),
-        ("evaluate", f"mapsto evaluate {folder}{data} --checkpoint best"),
+        ("evaluate", f"mapsto evaluate {folder} --checkpoint best"),
         ("this page", f"mapsto report {folder}"),
     ]
 

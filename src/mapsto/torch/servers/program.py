@@ -99,6 +99,11 @@ class ServedProgram:
         found = self.driver.rates if self.driver is not None else {}
         return dict(found) or self.plain.rates()
 
+    @property
+    def awaits(self) -> tuple[str, ...]:
+        """The evaluation metric that the schedule is stepped by, where it is; else nothing."""
+        return self.plain.awaits
+
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Hand evaluation metrics to a schedule that waits for one."""
         if self.driver is None:
