@@ -169,6 +169,27 @@ class StartsAfresh(CountsSteps):
         pass
 
 
+class KeepsEvents:
+    """Every event that it saw, those of each session: a run that was interrupted has more of them than one that was not."""
+
+    def __init__(self):
+        self.posts = []
+
+    def __call__(self, event):
+        self.posts.append({"event": event.name, "step": event.step, **event.metrics})
+
+    def state_dict(self):
+        return {"posts": self.posts}
+
+    def load_state_dict(self, data):
+        self.posts = data["posts"]
+
+
+class KeepsLatestEvents(KeepsEvents):
+    def load_state_dict(self, data):
+        self.posts = data["posts"][-1:]
+
+
 GIVEN = Example(more={"with_program": lambda program: {"program": program}})
 
 MUTANTS = [
@@ -239,7 +260,7 @@ MUTANTS = [
         law="observer.lifecycle",
         name="it can be closed once",
         bug=ClosesOnce,
-        twin=CountsSteps,
+        twin=KeepsEvents,
         models="writers that are closed twice",
     ),
     Mutant(
@@ -255,5 +276,12 @@ MUTANTS = [
         bug=StartsAfresh,
         twin=CountsSteps,
         models="pytorch-lightning#17543",
+    ),
+    Mutant(
+        law="observer.lifecycle",
+        name="events that it kept are lost at a resume",
+        bug=KeepsLatestEvents,
+        twin=KeepsEvents,
+        models="a history that is cut at a resume",
     ),
 ]

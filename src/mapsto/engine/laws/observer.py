@@ -46,16 +46,26 @@ def observer_of(trial: Trial, program: Any) -> Any:
 
 
 class Watched:
-    """An observer, and what its calls changed: the first event and where."""
+    """An observer, and what its calls changed: the first event and where.
 
-    def __init__(self, observer: Any, program: Any, *, failing: str = "nothing", extra: int = 0) -> None:
+    until: a step at whose checkpoint it goes deaf, so that it stays as that checkpoint has saved it; beside: another observer
+    that is told the same events.
+    """
+
+    def __init__(
+        self, observer: Any, program: Any, *, failing: str = "nothing", extra: int = 0, until: int = 0, beside: Any = None
+    ) -> None:
         self.observer, self.program, self.failing, self.extra = observer, program, failing, extra
+        self.until, self.beside, self.step, self.deaf = until, beside, 0, False
         self.changed: list[tuple[Event, str]] = []
         self.raised: list[tuple[Event, Exception]] = []
         self.memory: list[tuple[int, int]] = []
         self.calls = 0
 
     def __call__(self, event: Event) -> None:
+        self.step = event.step
+        if self.deaf:
+            return
         self.calls += 1
         before, torch = self._look(), sys.modules.get("torch")
         gradients = torch is None or torch.is_grad_enabled()
@@ -65,6 +75,8 @@ class Watched:
         hook = self._break_model() if self.failing == "the model" else None
         try:
             self.observer(offered)
+            if self.beside is not None:
+                self.beside(offered)
         except Exception as error:  # noqa: BLE001  # what it raises is looked at by the law
             self.raised.append((event, error))
         finally:
@@ -79,7 +91,9 @@ class Watched:
 
     def __getattr__(self, name: str) -> Any:
         if name in ("state_dict", "load_state_dict", "close"):
-            return getattr(self.observer, name)
+            found = getattr(self.observer, name)
+            self.deaf = self.deaf or (name == "state_dict" and 0 < self.until <= self.step)
+            return found
         raise AttributeError(name)
 
     def _look(self) -> dict[str, str]:
@@ -288,14 +302,16 @@ def lifecycle(trial: Trial) -> None:
 
 
 def _resumed(trial: Trial, place: Path) -> None:
-    """Its state after an interruption and a resume is that of a run without one."""
+    """Its state after an interruption and a resume is that of one that lived through both, and was told the same events.
+
+    A run without an interruption is no measure: it has one `start` and one `end`, which an observer may well keep.
+    """
     if not hasattr(observer_of(trial, Run(usual(trial.seed), place / "probe").program), "state_dict"):
         return
-    _, _, whole = _observed(trial, place / "whole")
-    _, _, _ = _observed(trial, place / "cut", changes={"steps": 3})
-    _, _, after = _observed(trial, place / "cut", resume=True)
+    _, _, before = _observed(trial, place / "cut", changes={"steps": 3}, until=3)
+    _, _, after = _observed(trial, place / "cut", resume=True, beside=before.observer)
     with trial.component("state_dict"):
-        want, got = (json.dumps(w.observer.state_dict(), sort_keys=True, default=str) for w in (whole, after))
+        want, got = (json.dumps(o.state_dict(), sort_keys=True, default=str) for o in (before.observer, after.observer))
     with trial.case(saved_at=3, steps=STEPS):
         trial.demand(
             _plain(got) == _plain(want),
