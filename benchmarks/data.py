@@ -11,10 +11,12 @@ anew each epoch, as theirs do; the bare gathers get a ready permutation. `--writ
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -252,12 +254,55 @@ def transports(rounds: int) -> list[str]:
     return lines
 
 
+# -- (e) a CSV file ------------------------------------------------------------------------------------------------------------
+MEASURED = """
+import json, resource, sys, time
+import numpy as np
+import mapsto.data.tables as tables
+from mapsto.data import Batches
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, start = peak(), time.process_time()
+source = tables.Csv(sys.argv[1])
+opened = time.process_time()
+with Batches(source, 256, shuffle=True).stream(0, 3907) as stream:
+    for _ in stream:
+        pass
+print(json.dumps([opened - start, time.process_time() - opened, peak() - before, {n: str(getattr(v, "dtype", "text"))
+      for n, v in source[np.arange(3)].items()}]))
+"""
+
+
+def csv_reading(rounds: int, rows: int = 10**6) -> list[str]:
+    """Opening a CSV file of numbers and text and reading it once, shuffled, each time in a process of its own."""
+    rng, lines = np.random.default_rng(0), []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        words = [f"word{i}" for i in range(1000)]
+        with path.open("w") as file:
+            file.write("id,x,y,text,target\n")
+            for i in range(rows):
+                text = " ".join(words[w] for w in rng.integers(0, 1000, 5))
+                file.write(f'{10**12 + i},{rng.random():.6f},{rng.random():.4f},"{text}",{i % 10}\n')
+        done = [subprocess.run([sys.executable, "-c", MEASURED, path], capture_output=True, text=True) for _ in range(rounds)]
+        found = [json.loads(d.stdout) for d in done]
+        opened, epoch, memory = (statistics.median(f[i] for f in found) for i in range(3))
+        size = path.stat().st_size / 1e6
+    lines += ["| rows | file, MB | opening, CPU s | a shuffled epoch, CPU s | peak memory above the imports, MB | types |"]
+    lines += ["|---|---|---|---|---|---|"]
+    lines += [f"| {rows} | {size:.0f} | {opened:.2f} | {epoch:.2f} | {memory:.0f} | {found[0][3]} |"]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", choices=["csv"], help="measure this alone, and print it")
     parser.add_argument("--write", action="store_true", help="replace the section Data of RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.only:
+        print("\n".join(csv_reading(options.rounds)))
+        return
     report = [
         f"`OMP_NUM_THREADS=1 python benchmarks/data.py --rounds {options.rounds}`; Python {platform.python_version()}, "
         f"torch {torch.__version__}, NumPy {np.__version__}, pyarrow {pa.__version__}, {os.cpu_count()} cores, one thread.",
@@ -282,6 +327,8 @@ def main() -> None:
     report += first_batches(options.rounds)
     report += ["", "Batches that one worker process hands over (wall time; below 128 KiB both use the pipe):", ""]
     report += transports(options.rounds)
+    report += ["", "A CSV file of two columns of whole numbers, two of other numbers and one of text:", ""]
+    report += csv_reading(min(options.rounds, 3))
     print("\n".join(report))
     if options.write:
         write("Data", "\n".join(report))

@@ -101,3 +101,16 @@ def _same(x: Any, y: Any) -> bool:
 
         return isinstance(y, torch.Tensor) and x.dtype == y.dtype and torch.equal(x, y)
     return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+
+
+def compressed(data: bytes, ending: str) -> bytes:
+    """Data as a file of that ending holds them."""
+    import bz2
+    import gzip
+    import lzma
+
+    import pyarrow
+
+    if ending == ".zst":
+        return bytes(pyarrow.compress(data, "zstd", asbytes=True))
+    return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[ending](data)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import equal
+from records import compressed, equal
 
 from mapsto.core.errors import DataError
 from mapsto.data import Items, JsonLines, TextLines
@@ -276,17 +276,6 @@ def test_lines_of_any_encoding_line_end_and_compression(tmp_path: Path, ending: 
     assert pickle.loads(pickle.dumps(source))[np.array([0])]["input"] == ["né"]
     source.close()
     assert source[np.array([0])]["input"] == ["né"]
-
-
-def compressed(data: bytes, ending: str) -> bytes:
-    """Data as a file of that ending holds them."""
-    import bz2
-    import gzip
-    import lzma
-
-    if ending == ".zst":
-        return bytes(pytest.importorskip("pyarrow").compress(data, "zstd", asbytes=True))
-    return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[ending](data)
 
 
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])

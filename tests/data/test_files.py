@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import equal
+from records import compressed, equal
 
-from mapsto.core.errors import DataError
+from mapsto.core.errors import DataError, MissingExtra
 from mapsto.data import (
     Arrow,
     ArrowTable,
@@ -231,8 +233,25 @@ def test_tables_know_lengths() -> None:
 
 def test_tables_that_do_not_fit_are_told() -> None:
     arrow = pytest.importorskip("pyarrow")
-    with pytest.raises(DataError, match="column 'n' lacks 1 of its 2 values: fill them in or drop those rows"):
-        ArrowTable(arrow.table({"n": [1, None]}))
+    holes = arrow.table({"n": [1, None], "f": [True, None], "x": [0.5, None]})
+    with pytest.raises(DataError, match="table: row 1: table: column 'n' lacks 1 of its 2 values: say what stands for them"):
+        ArrowTable(holes, fields=["n"])
+    batch = everything(ArrowTable(holes))  # nobody asked for them by name
+    assert batch["n"] == [1, None]
+    assert batch["f"] == [True, None]
+    assert np.array_equal(batch["x"], [0.5, np.nan], equal_nan=True)
+    assert everything(ArrowTable(holes, missing={"n": -1, "f": False}))["n"].tolist() == [1, -1]
+    assert np.array_equal(everything(ArrowTable(holes, types={"n": "float64"}))["n"], [1, np.nan], equal_nan=True)
+    for said, message in (
+        ({"types": {"m": "int8"}}, "types: there is no field 'm'; allowed: f, n, x"),
+        ({"types": {"n": "int8"}}, "row 1: table: column 'n' lacks 1"),
+        ({"types": {"x": "int8"}, "missing": {"x": 0}}, "column 'x' is float64 and holds numbers that are not int8|double and"),
+        ({"missing": {"n": "a"}}, "column 'n' is int64, which cannot hold 'a' in the place of missing values"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ArrowTable(holes, **said)
+    with pytest.raises(DataError, match="two columns are named 'n'"):
+        ArrowTable(arrow.table([[1], [2]], names=["n", "n"]))
     with pytest.raises(DataError, match=r"there is no column 'txt'; .*did you mean 'text'"):
         ArrowTable(table(), fields={"input": "txt"})
     with pytest.raises(DataError, match="there are no rows"):
@@ -267,35 +286,142 @@ def test_files_of_tables(tmp_path: Path, kind: str) -> None:
         source(tmp_path / "broken")
 
 
+@pytest.mark.parametrize("source", [Parquet, Arrow])
+def test_files_of_mixed_types_are_joined_where_no_value_changes(tmp_path: Path, source: Any) -> None:
+    arrow = pytest.importorskip("pyarrow")
+
+    def files(*columns: Any) -> list[Path]:
+        import pyarrow.feather
+        import pyarrow.parquet
+
+        paths = [tmp_path / f"{i}.table" for i in range(len(columns))]
+        for path, column in zip(paths, columns, strict=True):
+            rows = arrow.table(column if isinstance(column, dict) else {"x": column})
+            pyarrow.parquet.write_table(rows, path) if source is Parquet else pyarrow.feather.write_feather(rows, path)
+        return paths
+
+    for one, other, dtype in (("int8", "int32", "int32"), ("float32", "float64", "float64"), ("int16", "null", "int16")):
+        columns = arrow.array([1, 2], one), arrow.array([None] if other == "null" else [3], other)
+        found = everything(source(files(*columns), missing={"x": 3}))["x"]
+        assert found.tolist() == [1, 2, 3]
+        assert found.dtype == dtype
+    assert everything(source(files(arrow.array(["a"]), arrow.array(["b"]).dictionary_encode())))["x"] == ["a", "b"]
+    for one, other in (("int64", "float64"), ("int64", "string"), ("bool", "int8"), ("uint64", "int64")):
+        columns = arrow.array([None], one), arrow.array([None], other)
+        with pytest.raises(
+            DataError, match=r"column 'x' is \w+ in .*1\.table and \w+ in .*0\.table: write the files in one type"
+        ):
+            source(files(*columns))
+    with pytest.raises(DataError, match=r"1\.table has no column 'y', which .*0\.table has"):
+        source(files({"x": [1], "y": [2]}, {"x": [1]}))
+
+
 def test_csv(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", 'id,size,text,gap\n1,0.5,"a, b",1\n2,2,c,\n\n')
+    path = write(tmp_path / "a.csv", 'id,size,text,gap,whole\n1,0.5,"a, b",1,7\n\n2,2,c,,\n\n')
     batch = everything(Csv(path))
     assert batch["id"].dtype == np.int64
     assert batch["size"].dtype == np.float32
     assert batch["size"].tolist() == [0.5, 2.0]
     assert batch["text"] == ["a, b", "c"]
-    assert np.isnan(batch["gap"][1])
+    assert batch["gap"] == [1, None]
+    with pytest.raises(DataError, match=r"a\.csv:4: csv: column 'gap' lacks 1 of its 2 values: say what stands for them"):
+        Csv(path, ["gap"])
+    said = Csv(path, types={"gap": "float64", "id": "int8", "size": "text"}, missing={"whole": 0})
+    batch = everything(said)
+    assert np.array_equal(batch["gap"], [1, np.nan], equal_nan=True)
+    assert batch["id"].dtype == np.int8
+    assert batch["size"] == ["0.5", "2"]
+    assert batch["whole"].tolist() == [7, 0]
+    assert equal(everything(pickle.loads(pickle.dumps(Csv(path, ["id", "text"])))), everything(Csv(path, ["id", "text"])))
     assert everything(Csv(path, {"input": "text"})) == {"input": ["a, b", "c"]}
     tabbed = write(tmp_path / "a.tsv", "x\ty\n1\t2\n")
-    assert everything(Csv(tabbed, ["y"], delimiter="\t"))["y"].tolist() == [2]
-    assert everything(Csv(write(tmp_path / "b.csv", "x\n99999999999999999999\n")))["x"].dtype == np.float32
+    assert everything(Csv(tabbed, ["y"]))["y"].tolist() == [2]
+    assert everything(Csv([path, path], ["id"]))["id"].tolist() == [1, 2, 1, 2]
+    assert everything(Csv(write(tmp_path / "b.csv", "x;y\n1;2\n"), delimiter=";"))["y"].tolist() == [2]
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("cells", "found"),
     [
-        ("a,b\n1,2\n1,2,3\n", r"a\.csv:3: the row has 3 cells, and the header 2"),
-        ("a,b\n", r"a\.csv has no rows$"),
-        ("", r"a\.csv has no rows and no header"),
-        ("a,target\n1,2\n", "has no column 'targets'; allowed: a, target; did you mean 'target'"),
-        (b"a,targets\n1,\xff\n", "is not utf-8 text"),
-        ('a,targets\n1,"' + "x" * 200_000 + '"\n', r"a\.csv:2: field larger than field limit"),
+        (["1", "-20", " 7 "], [1, -20, 7]),
+        (["9223372036854775807", "-9223372036854775808"], [2**63 - 1, -(2**63)]),
+        (["1", "2.5", "1e5", ".5", "-7."], np.float32([1, 2.5, 1e5, 0.5, -7])),
+        (["nan", "Infinity", "-inf", "1.5"], np.float32([np.nan, np.inf, -np.inf, 1.5])),
+        (["0.5", "", " "], np.float32([0.5, np.nan, np.nan])),
+        (["0.5", "16777217"], np.float64([0.5, 2**24 + 1])),
+        (["0.5", "1e300"], np.float64([0.5, 1e300])),
+        (["nan", "inf"], ["nan", "inf"]),
+        (["1_0", "10"], ["1_0", "10"]),
+        (["00501", "10"], ["00501", "10"]),
+        (["+1", "10"], ["+1", "10"]),
+        (["0x10", "10"], ["0x10", "10"]),
+        (["True", "False"], ["True", "False"]),
+        (["2024-02-29", "2024-03-01"], ["2024-02-29", "2024-03-01"]),
+        (["1", "a"], ["1", "a"]),
+        (["a" * 300_000, "é\0"], ["a" * 300_000, "é\0"]),
+        (["two\nlines", 'a "quote"'], ["two\nlines", 'a "quote"']),
+        (["", ""], ["", ""]),
     ],
 )
-def test_bad_csv_is_told(tmp_path: Path, content: str | bytes, message: str) -> None:
-    path = write(tmp_path / "a.csv", content)
+def test_csv_cells_are_numbers_only_where_they_look_as_numbers_are_written(tmp_path: Path, cells: Any, found: Any) -> None:
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["x"], *([c] for c in cells)])
+    got = everything(Csv(tmp_path / "a.csv"))["x"]
+    if isinstance(found[0], str):
+        assert got == found
+    else:
+        want = np.asarray(found)
+        assert got.dtype == want.dtype
+        assert np.array_equal(got, want, equal_nan=want.dtype.kind == "f")
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz", ".zst"])
+def test_csv_of_any_compression_encoding_and_line_end(tmp_path: Path, ending: str) -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "latin-1"):
+        for end in ("\n", "\r\n", "\r"):
+            path = write(tmp_path / f"a.tsv{ending}", compressed(f"é\ty{end}ü\t2{end}".encode(encoding), ending))
+            batch = everything(Csv(path, encoding=encoding))
+            assert batch["é"] == ["ü"]
+            assert batch["y"].tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "message"),
+    [
+        ("a,b\n1,2\n\n1,2,3\n", {}, r"a\.csv:4: the row has 3 cells, and the header 2"),
+        ('a,b\n"x\ny",2\n\n1\n', {}, r"a\.csv:5: the row has 1 cells, and the header 2"),
+        ('a,b\n1,2\n1,"2\n3,4\n5,6\n', {}, r"a\.csv:3: a quoted cell begins in this row and never ends"),
+        ("a,b\n", {}, r"a\.csv has no rows$"),
+        ("a,b", {}, r"a\.csv has no rows$"),
+        ("", {}, r"a\.csv has no rows and no header"),
+        ("\n\n", {}, r"a\.csv has no rows and no header"),
+        ("a,target\n1,2\n", {"fields": ["targets"]}, "has no column 'targets'; allowed: a, target; did you mean 'target'"),
+        ("a,b,a\n1,2,3\n", {}, "a.csv: two columns are named 'a'"),
+        (b"a,b\n1,\xff\n", {}, r"a\.csv:2: byte 0xff is not utf-8 text; say its encoding"),
+        (
+            "a\n1\n99999999999999999999\n",
+            {},
+            r"a\.csv:3: column 'a' holds a whole number beyond int64; say its type, types: .a: text.",
+        ),
+        ("a\n0.5\n9007199254740993\n", {}, r"a\.csv:3: column 'a' holds a whole number beyond 2\^53 among fractions"),
+        ("a\n1\nx\n", {"types": {"a": "int64"}}, r"a\.csv:3: column 'a' holds 'x', which is not int64"),
+        ("a\n1\n300\n", {"types": {"a": "int8"}}, r"a\.csv:3: column 'a' holds '300', which is not int8"),
+        ("a\n1\n", {"types": {"b": "int8"}}, "types: there is no field 'b'; allowed: a"),
+        ("a\n1\n", {"delimiter": ",,"}, "delimiter ',,' is no single character"),
+        ("a\n1\n", {"encoding": "utf8000"}, "'utf8000' is no encoding of text"),
+    ],
+)
+def test_bad_csv_is_told(tmp_path: Path, content: str | bytes, said: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        Csv(path, ["targets"] if content else None)
+        Csv(write(tmp_path / "a.csv", content), **said)
+
+
+def test_csv_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(
+        MissingExtra, match=r"the source `csv` needs 'pyarrow', which is not installed: pip install 'mapsto\[arrow\]'"
+    ):
+        Csv(write(tmp_path / "a.csv", "a\n1\n"))
 
 
 # -- blocks of tokens ------------------------------------------------------------------------------------------------------

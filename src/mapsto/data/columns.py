@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..core.errors import DataError, require
+from .fields import LIST
 from .source import Indices, lengths_of
 
 
@@ -72,8 +74,12 @@ def _spans(offsets: np.ndarray[Any, Any], indices: Indices) -> Indices:
     return found
 
 
-def column_of(chunked: Any, what: str) -> Column:
-    """The column of a pyarrow ChunkedArray. Raises DataError where a number is missing and cannot be NaN."""
+def column_of(chunked: Any, what: str, said: Any = None, place: Callable[[int], str] | None = None) -> Column:
+    """The column of a pyarrow (Chunked)Array; said: the NumPy type that it is wanted in.
+
+    place: where a row stands, of a column that is asked for by name; raises DataError where such a one lacks a number that
+    cannot be NaN (any other is a list with None then), or holds what the type that was said does not.
+    """
     arrow = require("pyarrow", "arrow", "a table")
     kinds = arrow.types
     if kinds.is_dictionary(chunked.type):
@@ -83,26 +89,99 @@ def column_of(chunked: Any, what: str) -> Column:
         chunked = chunked.cast(arrow.large_string() if kinds.is_string(kind) else arrow.large_binary())
     elif kinds.is_list(kind):
         chunked = chunked.cast(arrow.large_list(kind.value_type))
-    values = chunked.combine_chunks()
+    values = chunked.combine_chunks() if isinstance(chunked, arrow.ChunkedArray) else chunked
     kind = values.type
-    if kinds.is_large_string(kind) or kinds.is_large_binary(kind):
-        return Objects(values, _offsets(values))
+    if kinds.is_large_string(kind) or kinds.is_large_binary(kind) or said == LIST:
+        if isinstance(said, np.dtype):
+            raise DataError(f"{what} holds {kind}, and types says {said}")
+        return Objects(values, _offsets(values) if kinds.is_large_string(kind) or kinds.is_large_binary(kind) else None)
     if kinds.is_large_list(kind) and _numeric(kinds, kind.value_type) and values.values.null_count == 0:
-        return Pieces(_offsets(values), _array(values.values, what), _valid(values))
+        return Pieces(_offsets(values), _in_type(_array(values.values), said, what), _valid(values))
     if kinds.is_fixed_size_list(kind) and _numeric(kinds, kind.value_type) and values.null_count == 0:
-        return Numbers(_array(values.flatten(), what).reshape(len(values), kind.list_size))
-    if _numeric(kinds, kind) or kinds.is_temporal(kind):
-        return Numbers(_array(values, what))
+        return Numbers(_in_type(_array(values.flatten()), said, what).reshape(len(values), kind.list_size))
+    if _numeric(kinds, kind) or (kinds.is_temporal(kind) and not kinds.is_time(kind)):
+        wanted = said if said is not None else np.dtype(np.float32 if kinds.is_floating(kind) else np.int64)
+        if values.null_count and wanted.kind in "iub" and not kinds.is_temporal(kind):
+            if place is None:
+                return Objects(values)
+            first = int(np.flatnonzero(~np.asarray(values.is_valid()))[0])
+            raise DataError(f"{place(first)}: {what} lacks {values.null_count} of its {len(values)} values: {_remedy()}")
+        return Numbers(_in_type(_array(values), said, what))
     return Objects(values)
+
+
+def _remedy() -> str:
+    return "say what stands for them, missing: {field: 0}, or types: {field: float64} to have NaN"
+
+
+def filled(values: Any, value: Any, what: str) -> Any:
+    """The column with `value` in the place of what is missing. Raises DataError where its type cannot hold that."""
+    arrow = require("pyarrow", "arrow", "a table")
+    try:
+        return values.fill_null(arrow.scalar(value, values.type))
+    except (arrow.ArrowException, TypeError, OverflowError, ValueError):
+        raise DataError(f"{what} is {values.type}, which cannot hold {value!r} in the place of missing values") from None
+
+
+def _in_type(array: np.ndarray[Any, Any], said: Any, what: str) -> np.ndarray[Any, Any]:
+    """Numbers in the type that was said. Raises DataError where whole numbers would change."""
+    if said is None or array.dtype == said:
+        return array
+    with np.errstate(all="ignore"):
+        cast = array.astype(said)
+        kept = said.kind not in "iub" or np.array_equal(cast.astype(array.dtype), array)
+    if not kept:
+        raise DataError(f"{what} is {array.dtype} and holds numbers that are not {said}")
+    return cast
+
+
+def joined(tables: Sequence[Any], paths: Sequence[Any], who: str) -> Any:
+    """Tables of several files, one after another, in types that hold the values of all.
+
+    Raises DataError naming the file whose columns are others, or whose types no type holds together with the first one's.
+    """
+    arrow = require("pyarrow", "arrow", "a table")
+    tables, kinds = [_decoded(table) for table in tables], arrow.types
+    first = tables[0].schema
+    for table, path in zip(tables[1:], paths[1:], strict=True):
+        if odd := set(first.names) ^ set(table.schema.names):
+            name = min(odd)
+            lacks, has = (path, paths[0]) if name in first.names else (paths[0], path)
+            raise DataError(f"{who}: {lacks} has no column {name!r}, which {has} has: name the fields to keep")
+        for name in first.names:
+            one, other = first.field(name).type, table.schema.field(name).type
+            if kinds.is_null(one) or kinds.is_null(other):
+                continue
+            if (_numeric(kinds, one) or _numeric(kinds, other)) and _family(kinds, one) != _family(kinds, other):
+                raise DataError(
+                    f"{who}: column {name!r} is {other} in {path} and {one} in {paths[0]}: write the files in one type"
+                )
+    try:
+        return arrow.concat_tables([t.select(first.names) for t in tables], promote_options="permissive")
+    except (arrow.ArrowException, TypeError) as error:
+        raise DataError(f"{who}: {', '.join(map(str, paths))} hold columns of types that do not join: {error}") from error
+
+
+def _decoded(table: Any) -> Any:
+    """The table with the values of dictionaries in the place of their numbers, since each file has a dictionary of its own."""
+    for i, column in enumerate(table.columns):
+        if hasattr(column.type, "value_type") and hasattr(column.type, "index_type"):
+            table = table.set_column(i, table.field(i).name, column.cast(column.type.value_type))
+    return table
+
+
+def _family(kinds: Any, kind: Any) -> str:
+    """What a type's numbers may be widened within without a change."""
+    tests = {"truth": kinds.is_boolean, "whole": kinds.is_signed_integer, "natural": kinds.is_unsigned_integer}
+    tests |= {"real": kinds.is_floating}
+    return next((name for name, test in tests.items() if test(kind)), str(kind))
 
 
 def _numeric(kinds: Any, kind: Any) -> bool:
     return bool(kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind))
 
 
-def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
-    if values.null_count and not str(values.type).startswith(("float", "double", "halffloat")):
-        raise DataError(f"{what} lacks {values.null_count} of its {len(values)} values: fill them in or drop those rows")
+def _array(values: Any) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = values.to_numpy(zero_copy_only=False)
     return array
 

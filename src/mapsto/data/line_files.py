@@ -95,6 +95,12 @@ class LineFile:
         self._data = None
 
 
+def utf8_of(encoding: str, who: str) -> str | None:
+    """The encoding that a file is to be decoded from before lines and cells can be found in it; None where it is UTF-8."""
+    name, whole = _codec(encoding, who)
+    return whole or (None if name == "utf-8" else name)
+
+
 def _codec(encoding: str, who: str) -> tuple[str, str | None]:
     """(the encoding of the lines, the one of the whole file where that must be decoded before lines can be found)."""
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
-from .arrays import Arrays
-from .columns import Column, column_of
-from .paths import PathLike, existing_file, existing_files
+from .columns import Column, column_of, filled, joined
+from .compressed import inner_suffix
+from .delimited import Delimited, Unread, said, settled
+from .fields import LIST, Types
+from .paths import PathLike, existing_files
 from .source import Batch, Indices, Source, check_indices
 
 Fields: TypeAlias = Mapping[str, str] | Sequence[str] | None
@@ -22,28 +24,50 @@ Fields: TypeAlias = Mapping[str, str] | Sequence[str] | None
 class ArrowTable(Source):
     """Maps indices to rows of a pyarrow table: numbers as arrays, text as lists of `str`, lists as arrays.
 
-    fields: the columns to keep, or a mapping of field names to columns. A missing number is NaN in a float column and an
-    error in any other; a missing text is None. Raises DataError with the nearest column name.
+    fields: the columns to keep, or a mapping of field names to columns. Types are the table's, or said: types, field -> a
+    NumPy type. A missing number is NaN in a float column; among whole numbers or truth values it is an error where the
+    column is asked for by name, and else the column is a list with None; a missing text is None. missing: field -> the
+    value that stands for it. Raises DataError with the nearest column name.
     """
 
     who = "table"
 
-    def __init__(self, table: Any, fields: Fields = None) -> None:
-        self._fields = fields
+    def __init__(
+        self,
+        table: Any,
+        fields: Fields = None,
+        *,
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._fields, self._types = fields, Types(self.who, types, missing)
         self._fill(table)
 
-    def _fill(self, table: Any) -> None:
+    def _fill(self, table: Any, place: Callable[[int], str] | None = None) -> None:
         names = table.column_names
-        wanted = names if self._fields is None else self._fields
-        pairs = wanted.items() if isinstance(wanted, Mapping) else zip(wanted, wanted, strict=True)
+        pairs = _pairs(self._fields, names)
+        asked = {} if self._fields is None else pairs
+        self._types.check(pairs)
         self.columns: dict[str, Column] = {}
-        for field, name in pairs:
+        for field, name in pairs.items():
             if name not in names:
                 raise DataError(f"{self.who}: there is no column {name!r}; {nearest(name, names)}")
-            self.columns[field] = column_of(table.column(name), f"{self.who}: column {name!r}")
+            if names.count(name) > 1:
+                raise DataError(f"{self.who}: two columns are named {name!r}")
+            where = place or functools.partial("{}: row {}".format, self.who)
+            column, what = self._typed(field, table.column(name), where), f"{self.who}: column {name!r}"
+            if field in self._types.missing and column.null_count:
+                column = filled(column, self._types.missing[field], what)
+            told = self._types.said.get(field)
+            known = field in asked or isinstance(told, np.dtype)
+            self.columns[field] = column_of(column, what, told, where if known else None)
         self._count: int = table.num_rows
         if self._count == 0:
             raise DataError(f"{self.who}: there are no rows: a source needs at least one record")
+
+    def _typed(self, field: str, column: Any, place: Callable[[int], str]) -> Any:  # noqa: ARG002
+        """The column in the type that its file does not tell."""
+        return column
 
     def __len__(self) -> int:
         return self._count
@@ -59,13 +83,26 @@ class ArrowTable(Source):
         return self.columns[field].lengths(indices, field)
 
 
+def _pairs(fields: Fields, names: Sequence[str]) -> dict[str, str]:
+    """Field names -> columns."""
+    wanted = names if fields is None else fields
+    return dict(wanted) if isinstance(wanted, Mapping) else dict(zip(wanted, wanted, strict=True))
+
+
 class _ArrowFile(ArrowTable):
     """A table that is read from files, and read again rather than sent where a worker process needs it."""
 
-    def __init__(self, path: PathLike | Sequence[PathLike], fields: Fields = None) -> None:
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        fields: Fields = None,
+        *,
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
+    ) -> None:
         require("pyarrow", "arrow", f"the source `{self.who}`")
         self.paths = existing_files(path, self.who)
-        self._fields = fields
+        self._fields, self._types = fields, Types(self.who, types, missing)
         self._open()
 
     def _open(self) -> None:
@@ -74,15 +111,15 @@ class _ArrowFile(ArrowTable):
         for path in self.paths:
             try:
                 tables.append(self._read(path))
-            except (arrow.ArrowException, OSError) as error:
+            except (arrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
                 raise DataError(f"{self.who}: {path} cannot be read: {error}") from error
-        self._fill(tables[0] if len(tables) == 1 else arrow.concat_tables(tables, promote_options="default"))
+        self._fill(tables[0] if len(tables) == 1 else joined(tables, self.paths, self.who))
 
     def _read(self, path: Path) -> Any:
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths, "_fields": self._fields}
+        return {name: value for name, value in self.__dict__.items() if name != "columns"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -121,54 +158,69 @@ class Arrow(_ArrowFile):
 
 
 @decorator("source")("csv")
-class Csv(Arrays):
-    """Maps indices to rows of a CSV file with a header, read into memory: whole numbers int64, others float32, text lists.
+class Csv(_ArrowFile):
+    """Maps indices to rows of CSV files with a header, read into memory by pyarrow.
 
-    fields: the columns to keep, or a mapping of field names to columns; an empty cell in a column of numbers is NaN.
-    Raises DataError naming file and line of a row with too few or many cells, or the nearest column name.
+    fields: the columns to keep, or a mapping of field names to columns; delimiter: a tab for files that end in .tsv, else
+    a comma. A column in which every cell is a number becomes int64, or float32 where some are not whole (float64 where
+    float32 could not hold one); any other stays text, `1_0`, `007`, `+1`, `0x10`, `True` and dates among it. An empty cell
+    is missing: NaN among fractions; an error among whole numbers that are asked for by name, and None among those that
+    come with the others. types: field -> `text` or a NumPy type; missing: field -> the value of its empty cells.
+
+    Files may be compressed (.gz, .bz2, .xz, .zst). Raises DataError naming file and line, or the nearest column.
     """
 
-    def __init__(self, path: PathLike, fields: Fields = None, *, delimiter: str = ",", encoding: str = "utf-8") -> None:
-        file = existing_file(path, "csv")
-        header, rows = _read_csv(file, delimiter, encoding)
-        wanted = header if fields is None else fields
-        pairs = wanted.items() if isinstance(wanted, Mapping) else zip(wanted, wanted, strict=True)
-        columns = {}
-        for field, name in pairs:
-            if name not in header:
-                raise DataError(f"csv: {file} has no column {name!r}; {nearest(name, header)}")
-            at = header.index(name)
-            columns[field] = _parsed([row[at] for row in rows])
-        super().__init__(**columns)
+    who = "csv"
 
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        fields: Fields = None,
+        *,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+        types: Mapping[str, Any] | None = None,
+        missing: Mapping[str, Any] | None = None,
+    ) -> None:
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii()):
+            raise DataError(f"csv: delimiter {delimiter!r} is no single character that separates cells")
+        self._delimiter, self._encoding = delimiter, encoding
+        super().__init__(path, fields, types=types, missing=missing)
 
-def _read_csv(file: Path, delimiter: str, encoding: str) -> tuple[list[str], list[list[str]]]:
-    try:
-        with file.open(newline="", encoding=encoding) as opened:
-            reader = csv_module.reader(opened, delimiter=delimiter)
-            header = next(reader, [])
-            rows = []
-            for row in reader:
-                if len(row) != len(header) and row:
-                    raise DataError(f"{file}:{reader.line_num}: the row has {len(row)} cells, and the header {len(header)}")
-                if row:
-                    rows.append(row)
-    except UnicodeDecodeError as error:
-        raise DataError(f"csv: {file} is not {encoding} text ({error.reason} at byte {error.start})") from None
-    except csv_module.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: {error}") from None
-    if not rows:
-        raise DataError(f"csv: {file} has no rows{'' if header else ' and no header'}")
-    return header, rows
+    def _open(self) -> None:
+        arrow = require("pyarrow", "arrow", "the source `csv`")
+        tabs = [inner_suffix(p) in (".tsv", ".tab") for p in self.paths]
+        files = [
+            Delimited(p, self._delimiter or ("\t" if tab else ","), self._encoding)
+            for p, tab in zip(self.paths, tabs, strict=True)
+        ]
+        tables = []
+        for file in files:
+            names = list(dict.fromkeys(_pairs(self._fields, files[0].header).values()))
+            for name in names:
+                if name not in file.header:
+                    raise DataError(f"csv: {file.path} has no column {name!r}; {nearest(name, file.header)}")
+            if self._fields is None and (more := [n for n in file.header if n not in names]):
+                raise DataError(
+                    f"csv: {file.path} has a column {more[0]!r}, which {files[0].path} has not: name the fields to keep"
+                )
+            tables.append(file.table(names))
+            file.release()
+        ends = np.cumsum([t.num_rows for t in tables])
 
+        def place(row: int) -> str:
+            which = int(np.searchsorted(ends, row, side="right"))
+            return f"{files[which].path}:{files[which].line(row - (int(ends[which - 1]) if which else 0))}"
 
-def _parsed(cells: list[str]) -> Any:
-    """A column as numbers where every cell is one, else as text."""
-    try:
-        return np.array([int(c) for c in cells], np.int64)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return np.array([float(c) if c.strip() else np.nan for c in cells], np.float32)
-    except ValueError:
-        return cells
+        self._fill(tables[0] if len(tables) == 1 else arrow.concat_tables(tables), place)
+
+    def _typed(self, field: str, column: Any, place: Callable[[int], str]) -> Any:
+        kind = self._types.said.get(field)
+        column = column.combine_chunks()
+        if kind == LIST:
+            return column
+        try:
+            return settled(column) if kind is None else said(column, kind)
+        except Unread as reason:
+            tell = f"types: {{{field}: text}}"
+            raise DataError(f"{place(reason.row)}: column {field!r} holds {reason.said}; say its type, {tell}") from None
