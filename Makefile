@@ -46,7 +46,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-network: $(VENV)/.test
@@ -66,6 +66,7 @@ meshes: $(VENV)/.test
 bench: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/data.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/images.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/check.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py --ranks 2
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/ranks.py --ranks 4

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 import mapsto
 from mapsto.core.laws import Example, Subject, Trial, find_law, laws_for, verdict
 from mapsto.core.registry import registry
+from mapsto.data import Batches, Loader
 from mapsto.testing import laws_of
 
 OWN = [
@@ -22,6 +23,20 @@ OWN = [
 
 @laws_of(*OWN, thorough=True)
 def test_our_own_keep_them(law):
+    law()
+
+
+def a_loader(source, batch_size=4, shuffle=False, workers=0, limit=None, rank=0, world_size=1, seed=0):
+    """A reader in the place of a DataLoader."""
+    reader = Batches(source, batch_size, shuffle=shuffle, workers=workers, limit=limit, seed=seed)
+    return Loader(reader, rank=rank, world_size=world_size)
+
+
+mapsto.example(a_loader, expect={"reader.shards": "a rank that would get no record of a batch is told, before it is trained"})
+
+
+@laws_of(a_loader, kind="reader", thorough=True)
+def test_a_loader_keeps_the_laws_of_readers(law):
     law()
 
 

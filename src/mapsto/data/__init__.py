@@ -9,6 +9,7 @@ from .folders import ImageFolder, TextFolder
 from .huggingface import HuggingFace
 from .items import Items
 from .lines import JsonLines, TextLines
+from .loader import Loader
 from .mixture import Interleaved, Mixture
 from .order import Sequential, Shuffled
 from .pad import Pad
@@ -35,6 +36,7 @@ __all__ = [
     "Interleaved",
     "Items",
     "JsonLines",
+    "Loader",
     "Mixture",
     "Normalise",
     "OneHot",

@@ -50,7 +50,7 @@ class Concatenated(Source):
         if len(pieces) == 1:
             return dict(pieces[0])
         back = np.argsort(np.concatenate(where), kind="stable")
-        return {name: _join([piece[name] for piece in pieces], back, name) for name in self.names}
+        return {name: _ordered(concatenate([piece[name] for piece in pieces], name), back) for name in self.names}
 
     def lengths(self, field: str, indices: Indices) -> Indices:
         """The lengths of records by one field, from each source as it knows best."""
@@ -73,19 +73,26 @@ class Concatenated(Source):
         return [(indices[here] - self.starts[i], here) for i, here in enumerate(places)]
 
 
-def _join(pieces: list[Any], order: Indices, name: str) -> Any:
-    """Pieces of one field one after another, then put in `order`."""
-    if all(is_tensor(p) for p in pieces):
-        torch = sys.modules["torch"]
-        return torch.cat(pieces)[torch.from_numpy(order)]
+def concatenate(pieces: list[Any], name: str) -> Any:
+    """Pieces of one field one after another. Raises DataError naming the field where their records differ in shape."""
+    if len(pieces) == 1:
+        return pieces[0]
     if all(isinstance(p, list) for p in pieces):
-        joined = [value for piece in pieces for value in piece]
-        return [joined[i] for i in order.tolist()]
+        return [value for piece in pieces for value in piece]
     try:
-        return np.concatenate([np.asarray(p) for p in pieces]).take(order, axis=0)
-    except ValueError:
-        shapes = ", ".join(str(np.shape(p)[1:]) for p in pieces)
-        raise DataError(f"field {name!r} has records of different shapes in the sources that are joined: {shapes}") from None
+        if all(is_tensor(p) for p in pieces):
+            return sys.modules["torch"].cat(pieces)
+        return np.concatenate([np.asarray(p) for p in pieces])
+    except (ValueError, RuntimeError):
+        shapes = ", ".join(str(tuple(np.shape(p)[1:])) for p in pieces)
+        raise DataError(f"field {name!r} has records of different shapes in the pieces that are joined: {shapes}") from None
+
+
+def _ordered(values: Any, order: Indices) -> Any:
+    """The records of a field in `order`."""
+    if isinstance(values, list):
+        return [values[i] for i in order.tolist()]
+    return values[sys.modules["torch"].from_numpy(order)] if is_tensor(values) else values.take(order, axis=0)
 
 
 @decorator("source")("split")

@@ -79,6 +79,11 @@ class Batches:
         self.records = min(whole, self.batches_per_epoch * self.batch_size)
         self._cached: tuple[int, int, Indices] = (-1, 0, np.empty(0, np.int64))
 
+    @property
+    def draws(self) -> bool:
+        """Whether a transform draws random numbers: then a batch depends on the micro-shards it is cut into."""
+        return any(self._draws)
+
     def epoch(self, position: int) -> int:
         """The epoch that a position lies in."""
         return position // self.batches_per_epoch
