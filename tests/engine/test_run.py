@@ -15,7 +15,7 @@ from runs import fit, numpy_spec, saved, trajectory
 import mapsto
 from mapsto.core.errors import CheckpointError, DataError, MapstoError, SpecError
 from mapsto.engine.best import Best
-from mapsto.engine.folder import RunFolder
+from mapsto.engine.folder import LOCK, RunFolder
 from mapsto.engine.run import Run
 
 
@@ -457,6 +457,20 @@ with RunFolder({str(tmp_path / "run")!r}).lock():
         other.kill()
         other.communicate()
     assert Run(numpy_spec(), tmp_path / "run").fit().steps == 13  # the lock died with its process
+
+
+@pytest.mark.parametrize("how", ["link", "second name", "directory"])
+def test_the_lock_file_is_no_way_to_another_file(tmp_path, how):
+    run, other = tmp_path / "run", tmp_path / "other"
+    run.mkdir()
+    other.write_text("kept")
+    if how == "directory":
+        (run / LOCK).mkdir()
+    else:
+        (run / LOCK).symlink_to(other) if how == "link" else (run / LOCK).hardlink_to(other)
+    with pytest.raises(CheckpointError, match="a run cannot be kept in"):
+        Run(numpy_spec(), run).fit()
+    assert other.read_text() == "kept"
 
 
 def test_mapsto_run_is_this_run():

@@ -21,6 +21,7 @@ from mapsto.launch.supervisor import Supervisor
 from mapsto.processes.forks import ForkServer
 
 RENDEZVOUS = ("torch.distributed.elastic.rendezvous.dynamic_rendezvous", "tests.launch.fake_ranks")
+SECRET = b"a secret of these tests"
 SLACK = 25.0
 """Seconds for a busy machine, on top of what is promised."""
 
@@ -31,7 +32,7 @@ class Node:
     def __init__(self, server: ForkServer, folder: Path, deeds: list[str], *, ranks: int = 1, **request: object) -> None:
         self.server, self.told, self.asked = server, Told(folder), []  # type: ignore[var-annotated]
         made = Request(Span(ranks, ranks), **request)  # type: ignore[arg-type]
-        self.meeting = Meeting(server, made, folder, self.told.said.append, lambda: not self.asked)
+        self.meeting = Meeting(server, made, folder, SECRET, self.told.said.append, lambda: not self.asked)
         self.supervisor = Supervisor(
             request=made,
             workers=LocalWorkers(server, "tests.launch.fake_ranks:main"),
@@ -159,7 +160,14 @@ def test_a_port_that_another_program_has(servers, tmp_path, monkeypatch):
 
 def test_a_host_that_is_not_there(servers, tmp_path, meet):
     with pytest.raises(LaunchError, match="there is no host"):
-        Meeting(servers[0], Request(Span(1, 1), Span(2, 2), rendezvous=Address("no.invalid", 1)), tmp_path, print, lambda: True)
+        Meeting(
+            servers[0],
+            Request(Span(1, 1), Span(2, 2), rendezvous=Address("no.invalid", 1)),
+            tmp_path,
+            SECRET,
+            print,
+            lambda: True,
+        )
     node = Node(servers[0], tmp_path, [], nodes=Span(2, 2), node_rank=1, rendezvous=meet, wait=2.0)
     assert f"nothing answers at {meet}" in node.end().error
 

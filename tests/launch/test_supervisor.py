@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from tests.launch.launches import await_, is_alive, launch
 
+from mapsto.core.errors import LaunchError
 from mapsto.launch.supervisor import GRACE, SECOND
 
 SLACK = 5.0
@@ -176,6 +179,72 @@ def test_ranks_die_with_their_server_and_start_again_under_another(tmp_path):
         assert told.code == 0
         assert [s["attempt"] for s in told.seen(0)] == [1, 2]
         assert not is_alive(told.seen(0)[0]["pid"])
+
+
+def test_a_server_that_is_stopped_at_its_start_is_named_and_ended(monkeypatch):
+    from mapsto.processes import forks
+
+    monkeypatch.setattr(forks, "STOPPED", 0.5)
+    with forks.ForkServer((), threads=1) as server:
+        pid = server._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        stands = rf"\(the fork server, process {pid}\) stands still: it has been stopped by a signal \(SIGSTOP\)"
+        for _ in range(2):  # and whoever asks again hears the same
+            with pytest.raises(LaunchError, match=stands):
+                server.fork("time:sleep", [60])
+        assert not is_alive(pid)
+        server.revive()
+        assert server.wait(server.fork("time:sleep", [0])) == 0
+
+
+def test_a_server_that_is_stopped_while_ranks_run_ends_the_launch_and_the_ranks(tmp_path, monkeypatch):
+    from mapsto.processes import forks
+
+    monkeypatch.setattr(forks, "STOPPED", 0.5)
+    folder = tmp_path / "run"
+    with forks.ForkServer((), threads=1) as server:
+
+        def stop(supervisor):
+            await_(lambda: all((folder / f"ready-{rank}").exists() for rank in range(2)))
+            os.kill(server._process.pid, signal.SIGSTOP)
+
+        told = launch(server, folder, "all=wait", meanwhile=stop)
+        assert "stands still: it has been stopped by a signal (SIGSTOP)" in told.error
+        assert not any(is_alive(told.seen(rank)[0]["pid"]) for rank in (0, 1))
+
+
+def test_a_server_that_does_not_answer_is_named_and_ended(monkeypatch):
+    from mapsto.processes import forks
+
+    monkeypatch.setattr(forks, "PING", 0.2)
+    with forks.ForkServer((), threads=1) as server:
+        pid = server.fork("time:sleep", [60])
+        assert server.wait(pid, 1.0) is None  # it answers: the control
+        monkeypatch.setattr(forks, "LIMIT", 0.5)
+        monkeypatch.setattr(forks, "is_stopped", lambda pid: False)  # as where it is frozen, which no letter tells
+        os.kill(server._process.pid, signal.SIGSTOP)
+        with pytest.raises(LaunchError, match="stands still: it has not answered for 0.5 s"):
+            server.wait(pid, 60.0)
+        await_(lambda: not is_alive(pid), 10)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_server_goes_with_its_asker_however_that_ends(stopped):
+    code = """
+import sys, time
+from mapsto.processes.forks import ForkServer
+server = ForkServer((), threads=1)
+print(server._process.pid, flush=True)
+if sys.argv[1] == "False":
+    print(server.fork("time:sleep", [600]), flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(stopped)], stdout=subprocess.PIPE) as asker:
+        assert asker.stdout is not None
+        pids = [int(asker.stdout.readline())]
+        os.kill(pids[0], signal.SIGSTOP) if stopped else pids.append(int(asker.stdout.readline()))
+        asker.kill()
+    await_(lambda: not any(map(is_alive, pids)), 10)
 
 
 def test_closing_leaves_nothing(tmp_path):

@@ -18,6 +18,7 @@ from ..launch.local import Alone, LocalWorkers
 from ..launch.meeting import Meeting
 from ..launch.record import rank_of
 from ..launch.request import Address, MeshSize, Request, Span, check_devices, check_mesh, mesh_size
+from ..launch.secret import secret_of
 from ..launch.supervisor import Supervisor, newest_checkpoint
 from ..launch.team import Membership, Workers
 from ..processes.forks import ForkServer
@@ -39,6 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     ranks.add_argument("--nodes", metavar="N", help="nodes of --ranks each that meet; 1:4 for from 1 to 4, as they come and go")
     ranks.add_argument("--node-rank", metavar="K", type=int, help="this node's place; node 0 has the leader and the rendezvous")
     ranks.add_argument("--rendezvous", metavar="HOST:PORT", help="where the nodes meet")
+    ranks.add_argument(
+        "--secret-file", metavar="FILE", help="a secret that the nodes share; else MAPSTO_SECRET, else RUN/.secret"
+    )
     ranks.add_argument("--ray", metavar="ADDRESS", nargs="?", const="auto", help="let a Ray cluster place the ranks")
     ranks.add_argument(
         "--restarts", metavar="N", type=int, default=3, help="start again at most N times without a new checkpoint between (3)"
@@ -52,7 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def asked(options: argparse.Namespace) -> Request | None:
     """What the options ask for; None where they leave it to the spec. Raises LaunchError."""
     if options.ranks is None and options.nodes is None and options.ray is None:
-        for name in ("node_rank", "rendezvous"):
+        for name in ("node_rank", "rendezvous", "secret_file"):
             if getattr(options, name) is not None:
                 raise LaunchError(f"--{name.replace('_', '-')} goes with --nodes N (and --ranks, a node's)")
         return None
@@ -163,7 +167,9 @@ def launch(options: argparse.Namespace, request: Request) -> int:
 
             membership = workers = Cluster(options.ray, request, about["device"], detail)
         elif request.nodes.high > 1:
-            membership = Meeting(server, request, folder, note, lambda: not asked)
+            shared = folder if options.run or options.resume else None
+            secret = secret_of(options.secret_file, os.environ, shared)
+            membership = Meeting(server, request, folder, secret, note, lambda: not asked)
         supervisor = Supervisor(
             request=request,
             workers=workers,
@@ -201,11 +207,11 @@ def _look(server: ForkServer, options: argparse.Namespace) -> dict[str, Any] | N
     finally:
         os.close(told)
     with open(heard) as file:
+        while (code := server.wait(pid)) is None:
+            pass  # importing a recipe takes as long as it takes
         text = file.read()
-    code = server.wait(pid)
-    if code is None or code < 0:
-        how = "did not end" if code is None else f"was ended by signal {-code}"
-        raise LaunchError(f"the process that looked at the spec {how}")
+    if code < 0:
+        raise LaunchError(f"the process that looked at the spec was ended by signal {-code}")
     return dict(json.loads(text)) if text else None
 
 

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..core.spec import Spec
 from .durable import replace
 from .manifest import why
 
-SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK, LOGS = (
+SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK, LOGS, SECRET = (
     "spec.yaml",
     "environment.json",
     "metrics.jsonl",
@@ -28,6 +29,7 @@ SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK, LOGS = (
     "recipes",
     ".lock",
     "logs",
+    ".secret",
 )
 
 
@@ -43,8 +45,8 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def is_empty(self) -> bool:
-        """Whether nothing of a run is here; logs may be there before it begins, for a launcher's ranks write into them."""
-        return not self.path.is_dir() or all(p.name in (LOCK, LOGS) for p in self.path.iterdir())
+        """Whether nothing of a run is here; a launcher's nodes and ranks leave a secret and logs before it begins."""
+        return not self.path.is_dir() or all(p.name in (LOCK, LOGS, SECRET) for p in self.path.iterdir())
 
     def was_begun(self) -> bool:
         """Whether a run was begun here: it takes the lock before it writes anything, and the lock's file stays."""
@@ -181,12 +183,17 @@ class RunFolder:
     # -- one writer --------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Be the only process that trains here; the lock dies with its process. Raises CheckpointError where one is."""
+        """Be the only process that trains here; the lock dies with its process. Raises CheckpointError where one is.
+
+        What is written into the lock file goes into this folder: a link that lies in its place is not followed.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            held = open(self.path / LOCK, "a+")  # noqa: SIM115  # closed just below
+            held = open(self.path / LOCK, "a+", opener=_own_file)  # noqa: SIM115  # closed just below
         except OSError as error:
-            raise CheckpointError(f"a run cannot be kept in {self.path}: {error.strerror}") from error
+            is_link = error.errno == errno.ELOOP
+            told = f"{LOCK} is a link or no regular file, and is left alone: remove it" if is_link else error.strerror
+            raise CheckpointError(f"a run cannot be kept in {self.path}: {told}") from error
         with held as file:
             _take(file, self.path)
             file.truncate(0)
@@ -218,6 +225,16 @@ def default_folder(name: str, root: Path | None = None) -> Path:
         number += 1
         folder = first.with_name(f"{first.name}-{number}")
     return folder
+
+
+def _own_file(path: str, flags: int) -> int:
+    """Open a regular file of this name alone. Raises OSError for a link, or for anything else in its place."""
+    handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+    about = os.fstat(handle)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(handle)
+        raise OSError(errno.ELOOP, "no regular file, or one of several names")
+    return handle
 
 
 def _take(file: IO[str], folder: Path) -> None:

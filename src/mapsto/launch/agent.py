@@ -7,15 +7,19 @@ and answers each with one, so that whatever it waits for in vain, the supervisor
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import secrets
 import select
 import socket
 import time
 from datetime import timedelta
 from typing import Any
 
+from ..core.signing import code_of
 from .network import free_port
+from .signed_store import Refused, Signature, StateBackend, signed_store
 
 ALIVE, MISSES = 2, 4
 """Seconds between two signs of life of a node, and how many may be missed: after 8 s it is dead. It goes by the nodes' clocks,
@@ -39,7 +43,8 @@ def main(settings: dict[str, Any], control: int) -> int:
             _say(heard, {"ready": True})
             _serve(heard, agent)
         except Exception as error:  # noqa: BLE001  # told to the supervisor, in one line
-            _say(heard, {"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]})
+            told = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+            _say(heard, {"error": told.strip().splitlines()[0], "refused": isinstance(error, Refused)})
             return 1
     return 0
 
@@ -66,18 +71,20 @@ class _Agent:
         import torch.distributed
 
         dist: Any = torch.distributed
-        from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
         from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
         self.settings = settings
         store = dist.TCPStore(
             settings["host"], settings["port"], is_master=False, wait_for_workers=False, timeout=timedelta(seconds=EXCHANGE)
         )
-        self.store: Any = dist.PrefixStore("mapsto", store)
+        secret, where = bytes.fromhex(settings["secret"]), f"{settings['host']}:{settings['port']}"
+        self.signature = Signature(secret, where)
+        backend: Any = StateBackend(store, Signature(secret, where))
+        self.store: Any = signed_store(store, self.signature)
         self.handler: Any = DynamicRendezvousHandler.from_backend(
             "mapsto",
-            store,
-            C10dRendezvousBackend(store, "mapsto"),
+            self.store,
+            backend,
             settings["least"],
             settings["most"],
             local_addr=settings["address"],
@@ -96,34 +103,52 @@ class _Agent:
         self._last: dict[str, Any] = {}
 
     def join(self, ranks: int, folder: str, attempt: int) -> dict[str, Any]:
-        """Take part in the next round with so many ranks; the team, and the run folder that all write into."""
-        self.round = None
+        """Take part in the next round with so many ranks; the team, the run folder that all write into, the ranks' secret.
+
+        The folder is that of the node which has made most attempts, so that one that joins later goes on with the others.
+        """
+        self.round, self.signature.context = None, b""
         info = self.handler.next_rendezvous()
         store = info.store
         mine = {
             "node_rank": self.settings["node_rank"],
             "ranks": ranks,
             "attempt": attempt,
+            "folder": folder,
             "address": self.settings["address"],
             "host": socket.gethostname(),
-            "port": free_port(),
+            "port": free_port(self.settings["address"]),
+            "once": secrets.token_hex(16),
         }
-        store.set(f"node/{info.rank}", json.dumps(mine))
-        keys = [f"node/{place}" for place in range(info.world_size)]
-        store.wait(keys, timedelta(seconds=EXCHANGE))
-        found = [{**json.loads(store.get(key)), "place": place} for place, key in enumerate(keys)]
+        said = self._exchange(store, "node", info.rank, info.world_size, json.dumps(mine).encode())
+        # Each node shows that it has heard what this one has just said: nothing of it was said in an earlier meeting.
+        heard = hashlib.sha256(b"\0".join(said)).hexdigest().encode()
+        for place, each in enumerate(self._exchange(store, "heard", info.rank, info.world_size, heard)):
+            if each != heard:
+                raise self.signature.refused(f"heard/{place}", "what another meeting of these nodes agreed on")
+        self.signature.context = heard
+        found = [{**json.loads(each), "place": place} for place, each in enumerate(said)]
         self.nodes = sorted(found, key=lambda n: (n["node_rank"] is None, n["node_rank"] or 0, n["place"]))
         self.place, self.round = info.rank, store
         self._last = {}
-        agreed = self.store.compare_set("folder", "", folder).decode()
-        return {"nodes": self.nodes, "place": info.rank, "folder": agreed}
+        agreed = max(self.nodes, key=lambda n: n["attempt"])["folder"]  # of equals the first
+        secret = code_of(self.signature.secret, b"the ranks of a team", heard).hex()
+        return {"nodes": self.nodes, "place": info.rank, "folder": agreed, "secret": secret}
+
+    @staticmethod
+    def _exchange(store: Any, name: str, place: int, places: int, value: bytes) -> list[bytes]:
+        """What each node says under this name, by place."""
+        store.set(f"{name}/{place}", value)
+        keys = [f"{name}/{each}" for each in range(places)]
+        store.wait(keys, timedelta(seconds=EXCHANGE))
+        return [store.get(key) for key in keys]
 
     def news(self) -> dict[str, Any] | None:
         """What is new: nodes that wait to take part, a failure that another one told of."""
         if self.round is None:
             return None
         waiting = int(self.handler.num_nodes_waiting())
-        failed = bool(self.round.add("failed", 0))
+        failed = bool(self.round.check(["failed"])) and self.round.get("failed") == b"1"
         found = {"waiting": waiting, "failed": failed}
         if found == (self._last or {"waiting": 0, "failed": False}):
             return None
@@ -134,7 +159,7 @@ class _Agent:
         """Tell how this node's ranks ended; what the other nodes tell, by place, as far as they do so in time."""
         store = self.round
         store.set(f"ends/{self.place}", json.dumps(ends))
-        store.add("failed", 1)
+        store.set("failed", "1")
         until = time.monotonic() + TELL
         others = {node["place"] for node in self.nodes} - {self.place}
         told: dict[int, Any] = {}
@@ -144,12 +169,6 @@ class _Agent:
                     told[place] = json.loads(store.get(f"ends/{place}"))
             time.sleep(0.1)
         return [{"place": place, "ends": told.get(place)} for place in sorted(others)]
-
-    def leave(self) -> bool:
-        """The run is over: whoever meets here next begins anew."""
-        with contextlib.suppress(Exception):
-            self.store.delete_key("folder")
-        return True
 
 
 def _say(control: socket.socket, data: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import LaunchError, require
+from ..core.listening import ray_on_loopback
 from ..processes.system import send, stack_of, state_of
 from . import network
 from .failure import End
@@ -102,6 +103,7 @@ class Cluster:
         self._codes: dict[int, int | None] = {}
         self._where: list[dict[str, Any]] = []
         self._group: Any = None
+        self._surroundings = contextlib.ExitStack()
         self.logs = Logs(Path())
         self._connect(address)
         self.bundle = {"CPU": 1.0}
@@ -116,10 +118,13 @@ class Cluster:
                 socket.create_connection((place.host, place.port), timeout=REACH).close()
             except OSError as error:
                 raise LaunchError(f"--ray {address}: no cluster answers there within {REACH:g} s ({error})") from None
-        given = {"address": address} if address != LOCAL else {"include_dashboard": False}
+        given = {"address": address} if address != LOCAL else {"address": "local", "include_dashboard": False}
+        if address == LOCAL:
+            self._surroundings.enter_context(ray_on_loopback())
         try:
             self.ray.init(**given, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
+            self._surroundings.close()
             told = str(error).strip().splitlines()[0]
             raise LaunchError(
                 f"--ray {address}: there is no Ray cluster to connect to ({told}); start one (ray start --head), or say "
@@ -225,6 +230,7 @@ class Cluster:
                 self.end()
                 self._leave()
             self.ray.shutdown()
+        self._surroundings.close()
 
     def _leave(self) -> None:
         for actor in self._actors.values():

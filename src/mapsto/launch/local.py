@@ -14,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.listening import INTERFACE, interfaces, is_loopback
 from ..processes.forks import ForkServer
 from ..processes.system import send, stack_of, state_of
 from .failure import End
 from .logs import Logs
-from .network import LOOPBACK, free_port, interface_of
+from .network import free_port, interface_of
 from .record import ATTEMPT, LOG, LOGS
 from .team import News, Team, alone
 
@@ -88,11 +89,10 @@ class LocalWorkers:
                     os.close(descriptor)
 
     def _network(self, team: Team) -> dict[str, str]:
-        """The interface that gloo is to use, where nobody said one: what a host's name stands for is often another."""
-        if "GLOO_SOCKET_IFNAME" in os.environ or not sys.platform.startswith(("linux", "darwin")):
+        """The interface that ranks are to use, where nobody said one: what a host's name stands for is often another."""
+        if not sys.platform.startswith(("linux", "darwin")):
             return {}
-        found = LOOPBACK if team.nodes == 1 else interface_of(team.own)
-        return {"GLOO_SOCKET_IFNAME": found} if found else {}
+        return interfaces(INTERFACE if is_loopback(team.own) else interface_of(team.own))
 
     @staticmethod
     def _device(team: Team) -> dict[str, str]:
@@ -117,7 +117,7 @@ class LocalWorkers:
 
     # -- while they run ----------------------------------------------------------------------------------------------
     def poll(self, seconds: float) -> None:
-        """Wait at most that long for an end or for words; pass words on."""
+        """Wait at most that long for an end or for words; pass words on. Raises LaunchError where the server stands still."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.server, selectors.EVENT_READ)
             for pipe in self._pipes:
@@ -127,6 +127,8 @@ class LocalWorkers:
                     self._pass_on(key.fd)
         alive = self.server.hear()
         self.server.take()
+        if alive and any(each.code is None for each in self._ranks.values()):
+            self.server.look()
         for rank in self._ranks.values():
             if rank.code is None and rank.pid in self.server.ended:
                 rank.code, rank.time = self.server.ended.pop(rank.pid)

@@ -31,17 +31,29 @@ class _Lost(Exception):
     """The agent or its store did not answer."""
 
 
+class _Refused(_Lost):
+    """The store holds what no node of this run wrote."""
+
+
 class Meeting:
     """The membership of this node among others (`mapsto.launch.team.Membership`).
 
-    folder: where this node would keep the run; `folder` after `join` is the one that all agreed on. going: whether nobody
-    asked to stop meanwhile. Raises LaunchError where the store cannot be reached or kept.
+    folder: where this node would keep the run; `folder` after `join` is the one that all agreed on. secret: by which the nodes
+    of the run know each other. going: whether nobody asked to stop meanwhile. Raises LaunchError where the store cannot be
+    reached or kept, or holds what no node of this run wrote.
     """
 
     def __init__(
-        self, server: ForkServer, request: Request, folder: Path, say: Callable[[str], None], going: Callable[[], bool]
+        self,
+        server: ForkServer,
+        request: Request,
+        folder: Path,
+        secret: bytes,
+        say: Callable[[str], None],
+        going: Callable[[], bool],
     ) -> None:
         assert request.rendezvous is not None
+        self._secret = secret
         self.server, self.request, self.folder, self.say, self.going = server, request, folder, say, going
         self.address = Address(network.resolve(request.rendezvous.host), request.rendezvous.port)
         self.own = network.address_towards(self.address.host)
@@ -61,6 +73,8 @@ class Meeting:
                 self._open(left)
                 found = self._ask(left + PATIENCE, do="join", ranks=len(slots), folder=str(self.folder), attempt=attempt)
                 return self._team(found, slots)
+            except _Refused as refused:
+                raise LaunchError(str(refused)) from None
             except _Lost as lost:
                 self._drop()
                 why = str(lost)
@@ -108,14 +122,20 @@ class Meeting:
             slots=slots,
             own=self.own,
             attempt=max(node["attempt"] for node in self._nodes),
+            secret=found["secret"],
         )
 
     # -- while ranks run ---------------------------------------------------------------------------------------------
     def news(self) -> News:
         """What the agent heard since; where it is lost, ranks go on as long as they can."""
         if self._agent is not None:
-            with contextlib.suppress(_Lost):
+            try:
                 self._hear(0.0)
+            except _Refused as refused:
+                self.say(f"{refused}. The ranks go on")
+                self._drop()
+            except _Lost:
+                pass
         return self._news
 
     def tell(self, ends: list[End]) -> list[End]:
@@ -141,9 +161,6 @@ class Meeting:
 
     def close(self) -> None:
         """Leave; a store of ours is kept a moment for what others still ask."""
-        if self._agent is not None and self._nodes and self._place == self._nodes[0]["place"]:
-            with contextlib.suppress(_Lost):
-                self._ask(PATIENCE, do="leave")
         self._drop()
         if self._store is not None:
             time.sleep(LINGER)
@@ -155,7 +172,7 @@ class Meeting:
         if self._agent is not None:
             return
         self.server.revive()
-        if self._is_host() and not network.is_taken(Address("", self.address.port)):
+        if self._is_host() and not network.is_taken(self.address):
             self._keep_store()
         network.await_listener(self.address, wait, self.say, self.going)
         ours, theirs = socket.socketpair()
@@ -167,6 +184,7 @@ class Meeting:
             "wait": wait,
             "address": self.own,
             "node_rank": self.request.node_rank,
+            "secret": self._secret.hex(),
         }
         nothing = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -184,7 +202,7 @@ class Meeting:
     def _keep_store(self) -> None:
         heard, told = os.pipe()
         try:
-            pid = self.server.fork("mapsto.launch.store:keep", [self.address.port], pass_=(2, 2, told))
+            pid = self.server.fork("mapsto.launch.store:keep", [self.address.host, self.address.port], pass_=(2, 2, told))
         finally:
             os.close(told)
         with open(heard, "rb") as file:
@@ -232,7 +250,7 @@ class Meeting:
         for line in lines:
             said = json.loads(line)
             if "error" in said:
-                raise _Lost(said["error"])
+                raise (_Refused if said["refused"] else _Lost)(said["error"])
             if "news" in said:
                 self._news = News(**said["news"])
             else:

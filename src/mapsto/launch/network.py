@@ -6,7 +6,6 @@ import contextlib
 import errno
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable
 
@@ -15,7 +14,6 @@ from .request import Address
 
 PATIENCE = 5.0
 """Seconds after which a wait is told."""
-LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 
 
 def free_port(host: str = "") -> int:

@@ -1,7 +1,7 @@
 """The store through which nodes meet: a process of its own, so that no node's end is the end of the meeting.
 
 `python -m mapsto.launch.store HOST:PORT` keeps one until it is ended; where none is there, the node that has HOST starts one,
-which ends with it.
+which ends with it. It listens at HOST only, and knows nothing of what is kept in it: the nodes sign what they leave there.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import sys
 import threading
 from typing import Any
 
+from ..core.listening import bound, resolved
 
-def keep(port: int, told: int) -> int:
-    """In a fork: a store at that port, until this process is killed; `told` hears a byte when it is there."""
-    store = _open(port)
+
+def keep(host: str, port: int, told: int) -> int:
+    """In a fork: a store at that address, until this process is killed; `told` hears a byte when it is there."""
+    store = _open(host, port)
     os.write(told, b"1" if store is not None else b"0")
     os.close(told)
     if store is None:
@@ -24,16 +26,21 @@ def keep(port: int, told: int) -> int:
     return 0
 
 
-def _open(port: int) -> Any:
+def _open(host: str, port: int) -> Any:
     import torch.distributed
 
     dist: Any = torch.distributed
 
     try:
-        return dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
+        address = resolved(host)
+        with bound(address, port) as made:
+            descriptor = os.dup(made.fileno())  # torch closes it
+        return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
     except (dist.DistNetworkError, RuntimeError) as error:
         print(str(error).splitlines()[0], file=sys.stderr)
-        return None
+    except OSError as error:
+        print(f"error: {host}:{port} cannot be listened on: {error.strerror}", file=sys.stderr)
+    return None
 
 
 def main(argument: str) -> int:
@@ -46,7 +53,7 @@ def main(argument: str) -> int:
     except LaunchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    store = _open(address.port)
+    store = _open(address.host, address.port)
     if store is None:
         return 1
     print(f"a rendezvous at {address}; Ctrl-C ends it", flush=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..core.signing import VARIABLE
 from .failure import End
 from .logs import Logs
 
@@ -14,7 +16,8 @@ from .logs import Logs
 class Team:
     """first, local: this node's ranks are first .. first + local - 1 of `world`; address, port: where rank 0 waits for the
     others; slots: the devices of this node that take part, one a rank; own: this node's address; attempt: how
-    often ranks were started, on whichever node: a node that joins later goes on with the others."""
+    often ranks were started, on whichever node: a node that joins later goes on with the others; secret: by which the ranks of
+    this attempt know each other."""
 
     node: int
     nodes: int
@@ -26,6 +29,7 @@ class Team:
     slots: tuple[int, ...]
     own: str = "127.0.0.1"
     attempt: int = 1
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
     @property
     def ranks(self) -> range:
@@ -41,6 +45,7 @@ class Team:
             "GROUP_WORLD_SIZE": str(self.nodes),
             "MASTER_ADDR": self.address,
             "MASTER_PORT": str(self.port),
+            VARIABLE: self.secret,
             "TORCHELASTIC_USE_AGENT_STORE": "False",  # rank 0 makes the store of an attempt, so none meets an older one's keys
         }
         for local, rank in enumerate(self.ranks):

@@ -14,14 +14,21 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from ..core.errors import LaunchError
+from .system import dies_with_parent, end_tree, is_stopped, state_of
 
 START_LIMIT = 180.0
 """Seconds in which the server must have imported what it is to import."""
 LIMIT = 60.0
-"""Seconds in which it must have forked or killed a process."""
+"""Seconds in which it must have forked or killed a process, or shown that it is there."""
+STOPPED = 5.0
+"""Seconds that the server may be stopped (SIGSTOP): a scheduler that suspends all of a job stops its asker too."""
+PING = 5.0
+"""Seconds between two questions whether it is there, while others of its processes are waited for."""
+LOOK, GAP = 0.5, 5.0
+"""Seconds between two looks at a server that is waited for; and after which a look begins anew, for the asker stood still."""
 
 
 class ForkServer:
@@ -30,6 +37,9 @@ class ForkServer:
     preload: modules that it imports; a module that is missing is told by whoever needs it. threads: of each process.
     adopt: what a process started and left is ended with it, whichever session it made for itself. quiet: what the server
     itself says is kept for the error that tells of its end, and not shown. Safe to use from several threads.
+
+    A server that stands still while something is awaited of it is ended, with all that it started, and a LaunchError says so.
+    It ends with this process (on Linux with the thread that made it), however that ends.
     """
 
     def __init__(
@@ -52,6 +62,10 @@ class ForkServer:
         self._ready = self.closed = False
         self._said = tempfile.TemporaryFile() if self._quiet else None  # noqa: SIM115  # closed by close()
         self.ended: dict[int, tuple[int, float]] = {}
+        self._looked = self._pinged = time.monotonic()
+        self._stopped: float | None = None
+        self._unanswered = False
+        self._why = ""
         asked = json.dumps({"path": sys.path, "preload": self._preload, "adopt": self._adopt})
         command = [sys.executable, *_flags(), "-c", "from mapsto.processes.server import main; main()"]
         package = str(Path(__file__).parents[2])
@@ -62,11 +76,13 @@ class ForkServer:
             **self._environment,
             "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
+        parent = os.getpid()
         try:
             self._process = subprocess.Popen(  # noqa: S603  # our own module
                 [*command, str(theirs.fileno()), asked], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
                 stdout=subprocess.DEVNULL if self._quiet else None, stderr=self._said,
                 start_new_session=True, env=environment,
+                preexec_fn=lambda: dies_with_parent(parent),  # from its first moment: it may be stopped in it
             )  # fmt: skip
         finally:
             theirs.close()
@@ -141,8 +157,9 @@ class ForkServer:
             left = until - time.monotonic()
             if left <= 0:
                 return None
-            if not self.hear(left):
+            if not self.hear(min(left, LOOK)):
                 raise LaunchError(self._gone())
+            self.look()
 
     def _await(self, what: str, limit: float) -> Any:
         until = time.monotonic() + limit
@@ -152,9 +169,38 @@ class ForkServer:
                     return said[what]
             left = until - time.monotonic()
             if left <= 0:
-                raise LaunchError(f"the process that starts others did not answer within {limit:g} s")
-            if not self.hear(left):
+                self._give_up(f"it did not answer within {limit:g} s")
+            if not self.hear(min(left, LOOK)):
                 raise LaunchError(self._gone())
+            self.look()
+
+    def look(self) -> None:
+        """Whether it stands still: to be asked again and again while something is awaited of it.
+
+        Raises LaunchError where it has been stopped for STOPPED seconds, or has not answered for LIMIT seconds.
+        """
+        now = time.monotonic()
+        if now - self._looked > GAP:  # nobody looked, or this process itself was stopped
+            self._stopped, self._pinged, self._unanswered = None, now, False
+        self._looked = now
+        if not is_stopped(self._process.pid):
+            self._stopped = None
+        elif self._stopped is None:
+            self._stopped = now
+        elif now - self._stopped > STOPPED:
+            self._give_up(f"it has been {state_of(self._process.pid)} for {STOPPED:g} s")
+        if self._unanswered and now - self._pinged > LIMIT:
+            self._give_up(f"it has not answered for {LIMIT:g} s")
+        if self._ready and not self._unanswered and now - self._pinged > PING:
+            self._pinged, self._unanswered = now, True
+            self._ask({"ping": 1})
+
+    def _give_up(self, why: str) -> NoReturn:
+        pid = self._process.pid
+        end_tree(pid)
+        self._why = f"the process that starts others (the fork server, process {pid}) stands still: {why}; it was ended, with "
+        self._why += "all that it had started"
+        raise LaunchError(self._why)
 
     # -- what it tells -------------------------------------------------------------------------------------------------
     def hear(self, seconds: float = 0.0) -> bool:
@@ -178,6 +224,8 @@ class ForkServer:
             said = json.loads(line)
             if "ended" in said:
                 self.ended[said["ended"]] = (said["code"], time.time())
+            elif "pong" in said:
+                self._unanswered = False
             else:
                 rest.append(said)
         return rest
@@ -185,6 +233,8 @@ class ForkServer:
     def _gone(self) -> str:
         if self.closed:
             return "it was stopped"
+        if self._why:
+            return self._why
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         return f"the process that starts others ended with exit code {self._process.returncode}{self._last_words()}"
@@ -201,10 +251,12 @@ class ForkServer:
         self.closed = True
         with contextlib.suppress(OSError):
             self._ours.shutdown(socket.SHUT_RDWR)
+        if is_stopped(self._process.pid):
+            end_tree(self._process.pid)
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            end_tree(self._process.pid)
             self._process.wait()
         self._ours.close()
         if self._said is not None:

@@ -1,9 +1,9 @@
 """The process that imports what others need once: each of them is a fork of it, made in milliseconds.
 
 It reads JSON lines on a socket: `fork` (with the descriptors for standard output and error) gives a pid, `kill` ends one
-with all that it started; that one has ended is told by itself. No user code is imported here, and nothing that starts a
-thread or a device context, so a fork is as good as a fresh process. Where its socket closes it kills what it forked, so that
-nothing outlives who asked for it.
+with all that it started, `ping` shows that it is there; that one has ended is told by itself. No user code is imported here,
+and nothing that starts a thread or a device context, so a fork is as good as a fresh process. Where its socket closes it kills
+what it forked, so that nothing outlives who asked for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def main() -> None:
     asked = json.loads(sys.argv[2])
     sys.argv = ["mapsto"]
     sys.path[:] = asked["path"]
-    dies_with_parent()
     if asked["adopt"]:
         adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the asker's to take, and to hand on once
@@ -87,14 +86,18 @@ class _Server:
         for request in requests:
             if "kill" in request:
                 self.kill(request["kill"])
+            elif "ping" in request:
+                self.say({"pong": request["ping"]})
             else:  # one at a time, since its answer is waited for: the descriptors are its own
                 self.fork(request, descriptors)
         return bool(requests)
 
     def fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
         """Start what is asked for, and say its pid."""
+        server = os.getpid()
         pid = os.fork()
         if pid == 0:
+            dies_with_parent(server)
             signal.set_wakeup_fd(-1)
             os.close(self.heard)
             os.close(self.told)
@@ -137,7 +140,6 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     code = 1
     try:
         os.setsid()
-        dies_with_parent()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 DEATH_SIGNAL, SUBREAPER = 1, 36
 """PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of prctl(2)."""
+_LIBC = ctypes.CDLL(None)  # loaded before there are forks that would need it
 WORDS = {
     "T": "stopped by a signal (SIGSTOP)", "t": "stopped by a debugger", "R": "running", "S": "waiting",
     "D": "waiting for a device or a file system", "Z": "ended",
@@ -43,6 +44,11 @@ def letter(pid: int) -> str:
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return ""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped a process."""
+    return letter(pid) in ("T", "t")
 
 
 def state_of(pid: int) -> str:
@@ -78,9 +84,14 @@ def stack_of(pid: int, file: Path, seconds: float) -> str:
     return ""
 
 
-def dies_with_parent() -> None:
-    """Be killed where the parent ends, however it ends (Linux)."""
+def dies_with_parent(parent: int | None = None) -> None:
+    """Be killed where the parent ends, however it ends, and although this process is stopped (Linux).
+
+    parent: its pid, where it may have ended before it is asked for: then this process ends at once.
+    """
     _control(DEATH_SIGNAL, int(signal.SIGKILL))
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def adopt_orphans() -> None:
@@ -90,4 +101,10 @@ def adopt_orphans() -> None:
 
 def _control(option: int, value: int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        _LIBC.prctl(option, value, 0, 0, 0)
+
+
+def end_tree(pid: int) -> None:
+    """Kill a process and all that it started."""
+    for each in [*descendants(pid), pid]:
+        send(each, signal.SIGKILL)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from ..core.errors import CheckpointError
+from . import tensor_file
 from .mesh.one import is_part
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _PartsWriter(StorageWriter):
         offsets = {item.index.fqn: {"saved_offsets": list(item.tensor_data.chunk.offsets)} for item in plan.items}
         file = self.folder / plan.storage_data
         self.written.append(file.name)
-        save_file(parts, file, {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)})
+        tensor_file.write(parts, file, {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)})
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         pass

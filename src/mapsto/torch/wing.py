@@ -16,6 +16,7 @@ from ..core.spec import Spec
 torch = require("torch", "torch", "the torch wing")
 safetensors = require("safetensors.torch", "torch", "the torch wing")
 
+from . import tensor_file  # noqa: E402
 from .build import build_program  # noqa: E402
 from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
@@ -73,7 +74,7 @@ def is_tensor(value: Any) -> bool:
 
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
     """Write named tensors of the host to a safetensors file, each with storage of its own."""
-    safetensors.save_file(dict(tensors), path)
+    tensor_file.write(tensors, path)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:

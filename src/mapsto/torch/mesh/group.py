@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,6 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...core.errors import MapstoError, SpecError
+from ...core.listening import INTERFACE, bound_for_ranks, interfaces, is_alone
+from ...core.signing import VARIABLE
+from .signed import sign_objects
 
 TIMEOUT = 120.0
 """Seconds that a rank waits for the others in a collective, where the mesh says nothing."""
@@ -38,10 +42,14 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
 def join(timeout: float | None = None) -> None:
     """Join the process group of the launcher, on the CPU by gloo and on CUDA devices by NCCL; safe to call twice.
 
-    timeout: seconds. Raises MapstoError where the others cannot be reached.
+    timeout: seconds. Rank 0 waits for the others at the address that was said, and at no other; where all ranks are on this
+    machine gloo and NCCL stay on it too. With a secret in the environment (MAPSTO_SECRET) the ranks read objects of each
+    other only. Raises MapstoError where the others cannot be reached.
     """
     if dist.is_initialized():
         return
+    if secret := os.environ.get(VARIABLE):
+        sign_objects(secret.encode())
     cuda = torch.cuda.is_available()
     if cuda:
         number = int(os.environ.get("LOCAL_RANK", "0"))
@@ -50,12 +58,31 @@ def join(timeout: float | None = None) -> None:
         torch.cuda.set_device(number)
     limit = timedelta(seconds=timeout or TIMEOUT)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=limit)
-    except (dist.DistError, RuntimeError, ValueError) as error:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=limit, **_meeting(limit))
+    except (dist.DistError, OSError, RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
         said = str(error).strip().splitlines()[0]
         raise MapstoError(f"rank {rank} of {world} could not join the others at {where}: {said}") from error
+
+
+def _meeting(limit: timedelta) -> dict[str, Any]:
+    """How `init_process_group` is to find the others: on rank 0 by a store of its own, which torch lets listen everywhere."""
+    env = os.environ
+    if any(name not in env for name in NEEDED):
+        return {}  # torch says which one is missing
+    alone = is_alone(env)
+    if alone and sys.platform.startswith(("linux", "darwin")):
+        env.update(interfaces(INTERFACE))
+    if env["RANK"] != "0" or env.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return {}
+    distributed: Any = dist
+    host, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
+    with bound_for_ranks(host, port, alone=alone) as made:
+        store = distributed.TCPStore(
+            host, port, int(env["WORLD_SIZE"]), is_master=True, timeout=limit, master_listen_fd=os.dup(made.fileno())
+        )  # fmt: skip
+    return {"store": distributed.PrefixStore("default_pg", store), "rank": 0, "world_size": int(env["WORLD_SIZE"])}
 
 
 def limit(group: dist.ProcessGroup | None, seconds: float) -> None:

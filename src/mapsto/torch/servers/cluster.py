@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from ...core.errors import ClusterError, MapstoError, require
+from ...core.listening import ray_on_loopback
 from .exchange import ServerLost
 from .server import Server
 from .worker import Worker
@@ -48,6 +49,7 @@ class Cluster:
         self.cpus, self.gpus = cpus, gpus
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self.ray: Any = require("ray", "ray", "a mesh of servers")
+        self._surroundings = contextlib.ExitStack()
         self.owned = not self.ray.is_initialized()
         self._actors: list[Any] = []
         if self.owned:
@@ -61,11 +63,14 @@ class Cluster:
         own = {"num_cpus": max(1, math.ceil(processes * self.cpus)), "include_dashboard": False} if address is None else {}
         main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
+        if address is None:
+            self._surroundings.enter_context(ray_on_loopback())
         try:
             self.ray.init(address=address or "local", **quiet, **own)
             if main:  # Ray exits at SIGTERM; a run saves first
                 signal.signal(signal.SIGTERM, before)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            self._surroundings.close()
             where = "a Ray cluster could not be started here" if address is None else f"no Ray cluster answers at {address!r}"
             raise ClusterError(f"mesh: {where}: {_first_line(error)}") from error
 
@@ -111,6 +116,7 @@ class Cluster:
                 self.kill(actor)
             if self.owned:
                 self.ray.shutdown()
+        self._surroundings.close()
 
     # -- waiting -----------------------------------------------------------------------------------------------------
     def each(self, calls: Sequence[Any], who: str, timeout: float) -> list[Any]:
