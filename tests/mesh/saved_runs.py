@@ -27,7 +27,7 @@ from mapsto.engine.checkpoint import Checkpoints
 from mapsto.engine.run import Run
 from mapsto.engine.tree import flatten
 from mapsto.engine.wing import find_wing
-from mapsto.torch import parts
+from mapsto.torch import parts, tensor_file
 
 SHARDS = 12
 """Micro-shards: of 1, 2, 3 and 4 ranks each has as many, so dropout is the same on all meshes."""
@@ -193,14 +193,14 @@ def meanwhile(folder: Path) -> dict[str, Any]:
     slow |= {"steps": 24, "log_every": 1000, "data": {"train": spec().data["train"]}, "schedule": None}
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "save_file", _slowly(parts.save_file))
+        patch.setattr(tensor_file, "save_file", _slowly(tensor_file.save_file))
         patch.setattr(Steps, "seen", [])
         found["whole"] = train(folder / "whole", {**slow, "middleware": [use(Steps)]})
         found["seen"] = list(Steps.seen)
         often = {**slow, "checkpoint": {**FREQUENT, "asynchronous": True, "best": 0}}
         found["signal"] = train(folder / "signal", {**often, "middleware": [use(Interrupts, rank=1)]})["reason"]
         if os.environ["RANK"] == "1":
-            patch.setattr(parts, "save_file", _full)
+            patch.setattr(tensor_file, "save_file", _full)
         run = Run(spec(**slow), folder / "full")
         found["full"] = _raised(run.fit)
         found["at"] = run.program.position
@@ -250,7 +250,7 @@ def failures(folder: Path) -> dict[str, str]:
     train(folder / "good", shard, until=3)
     with pytest.MonkeyPatch.context() as patch:
         if rank == 1:
-            patch.setattr(parts, "save_file", _full)
+            patch.setattr(tensor_file, "save_file", _full)
         found["full"] = _raised(lambda: train(folder / "good", shard, resume=True))
         found["full aside"] = _raised(lambda: train(folder / "aside", aside))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
