@@ -32,7 +32,7 @@ examples:
   mapsto train --resume runs/first --checkpoint 1200          go on from an earlier checkpoint
   mapsto train recipes/digits.py --run runs/job --continue    start, or go on where it was started before
   mapsto train recipes/digits.py --ranks 4                    four ranks on this machine
-  mapsto train SPEC --ranks 8 --nodes 2 --node-rank 0 --rendezvous node-0:29500      the same on each of two nodes
+  mapsto train SPEC --ranks 8 --nodes 2 --node-rank 0 --rendezvous node-0:29500 --run runs/job     on each of two
   torchrun --nproc-per-node 4 -m -- mapsto train SPEC --run runs/job                 under torchrun, or srun
 
 Ctrl-C (or SIGTERM, or SIGUSR1) ends the run after its step, saved; a second one ends it at once. See docs/distributed.md.
