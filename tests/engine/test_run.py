@@ -349,21 +349,17 @@ def test_without_valid_nothing_is_evaluated(tmp_path):
 
 # -- failing -----------------------------------------------------------------------------------------------------------
 def test_what_a_mapping_raises_ends_the_run_with_what_was_saved(tmp_path):
-    class Poisoned(runs.Blobs):
-        def __getitem__(self, indices):
-            found = super().__getitem__(indices)
-            if len(self.read) > 64:
-                found["input"][0] = np.nan
-            return found
-
-    source = Poisoned()
+    def poisoned(batch):
+        poisoned.batches += 1
+        return {**batch, "input": batch["input"] * np.nan} if poisoned.batches > 7 else batch
 
     def count_from_the_start(event):
         seen.append(event)
         if event.name == "start":
-            source.read.clear()
+            poisoned.batches = 0
 
-    seen, data = [], {**numpy_spec().data, "train": {"source": source, "batch_size": 9}}
+    poisoned.batches = 0
+    seen, data = [], {**numpy_spec().data, "train": {"source": runs.Blobs(), "batch_size": 9, "transforms": [poisoned]}}
     with pytest.raises(DataError, match="not-a-number"):
         fit(numpy_spec(data=data), tmp_path / "run", observers=[count_from_the_start])
     assert (seen[-1].name, seen[-1].detail["reason"], seen[-1].step) == ("end", "failed", 7)

@@ -19,6 +19,10 @@ class Net(nn.Module):
         self.side = nn.Linear(width, hidden)
         self.head = nn.Linear(hidden, 3)
         self.log = Logarithm()
+        self.norm = nn.BatchNorm1d(hidden) if fault == "normalised" else nn.Identity()
+        if fault == "first":
+            self.first = nn.Sequential(nn.BatchNorm1d(width), self.first)
+            self.side = nn.Sequential(nn.BatchNorm1d(width), self.side)
         self.kept: list[torch.Tensor] = []
         if fault == "dead":
             nn.init.constant_(self.first.bias, -1e3)
@@ -36,7 +40,38 @@ class Net(nn.Module):
             faults.CLOCK[0] += 0.002 + 0.0002 * len(self.kept)
         if self.fault == "root":  # whose gradient at 0 is not a number, while its value is
             side = torch.sqrt(side * (side > 0))
-        return self.head(torch.relu(self.first(x)) + side)
+        if self.fault == "dropout":  # which drops in evaluation too
+            side = nn.functional.dropout(side, 0.5)
+        return self.head(self.norm(torch.relu(self.first(x)) + side))
+
+
+class Tokens(nn.Module):
+    """Logits of the next token, of the token before it alone."""
+
+    def __init__(self, ids: int = 12, width: int = 8) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(ids, width), nn.Linear(width, ids)
+
+    def forward(self, x):
+        return self.head(self.table(x))
+
+
+class Line(nn.Module):
+    """A number, linear in what it is given."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def train_always(model, batch):
+    """A task that trains also where it is to evaluate."""
+    model.train()
+    loss = nn.functional.cross_entropy(model(batch["input"]), batch["target"], reduction="sum")
+    return loss, len(batch["target"]), None
 
 
 class Logarithm(nn.Module):

@@ -36,7 +36,8 @@ class Event:
     (parameters without gradients, weights that did not change; at some logs), `first` (metrics of the very first step); of
     a `start` that goes on `resumed` (`path`, `step`, `epoch`, what was `restored`, `notes` on what differs, checkpoints
     `set_aside`, lines of metrics `cut`); of a `checkpoint`, which is told when it is complete, its `path`, whether it is
-    among the `best`, and the `seconds` that writing took (`time/checkpoint`: how long the run stood for it); of the `end`
+    among the `best`, the `seconds` that writing took (`time/checkpoint`: how long the run stood for it) and those of them in
+    which it `waited` for the disk; of the `end`
     the `reason` (finished; stopped: an observer asked; interrupted: a signal, saved; failed; aborted: a second signal) and
     `why`, `traceback` where it failed, `last` and `best` checkpoint, `go_on` (how to), `detached` observers, `panels` of
     the task.

@@ -21,11 +21,12 @@ from ..core.spec import Spec
 from .durable import replace
 from .manifest import why
 
-SPEC, ENVIRONMENT, METRICS, PANELS, RECIPES, LOCK, LOGS, SECRET = (
+SPEC, ENVIRONMENT, METRICS, PANELS, SURVEY, RECIPES, LOCK, LOGS, SECRET = (
     "spec.yaml",
     "environment.json",
     "metrics.jsonl",
     "panels.json",
+    "data.json",
     "recipes",
     ".lock",
     "logs",
@@ -179,6 +180,16 @@ class RunFolder:
         """What the task shows in a report, or nothing."""
         file = self.path / PANELS
         return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+
+    # -- the data ------------------------------------------------------------------------------------------------------
+    def write_survey(self, found: Mapping[str, Any]) -> None:
+        """Keep what the data were like (see `survey`)."""
+        self._put(self.path / SURVEY, json.dumps(found, allow_nan=False).encode())
+
+    def survey(self) -> dict[str, Any]:
+        """What the data were like, or nothing."""
+        file = self.path / SURVEY
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
     # -- one writer --------------------------------------------------------------------------------------------------
     @contextlib.contextmanager

@@ -27,6 +27,7 @@ from .ranks import Ranks, alike, serve
 from .saves import Saves
 from .stall import StallWatch
 from .streams import capture, put_back, untouched
+from .survey import Survey
 from .vitals import Vitals, cpu_clock
 from .wing import Program, Wing
 
@@ -73,6 +74,7 @@ class Loop:
         self._timed = 0
         self._vitals = Vitals(self.program, self.ranks)
         self.watch = StallWatch(self.folder.path, self.ranks.rank)
+        self.survey = Survey(self.folder, self.program, self.wing, self.spec.seed) if self.ranks.leader else None
         self._epoch_began = clock()
         self._wish: tuple[str, str] | None = None
         self._running = self._telling = False
@@ -124,6 +126,8 @@ class Loop:
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> None:
         """Steps until `total` or a request to stop; then the last evaluation and checkpoint."""
+        if self.survey is not None and self.step < self.total:
+            self.survey.begin(self.readers) if self.step == 0 else self.survey.go_on()
         self._schedule()
         if self.step < self.total and self.stop is None:
             self._steps()
@@ -144,7 +148,7 @@ class Loop:
                 began = mark = clock()
                 cpu = cpu_clock()
                 watch.beat(step)
-                for _, batch in stream:
+                for _, batch in self.survey.first(stream) if self.survey is not None else stream:
                     got = clock()
                     waited += got - mark
                     if got >= watch.due:
@@ -221,6 +225,8 @@ class Loop:
         self._wall = self._waited = self._cpu = 0.0
         self._timed = 0
         self.emit("log", {**found, **memory}, detail)
+        if self.survey is not None:
+            self.survey.keep()
 
     def _evaluate(self, *, scheduled: bool) -> None:
         began = clock()
@@ -230,6 +236,9 @@ class Loop:
                 for name in self.sets
                 for k, v in evaluate(self.program, self.readers[name], f"data.{name}", self.ranks).items()
             }
+            if self.survey is not None:
+                for name in self.sets:
+                    self.survey.evaluated(name, whole(self.readers[name]), alone=self.ranks.world == 1)
         if scheduled:  # the evaluation at the end of a run is no step of a schedule: a longer run would not have had it
             self.program.observe(found)
         self.best.rank(self.step, found)
@@ -258,7 +267,7 @@ class Loop:
     def _settle(self) -> None:
         """Wait for the checkpoint that is being written, if one is, and tell of it."""
         if (done := self.saves.finish()) is not None:
-            detail = {"path": str(done.path), "best": done.best, "seconds": done.took}
+            detail = {"path": str(done.path), "best": done.best, "seconds": done.took, "waited": done.waited}
             self.emit("checkpoint", {"time/checkpoint": done.stood}, detail, step=done.step)
 
     # -- state -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class RunRecord:
     events: list[dict[str, Any]]
     panels: list[dict[str, Any]]
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    survey: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -124,6 +125,7 @@ def read_run(folder: RunFolder) -> RunRecord:
         events=list(folder.records()),
         panels=_or_empty(folder.panels, []),
         checkpoints=[_checkpoint(path) for path in checkpoint_paths(folder.checkpoints)],
+        survey=_or_empty(folder.survey, {}),
     )
 
 

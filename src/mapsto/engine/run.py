@@ -263,7 +263,7 @@ class Run:
                 done = ("finished", f"{loop.total} steps are done")
                 reason, why = done if loop.step >= loop.total else loop.stop or done
                 result = self._result(loop, reason, why)
-                loop.emit("end", loop.latest, self._ending(result))
+                loop.emit("end", loop.latest, self._ending(loop, result))
             except BaseException as error:
                 self._fail(loop, error)
                 raise
@@ -365,7 +365,7 @@ class Run:
             detached=dict(loop.dispatch.detached),
         )
 
-    def _ending(self, result: Result) -> dict[str, Any]:
+    def _ending(self, loop: Loop, result: Result) -> dict[str, Any]:
         detail: dict[str, Any] = {"reason": result.reason, "why": result.why, "last": str(result.last), "go_on": result.go_on}
         if result.best is not None:
             detail["best"] = str(result.best)
@@ -374,6 +374,11 @@ class Run:
         shown = self.measured
         if result.reason != "interrupted" and shown is not None:
             detail["panels"] = self._panels(shown)
+        if loop.survey is not None:
+            if shown == "test" and "panels" in detail:
+                with contextlib.suppress(Exception):  # whoever evaluates it is told why it cannot be read
+                    loop.survey.evaluated("test", whole(self.reader("test")), self.reader("train"))
+            loop.survey.keep(end=True)
         return detail
 
     def _panels(self, name: str) -> list[dict[str, Any]]:
@@ -394,6 +399,8 @@ class Run:
         where = "".join(traceback.format_exception(error))
         if isinstance(error, Exception):
             loop.saves.wait()
+        if loop.survey is not None:
+            loop.survey.keep(end=True)
         newest = next(reversed(self.checkpoints.paths()), None)
         with contextlib.suppress(MapstoError, OSError):
             loop.step = self.program.position

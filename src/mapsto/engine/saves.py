@@ -17,17 +17,21 @@ from .folder import RunFolder
 from .ranks import lead
 
 clock = time.perf_counter
+Written = tuple[Path, float, float]
+"""Where a checkpoint is, and the seconds `took` and `waited` of it."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that is complete. stood: seconds that the run waited for it; took: from its begin to its name."""
+    """A checkpoint that is complete. stood: seconds that the run waited for it; took: from its begin to its name; waited: of
+    these, those in which its writer waited for the disk and computed nothing."""
 
     step: int
     path: Path
     best: bool
     stood: float
     took: float
+    waited: float
 
 
 class Saves:
@@ -35,8 +39,8 @@ class Saves:
 
     def __init__(self, checkpoints: Checkpoints, folder: RunFolder, plan: CheckpointPlan, told: Callable[[], None]) -> None:
         self.checkpoints, self.folder, self.plan, self._told = checkpoints, folder, plan, told
-        self._open: tuple[Callable[[], tuple[Path, float]], int, bool, float] | None = None
-        self._thread: Background[tuple[Path, float]] | None = None
+        self._open: tuple[Callable[[], Written], int, bool, float] | None = None
+        self._thread: Background[Written] | None = None
 
     def begin(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any], best: Best, *, since: float) -> None:
         """Copy the state, and write it in the background or when it is finished. The one before must be finished.
@@ -46,10 +50,12 @@ class Saves:
         writing = self.checkpoints.begin(step, tree, about, keep=self.plan.asynchronous)
         kept = tuple(best.steps())  # as this checkpoint knows them: of a later one it is not known yet whether it will be whole
 
-        def work() -> tuple[Path, float]:
+        def work() -> Written:
+            began, computed = clock(), time.thread_time()
             path = writing()
             lead(writing.ranks, lambda: self._tidy(kept))
-            return path, clock() - since
+            waited = clock() - began - (time.thread_time() - computed)
+            return path, clock() - since, max(waited, 0.0)
 
         if self.plan.asynchronous:
             self._thread = Background(work, self._told)
@@ -73,8 +79,8 @@ class Saves:
         began = clock()
         result, step, best, stood = self._open
         self._open = self._thread = None
-        path, took = result()
-        return Saved(step, path, best, stood + clock() - began, took)
+        path, took, waited = result()
+        return Saved(step, path, best, stood + clock() - began, took, waited)
 
     def wait(self) -> None:
         """Let one that is being written in the background come to its end, whatever that is: the run ends by an error."""

@@ -13,6 +13,7 @@ from ..data.stream import StandIn
 from .blame import blaming
 from .placement import place
 from .state import State
+from .survey import modes
 
 if TYPE_CHECKING:
     from .program import Program
@@ -56,7 +57,7 @@ def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str
         metric.reset()
     parts: dict[int, dict[str, Any]] = {}
     try:
-        with program.evaluating() as state:
+        with program.evaluating() as state, modes(state) as program.modes:
             for part, number, batch in _micro_shards(state, batches):
                 state.shard = number
                 state.reseed()

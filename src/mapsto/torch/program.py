@@ -32,6 +32,7 @@ from .mappings import (
 from .placement import place
 from .saving import canonical, program_state, restore_program, weights
 from .state import State
+from .survey import asked
 from .vitals import Vitals
 
 
@@ -39,7 +40,7 @@ class Program:
     """A built program. Made by `build_program`; `program.step(batch)` is one step in place.
 
     model, optimizer, schedule and state may be used directly by one's own loop; `loss`, `grad`, `update` and `step_` are
-    the composed mappings.
+    the composed mappings. modes: how modules stood at the end of the latest evaluation (see `survey`).
     """
 
     def __init__(self, state: State, task: Any, middleware: Sequence[tuple[Placed, Any]]) -> None:
@@ -58,6 +59,7 @@ class Program:
             if hasattr(made, "begin"):
                 made.begin(state)
         self._vitals = Vitals(state)
+        self.modes: dict[str, list[str]] = {}
 
     @property
     def model(self) -> nn.Module:
@@ -121,6 +123,10 @@ class Program:
         """What this process can tell of itself at a log, and of its parameters (see `vitals`)."""
         return self._vitals(parameters)
 
+    def survey(self) -> dict[str, Any]:
+        """What a survey of the data asks (see `survey`)."""
+        return asked(self.state.model, self.task)
+
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Hand evaluation metrics to a schedule that waits for one (`ReduceLROnPlateau`)."""
         schedule = self.state.schedule
@@ -148,7 +154,7 @@ class Program:
             yield self.state
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The loss and the task's metrics over the batches, each record weighed once."""
+        """The loss and the task's metrics over the batches, each record weighed once"""
         return evaluate(self, batches)
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[dict[str, Any]]:

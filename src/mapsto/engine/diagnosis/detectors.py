@@ -5,7 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import endings, learning, losses, memory, numerics, ranks, saved, speed, standstill, thresholds
+from . import (
+    endings,
+    evaluation,
+    inputs,
+    learning,
+    losses,
+    memory,
+    numerics,
+    ranks,
+    saved,
+    speed,
+    standstill,
+    targets,
+    thresholds,
+)
+from . import records as record_detectors
 from .evidence import Evidence
 from .finding import Finding
 
@@ -71,6 +86,39 @@ def _memory(evidence: Evidence) -> str:
     return "" if there >= wanted else f"{there} logs tell of memory, and {wanted} are wanted (log_every)"
 
 
+def _data(evidence: Evidence) -> str:
+    told = evidence.survey
+    if told is None:
+        return "nothing was written down about them"
+    return (
+        ""
+        if evidence.set("train") is not None
+        else f"they could not be looked at ({'; '.join(told.problems) or 'no reader of records'})"
+    )
+
+
+def _shared(evidence: Evidence) -> str:
+    others = [told for name in ("valid", "test") if (told := evidence.set(name)) is not None]
+    if missing := _data(evidence):
+        return missing
+    return "" if any(told.overlap for told in others) else "there are no records of valid or test to compare"
+
+
+def _repeats(evidence: Evidence) -> str:
+    train = evidence.set("train")
+    return _data(evidence) or ("" if train is not None and train.repeats else "the reader does not address records")
+
+
+def _classes(evidence: Evidence) -> str:
+    train = evidence.set("train")
+    return _data(evidence) or ("" if train is not None and train.classes else "the targets are no classes")
+
+
+def _repeated(evidence: Evidence) -> str:
+    told = evidence.survey
+    return _data(evidence) or ("" if told is not None and told.evaluation else "nothing was evaluated in one process")
+
+
 DETECTORS = (
     Detector("crashed", "how it ended", endings.crashed, _nothing),
     Detector("stalled", "whether it stands still", standstill.stalled, _nothing),
@@ -93,6 +141,20 @@ DETECTORS = (
     Detector("loss_stuck", "whether the training loss fell", losses.loss_stuck, _logs(thresholds.TREND_LOGS)),
     Detector("overfitting", "evaluations beside the training loss", losses.overfitting, _evaluations),
     Detector("checkpoints_damaged", "checkpoints, byte by byte", saved.checkpoints_damaged, _nothing),
+    Detector("numbers_outside", "targets and ids against the model", targets.numbers_outside, _data),
+    Detector("input_nonfinite", "inputs that are not finite", inputs.input_nonfinite, _data),
+    Detector("label_in_input", "labels within the input", targets.label_in_input, _data),
+    Detector("one_class", "whether targets differ", targets.one_class, _data),
+    Detector("classes_missing", "classes of each set", targets.classes_missing, _classes),
+    Detector("labels_sorted", "labels in blocks", targets.labels_sorted, _classes),
+    Detector("records_repeated", "records that are there twice", record_detectors.records_repeated, _repeats),
+    Detector("records_shared", "records of valid and test in training", record_detectors.records_shared, _shared),
+    Detector("input_constant", "inputs that never change", inputs.input_constant, _data),
+    Detector("input_scale", "the scale of inputs", inputs.input_scale, _data),
+    Detector("input_blank", "records without content", inputs.input_blank, _data),
+    Detector("sets_differ", "whether the sets are alike", inputs.sets_differ, _data),
+    Detector("evaluation_training", "modes in evaluation", evaluation.evaluation_training, _repeated),
+    Detector("evaluation_random", "whether an evaluation is repeatable", evaluation.evaluation_random, _repeated),
     Detector("data_starved", "waiting for data", speed.data_starved, _logs(thresholds.LOGS)),
     Detector("slow_rank", "times by rank", ranks.slow_rank, _ranks),
     Detector("throughput_dropping", "throughput over time", speed.throughput_dropping, _logs(thresholds.TREND_LOGS + 1)),

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from ..folder import METRICS, SPEC
+from ..folder import METRICS, SPEC, SURVEY
 from ..record import RunRecord, as_float
 from ..stall import Stall, read_stalls
+from ..survey.told import SetTold, SurveyTold, survey_of
 from . import thresholds
 from .alive import in_use
 
@@ -95,6 +96,27 @@ class Evidence:
                 break
             line, node = found[0].start_mark.line, found[1]
         return f"{self.record.folder / SPEC}:{line + 1} ({path}{said})"
+
+    def part(self, path: str) -> Any:
+        """What the spec says at a path, or nothing."""
+        found: Any = self.record.spec
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    # -- data ----------------------------------------------------------------------------------------------------------
+    @cached_property
+    def survey(self) -> SurveyTold | None:
+        """What the data were like; None where that was not written down."""
+        return survey_of(self.record.survey)
+
+    def set(self, name: str) -> SetTold | None:
+        """What one set was like."""
+        return self.survey.sets.get(name) if self.survey is not None else None
+
+    @property
+    def data_file(self) -> str:
+        return str(self.record.folder / SURVEY)
 
     # -- ranks ---------------------------------------------------------------------------------------------------------
     @cached_property

@@ -12,6 +12,8 @@ from typing import Any
 class Gravity(enum.IntEnum):
     """How bad it is; worse ones are told first."""
 
+    NOTE = 0
+    """Something to know, which may well be meant so: a run with nothing else is healthy."""
     COSTLY = 1
     """It costs time, memory or the chance to go on; the numbers are right."""
     WRONG = 2
@@ -69,7 +71,8 @@ class Diagnosis:
 
     @property
     def healthy(self) -> bool:
-        return not self.findings
+        """Whether there is nothing but notes."""
+        return all(found.gravity == Gravity.NOTE for found in self.findings)
 
     def to_data(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -84,6 +87,17 @@ class Diagnosis:
 
 
 EXPLAINS = {
+    "targets_outside": ("crashed",),
+    "ids_outside": ("crashed",),
+    "input_nonfinite": ("nonfinite", "weights_unchanged", "loss_stuck", "loss_diverging", "no_gradient", "loss_scale"),
+    "input_scale": ("nonfinite", "loss_stuck", "loss_diverging", "update_too_small", "update_too_large"),
+    "input_constant": ("loss_stuck", "records_repeated", "records_shared"),
+    "input_blank": ("loss_stuck", "records_repeated", "records_shared"),
+    "labels_sorted": ("loss_stuck",),
+    "sets_differ": ("overfitting",),
+    "steps_skipped": ("nonfinite", "weights_unchanged", "loss_stuck"),
+    "update_too_large": ("loss_diverging",),
+    "evaluation_training": ("evaluation_random",),
     "learning_rate_zero": ("weights_unchanged", "loss_stuck"),
     "weights_unchanged": ("loss_stuck",),
     "nonfinite": ("crashed", "weights_unchanged", "loss_stuck", "loss_diverging", "no_gradient", "loss_scale"),

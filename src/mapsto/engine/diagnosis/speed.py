@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 from ..figures import count, duration, share, short_time, size
+from ..record import as_float
 from . import thresholds
 from .curves import noise, thirds
 from .evidence import Evidence
@@ -17,8 +21,10 @@ def data_starved(evidence: Evidence) -> list[Finding]:
     told = [(log, max(ranks.get(log.line, [data])), step) for log, data, step in told]  # the others wait for the slowest
     waited = sum(data * log.steps for log, data, _ in told)
     spent = sum(step * log.steps for log, _, step in told)
-    if waited < thresholds.LEAST_SECONDS or waited <= thresholds.DATA_SHARE * spent:
-        return []
+    most = max(((data * log.steps, step * log.steps) for log, data, step in told), default=(0.0, 0.0))
+    for lost, of in ((waited, spent), (waited - most[0], spent - most[1]) if len(told) > thresholds.LOGS else (waited, spent)):
+        if lost < thresholds.LEAST_SECONDS or lost <= thresholds.DATA_SHARE * of:  # one log alone is a hiccup of the machine
+            return []
     worst = max(told, key=lambda t: t[1] / max(t[2], 1e-12))
     steps = sum(log.steps for log, _, _ in told)
     workers = evidence.record.spec.get("data", {}).get("train", {})
@@ -90,30 +96,54 @@ def throughput_dropping(evidence: Evidence) -> list[Finding]:
 
 
 def checkpoints_costly(evidence: Evidence) -> list[Finding]:
-    """Checkpoints that take a large share of the time."""
+    """Checkpoints that take a large share of the time: because there are many, or because the disk is slow."""
     points = evidence.points("time/checkpoint")
     spent, whole = sum(v for _, v in points), evidence.record.seconds
     if spent < thresholds.LEAST_SECONDS or spent <= thresholds.CHECKPOINT_SHARE * whole or len(points) < 2:
         return []
+    times = _own_times(evidence)
+    own = statistics.median(times) * len(times) if times else spent  # one that a busy machine held up is none of its plan
+    slow = max(spent - own, 0.0)  # on a disk that is not slow the same run would have taken so much less in all
+    grave = own >= thresholds.LEAST_SECONDS and own > thresholds.CHECKPOINT_SHARE * (whole - slow)
     plan = evidence.record.spec.get("checkpoint")
     every = plan.get("every") if isinstance(plan, dict) else None
-    wanted = max(
-        round((points[-1][0] - points[0][0]) / (len(points) - 1) * spent / (whole * thresholds.CHECKPOINT_SHARE / 2)), 1
-    )
+    apart = (points[-1][0] - points[0][0]) / (len(points) - 1)
+    wanted = max(round(apart * spent / (whole * thresholds.CHECKPOINT_SHARE / 2)), 1)
+    said = [
+        f"{len(points)} of them, {short_time(spent / len(points))} each: {duration(spent)} of {duration(whole)} in all",
+        f"checkpoint.every is {every or 'an epoch'}; "
+        f"each holds {size(evidence.record.checkpoints[-1]['size']) if evidence.record.checkpoints else '?'}",
+    ]
+    said += [f"{duration(slow)} of it were waiting for the disk, beyond what a usual one takes"] if slow > 0 else []
     return [
         Finding(
-            "checkpoints_costly",
-            Gravity.COSTLY,
-            f"writing checkpoints took {share(spent / whole)} of the time of the run",
-            evidence=(
-                f"{len(points)} of them, {short_time(spent / len(points))} each: {duration(spent)} of {duration(whole)} in all",
-                f"checkpoint.every is {every or 'an epoch'}; "
-                f"each holds {size(evidence.record.checkpoints[-1]['size']) if evidence.record.checkpoints else '?'}",
-            ),
+            "checkpoints_costly" if grave else "disk_slow",
+            Gravity.COSTLY if grave else Gravity.NOTE,
+            f"writing checkpoints took {share(spent / whole)} of the time of the run{'' if grave else ': the disk is slow'}",
+            evidence=tuple(said),
             where=(evidence.setting("checkpoint.every"), evidence.at(points[-1][0], "checkpoint")),
-            advice=(f"checkpoint.every={wanted}, for a twentieth of the time", "a faster disk for the run folder"),
+            advice=(
+                f"checkpoint.every={wanted}, for a twentieth of the time",
+                "checkpoint.asynchronous=true: the run goes on while they are written",
+                "a faster disk for the run folder",
+            ),
             steps=(points[0][0], points[-1][0]),
-            values={"share": spent / whole, "seconds": spent},
+            values={"share": spent / whole, "seconds": spent, "slow": slow},
             cost=spent / whole,
         )
     ]
+
+
+def _own_times(evidence: Evidence) -> list[float]:
+    """Seconds that the run stood for each checkpoint, but for what a slow disk added."""
+    bytes_of = {kept["step"]: float(kept["size"]) for kept in evidence.record.checkpoints}
+    usual = max(bytes_of.values(), default=0.0)
+    found = []
+    for event in evidence.record.events:
+        stood = as_float((event.get("metrics") or {}).get("time/checkpoint")) if event.get("name") == "checkpoint" else math.nan
+        if math.isfinite(stood):
+            waited = as_float((event.get("detail") or {}).get("waited", 0.0))
+            fair = thresholds.DISK_SECONDS + bytes_of.get(event["step"], usual) / thresholds.DISK_RATE
+            slow = min(waited, stood) - fair  # what was written while the run went on, nobody stood for
+            found.append(stood - max(slow, 0.0) if math.isfinite(slow) else stood)
+    return found
