@@ -17,7 +17,8 @@ def trained(tmp_path_factory):
     from mapsto import Run, Spec, use
 
     target = np.arange(24) % 3
-    source = use("arrays", input=np.eye(3, 4, dtype="float32")[target], target=target)
+    inputs = np.eye(3, 4)[target] + 0.05 * np.random.default_rng(0).normal(size=(24, 4))
+    source = use("arrays", input=inputs.astype("float32"), target=target)
     data = {"train": {"source": source, "batch_size": 6, "shuffle": True}}
     folder = tmp_path_factory.mktemp("doctor") / "run"
     plan = {"every": 12, "keep": None, "best": 0}
@@ -59,6 +60,33 @@ def test_json_holds_the_same(mapsto, trained, tmp_path):
     (finding,) = json.loads(said.out)["findings"]
     assert (finding["name"], finding["gravity"]) == ("checkpoints_damaged", "wrong")
     assert finding["values"] == {"damaged": ["step-00000024"], "intact": ["step-00000012"]}
+
+
+def test_notes_alone_end_with_0(mapsto, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "data.json").read_text())
+    told["sets"]["train"]["repeats"]["repeats"] = 2
+    (tmp_path / "run" / "data.json").write_text(json.dumps(told))
+    said = mapsto("doctor", tmp_path / "run")
+    assert said.code == 0
+    assert said.out.startswith("note: 8 % of the training records repeat the input of another one  [records_repeated]\n")
+    assert said.out.endswith(f"{tmp_path / 'run'} (finished): healthy: 1 note\n")
+
+
+def test_what_was_written_of_the_data_may_be_anything(mapsto, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    for text in (
+        '{"sets": {"train": 3}}',
+        "[1]",
+        "{",
+        '{"inputs": [], "target": "t", "stated": true, "sets": {}}',
+        "\xff",
+        "null",
+    ):
+        (tmp_path / "run" / "data.json").write_bytes(text.encode("latin-1"))
+        said = mapsto("doctor", tmp_path / "run")
+        assert said.code == 0, said.out + said.err
+        assert "not looked at: labels within the input: " in said.out
 
 
 def test_a_folder_without_a_run_is_an_error(mapsto, tmp_path):

@@ -16,8 +16,8 @@ examples:
   mapsto doctor runs/first --json   the same for a program
   mapsto doctor runs/first --all    and what was looked at, and what could not be
 
-exit codes: 0 nothing was found; 3 something was; 1 the folder holds no run. It reads the folder of a run that failed, was
-killed, is over or is still going; it needs neither the framework nor the recipe, and changes nothing."""
+exit codes: 0 nothing was found, or notes alone; 3 something was; 1 the folder holds no run. It reads the folder of a run that
+failed, was killed, is over or is still going; it needs neither the framework, the recipe nor the data, and changes nothing."""
 
 FOUND = 3
 """The exit code where something was found."""
@@ -44,11 +44,12 @@ def _tell(diagnosis: Diagnosis, *, everything: bool) -> None:
     for finding in diagnosis.findings:
         _tell_one(finding)
     count = len(diagnosis.findings)
-    said = f"{count} finding{'s' if count > 1 else ''}" if count else "healthy: nothing was found"
+    notes = sum(finding.gravity.name == "NOTE" for finding in diagnosis.findings)
+    parts = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in ((count - notes, "finding"), (notes, "note")) if n]
+    said = ("healthy: " if diagnosis.healthy else "") + (" and ".join(parts) or "nothing was found")
     write(f"{diagnosis.folder} ({diagnosis.status}): {said}")
     if everything or not count:
         write("looked at: " + ", ".join(diagnosis.looked.values()))
-    if everything or not count:
         for name, why in diagnosis.unseen.items():
             write(f"not looked at: {why}" + (f"  [{name}]" if everything else ""))
 

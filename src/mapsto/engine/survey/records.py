@@ -13,6 +13,7 @@ import numpy as np
 
 from ...core.random import generator
 from ...data.source import Batch, Indices
+from ..fingerprint import digest_of
 from .fields import array_of
 from .told import Overlap, Repeats
 
@@ -85,16 +86,7 @@ def _rows(value: Any) -> Sequence[bytes]:
         held = np.ascontiguousarray(array).tobytes()
         size = len(held) // len(array)
         return [held[i * size : (i + 1) * size] for i in range(len(array))]
-    return [_one(one) for one in value]
-
-
-def _one(value: Any) -> bytes:
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass") + b"\0"
-    if isinstance(value, bytes):
-        return value + b"\0"
-    array = array_of(value) if hasattr(value, "__len__") else None
-    return array.tobytes() if array is not None else repr(value).encode()
+    return [digest_of(one).encode() for one in value]
 
 
 class Gathered:
