@@ -278,6 +278,8 @@ TORCH = tuple(
         Fault("dropout of a function call in evaluation", "evaluation_random", wrong=net("dropout")),
         Fault("a task that puts the model into training mode", "evaluation_training", changes=net("normalised"),
               wrong={"task": "torch_faults:train_always"}),
+        Fault("a task that trains for a moment in evaluation", "evaluation_training", changes=net("normalised"),
+              wrong={"task": "torch_faults:train_for_a_moment"}),
         Fault("a column that is the number to predict", "label_in_input", train="answer", valid="answer", twin="measured",
               changes=REGRESSION),
         Fault("targets that are not shifted", "label_in_input", train="unshifted", valid="unshifted", twin="chain",

@@ -74,6 +74,14 @@ def train_always(model, batch):
     return loss, len(batch["target"]), None
 
 
+def train_for_a_moment(model, batch):
+    """The same, and it covers its tracks."""
+    before = model.training
+    found = train_always(model, batch)
+    model.train(before)
+    return found
+
+
 class Logarithm(nn.Module):
     def forward(self, x):
         return torch.log(x)

@@ -47,6 +47,5 @@ def _differs(module: nn.Module) -> bool:
 
 
 def _version(module: nn.Module) -> int:
-    """How often its running mean was written to; a lazy module may have none yet."""
-    mean = getattr(module, "running_mean", None)
-    return int(getattr(mean, "_version", 0) or 0)
+    """How often its count of batches was written to (the kernels that move running statistics leave theirs as they are)."""
+    return int(getattr(getattr(module, "num_batches_tracked", None), "_version", 0))

@@ -28,6 +28,7 @@ APART = ("time/", "throughput/", "memory/", "train/time/", "train/lr", *PER_PARA
 
 def viewed(record: RunRecord) -> dict[str, Any]:
     """What `page.html.j2` shows of a run."""
+    diagnosis = diagnose(record)
     return {
         "name": record.name,
         "folder": str(record.folder),
@@ -36,7 +37,8 @@ def viewed(record: RunRecord) -> dict[str, Any]:
         "facts": facts(record),
         "tiles": tiles(record),
         "warnings": warned(record),
-        "findings": diagnose(record).findings,
+        "findings": diagnosis.findings,
+        "healthy": diagnosis.healthy,
         "charts": [chart for chart in (*metric_charts(record), rate_chart(record)) if chart],
         "speed": speed_charts(record),
         "ranks": rank_charts(record, chart),
