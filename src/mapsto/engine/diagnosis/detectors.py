@@ -98,7 +98,7 @@ def _data(evidence: Evidence) -> str:
 
 
 def _shared(evidence: Evidence) -> str:
-    others = [told for name in ("valid", "test") if (told := evidence.set(name)) is not None]
+    others = [told for name in evidence.evaluated if (told := evidence.set(name)) is not None]
     if missing := _data(evidence):
         return missing
     return "" if any(told.overlap for told in others) else "there are no records of valid or test to compare"

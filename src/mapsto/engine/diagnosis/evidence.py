@@ -115,6 +115,11 @@ class Evidence:
         return self.survey.sets.get(name) if self.survey is not None else None
 
     @property
+    def evaluated(self) -> list[str]:
+        """The sets that are not trained on, of which something is known."""
+        return [name for name in self.survey.sets if name != "train"] if self.survey is not None else []
+
+    @property
     def data_file(self) -> str:
         return str(self.record.folder / SURVEY)
 

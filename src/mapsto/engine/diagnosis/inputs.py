@@ -177,7 +177,7 @@ def input_blank(evidence: Evidence) -> list[Finding]:
 def sets_differ(evidence: Evidence) -> list[Finding]:
     """Inputs of an evaluated set that are not distributed as those of training."""
     train, found = {field: told for field, told, _ in _inputs(evidence)}, []
-    for name in ("valid", "test"):
+    for name in evidence.evaluated:
         for field, told, _ in _inputs(evidence, name):
             here = train.get(field)
             if here is None or told.records < thresholds.RECORDS or not here.dtype.startswith(("float", "uint8")):

@@ -55,7 +55,7 @@ def _repeated(train: SetTold) -> float:
 def records_shared(evidence: Evidence) -> list[Finding]:
     """Records of `valid` or `test` that are trained on."""
     train, found = evidence.set("train"), []
-    for name in ("valid", "test"):
+    for name in evidence.evaluated:
         told = evidence.set(name)
         if train is not None and told is not None and told.overlap is not None and told.overlap.found:
             found += _shared(evidence, name, told.overlap, train)

@@ -91,7 +91,7 @@ def classes_missing(evidence: Evidence) -> list[Finding]:
     if train is None or train.classes is None:
         return []
     found, trained = [], {label for label, _ in train.classes.counts}
-    for name in ("valid", "test"):
+    for name in evidence.evaluated:
         told = evidence.set(name)
         if told is None or told.classes is None or train.classes.distinct > len(trained) or train.classes.distinct == 1:
             continue

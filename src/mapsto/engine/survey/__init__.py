@@ -188,7 +188,7 @@ class Survey:
             if clock() - began > SECONDS["valid"]:
                 break
         self._set(name, fields={field: found.told() for field, found in fields.items()}, batches=looked)
-        if alone and first is not None and self.told is not None:
+        if alone and first is not None and self.told is not None and self.told.evaluation is None:
             if "compile" not in self.program.summary().get("middleware", ()):  # which would compile for another size
                 first = {field: value[:EVALUATED] for field, value in first.items()}
             once, twice = (_number(self.program.evaluate([first] * times)["loss"]) for times in (1, 2))
