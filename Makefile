@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: lock demo test test-slow test-network lint mutants meshes bench clean help
+.PHONY: lock demo test test-bits test-slow test-network lint mutants meshes bench clean help
 
 help:
 	@echo "make demo       install, train a customised model on real digits, name the report to open"
 	@echo "make test       install, run the tests with branch coverage"
+	@echo "make test-bits  what promises equal bits, under each vector width of the CPU"
 	@echo "make test-slow  the long ones: full kill sweep, compilers, soak"
 	@echo "make test-network   hosts in network namespaces, killed and cut off (as root)"
 	@echo "make lint       ruff, mypy --strict"
@@ -45,6 +46,14 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network" --cov --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m "bits and not slow" tests/mesh/test_norms.py tests/mesh/test_pipeline.py
+
+# Equal bits are promised of equal arithmetic, whatever that is: a coincidence of one vector width shows under another.
+test-bits: $(VENV)/.test
+	for width in ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 -uATEN_CPU_CAPABILITY; do \
+		echo "env $$width"; \
+		env $$width OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "bits and not slow" tests || exit 1; \
+	done
 
 test-slow: $(VENV)/.bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow

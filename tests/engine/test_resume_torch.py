@@ -17,6 +17,8 @@ from torch_runs import torch_spec
 from mapsto.engine.checkpoint import Checkpoints
 from mapsto.engine.run import Run
 
+pytestmark = pytest.mark.bits
+
 LAST = 12
 
 

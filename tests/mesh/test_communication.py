@@ -255,6 +255,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.bits
 def test_a_run_goes_on_bitwise_between_two_averages(tmp_path):
     for of_rank in on_ranks(2, all_runs, str(tmp_path), RESUMED, 7, 4):  # the averages are after 3, 6 and 7
         for name, weights in of_rank.items():

@@ -84,6 +84,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     return folder, on_ranks(2, same_mesh, folder)
 
 
+@pytest.mark.bits
 def test_on_the_same_mesh_a_resumed_run_is_bitwise_the_uninterrupted_one(kept: Any) -> None:
     """Sharded, with state of each rank's own; written while the run stands or goes on; replicated too."""
     folder, ranks = kept

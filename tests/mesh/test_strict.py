@@ -26,6 +26,8 @@ from mapsto.torch.mesh.strict.mode import ALIGNMENT, aligned, refuse, repeatable
 from mapsto.torch.mesh.strict.rows import norm
 from mapsto.torch.mesh.strict.rows import rows as rows_of
 
+pytestmark = pytest.mark.bits
+
 SLOW = pytest.mark.slow
 SGD = use("sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
 CASES: dict[str, dict[str, Any]] = {

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from mapsto.torch.mesh.strict.exchange import nothing, plus, plus_parts
 from mapsto.torch.mesh.strict.tree import Tree, block, cover, owned, root
 
+pytestmark = pytest.mark.bits
+
 
 def reference(start: int, stop: int, leaves: int) -> str:
     """The sum of the leaves from start to before stop, of a width that is a power of two, as a text with brackets."""

@@ -93,6 +93,7 @@ def test_float32_gradients_together_are_those_of_one_process() -> None:
     assert apart**0.5 < 1e-6 * sum(float(np.square(w.astype("float64")).sum()) for w in wanted.values()) ** 0.5
 
 
+@pytest.mark.bits
 def test_whole_parameters_have_one_gradient_on_both_ranks() -> None:
     """Bit for bit, since nothing brings them together again."""
     for name in QUICK:

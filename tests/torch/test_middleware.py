@@ -69,6 +69,7 @@ def test_every_middleware_is_here():
     assert installed == ACTIVE.keys() | {"cutmix", "distillation"}  # these two have their own tests
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("name", NEUTRAL)
 def test_a_neutral_setting_is_bitwise_the_bare_step(name):
     bare, made = program(), program(use(name, **NEUTRAL[name]))
@@ -103,6 +104,7 @@ def test_idle_middleware_leaves_the_mappings_themselves(name):
         assert getattr(made, mapping).__qualname__ == getattr(bare, mapping).__qualname__
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("name", ACTIVE)
 def test_resume_is_bitwise(name, at):

@@ -14,6 +14,7 @@ from mapsto.torch import build_program
 
 
 # -- activation checkpointing ------------------------------------------------------------------------------------------
+@pytest.mark.bits
 @pytest.mark.parametrize("modules", [["blocks.*"], ["blocks.?"], ["embed", "head"], ["blocks.0", "blocks.1.0"]])
 def test_recomputing_is_bitwise_the_plain_step_dropout_and_statistics_included(modules):
     bare, made = program(), program(use("activation_checkpointing", modules=modules))

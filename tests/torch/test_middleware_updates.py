@@ -65,6 +65,7 @@ def test_clip_norm_against_numpy(max_norm, norm_type):
             np.testing.assert_allclose(value, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.bits
 def test_clipping_nothing_is_bitwise_nothing():
     bare, made = program(), program(use("clip_norm", max_norm=1e6), use("clip_value", value=1e6))
     run(bare), run(made)

@@ -52,6 +52,7 @@ def model_of(name):
     return {"Muon": Matrices, "SparseAdam": Lookup}.get(name, Net)
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("name", "options"), [(n, o) for n in sorted(OPTIMIZERS) for o in OPTIONS.get(n, [{}])])
 def test_any_optimizer_steps_and_restores_bitwise(name, options):
     def made():

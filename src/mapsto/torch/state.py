@@ -153,19 +153,23 @@ class Builder:
         known: str = name if self.part is None else self.part.names[id(parameter)]
         return known
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups as torch optimizers take them, each with `names`: one for each set of rules that apply, in the
-        model's order; without rules there is one. A rank that keeps a part of the model has all groups, some of them empty.
-        """
-        rules = [(set(self.match(patterns, "param_groups")), options) for patterns, options in self.groups]
-        made: dict[tuple[int, ...], dict[str, Any]] = {}
-        here = dict(self.trainable())
+    def grouped(self) -> list[tuple[tuple[int, ...], list[str]]]:
+        """The rules that apply, and the names of the trained parameters of the whole model to which they do: in the order of
+        the optimizer's groups, one for each set of rules, and within each in the model's order."""
+        rules = [set(self.match(patterns, "param_groups")) for patterns, _ in self.groups]
+        here = [name for name, _ in self.trainable()]
+        found: dict[tuple[int, ...], list[str]] = {}
         for name in here if self.part is None else [n for n, trained in self.part.everywhere.items() if trained]:
-            applying = tuple(i for i, (names, _) in enumerate(rules) if name in names)
-            if applying not in made:
-                merged = {k: v for i in reversed(applying) for k, v in rules[i][1].items()}
-                made[applying] = {"params": [], "names": [], **merged}
-            if name in here:
-                made[applying]["params"].append(here[name])
-                made[applying]["names"].append(name)
-        return [made[key] for key in sorted(made)]
+            found.setdefault(tuple(i for i, names in enumerate(rules) if name in names), []).append(name)
+        return sorted(found.items())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups as torch optimizers take them, each with `names`; see `grouped`. A rank that keeps a part of the
+        model has all groups, some of them empty."""
+        here = dict(self.trainable())
+        made: list[dict[str, Any]] = []
+        for applying, every in self.grouped():
+            names = [name for name in every if name in here]
+            options = {k: v for i in reversed(applying) for k, v in self.groups[i][1].items()}
+            made.append({"params": [here[name] for name in names], "names": names, **options})
+        return made

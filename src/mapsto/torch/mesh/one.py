@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -58,7 +57,9 @@ class OneProcess:
 
     def norm(self, tensors: Iterable[Tensor], p: float = 2.0) -> Tensor:
         """The p-norm over all elements of tensors, counted once however they lie on ranks."""
-        return torch.nn.utils.get_total_norm(list(tensors), p)
+        from . import norms  # here, because it imports torch.distributed, which one process alone may never need
+
+        return norms.norm(list(tensors), p)
 
     def whole(self, tensor: Tensor) -> Tensor:
         """The full value of a tensor of which ranks may hold parts; all ranks must ask."""

@@ -198,6 +198,7 @@ class Ranks(OneProcess):
             self.pipeline = Pipeline(builder.model, self.device_mesh["pipeline"], builder.device, self.staging)
             self.notes += self.pipeline.notes
             builder.part = self.pipeline.part
+            self.pipeline.part.order = [name for _, names in builder.grouped() for name in names]
             if self.data is not None:
                 self.placed = Summed(builder.model, self.data, unused=self.unused_parameters, bucket_mb=self.bucket_mb)
         elif self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):

@@ -9,7 +9,6 @@ takes the values and the state of the random generators from the stage before; t
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -192,12 +191,10 @@ class Pipeline:
     def norm(self, tensors: Sequence[Tensor], p: float, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The norm over all stages; a tied parameter counts once. tensors: one for each parameter with a gradient."""
         with_gradient = [q for q in parameters if q.grad is not None]
-        copies = set(map(id, self.part.copies))
-        own = [t for t, q in zip(tensors, with_gradient, strict=True) if id(q) not in copies]
-        found = norms.norm(own, p) if own else torch.zeros((), device=self.device)
-        powers = (found if math.isinf(p) else found**p).to(torch.float64)
-        dist.all_reduce(powers, dist.ReduceOp.MAX if math.isinf(p) else dist.ReduceOp.SUM, group=self.group)
-        return (powers if math.isinf(p) else powers ** (1.0 / p)).to(found.dtype)
+        own = {self.part.names[id(q)]: t for t, q in zip(tensors, with_gradient, strict=True) if id(q) not in self.part.copies}
+        found = dict(zip(own, norms.each(list(own.values()), p), strict=True))
+        dtypes = {name: self.part.dtypes[name] for name in self.part.order}
+        return norms.over_stages(found, dtypes, p, self.group, self.device)
 
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by name of all stages, on each."""

@@ -43,18 +43,21 @@ class Elsewhere(nn.Module):
 @dataclass
 class Part:
     """sections: of this rank, by stage; words: of every stage; everywhere: every parameter's name and whether it is trained;
-    names: of this rank's parameters, as one process calls them; tied: parameters that other stages have too, with the group
-    of these; copies: those of them that count elsewhere; keys: of the whole model's state; elsewhere: those of them that other
-    ranks have."""
+    dtypes: of the norms of all parameters; order: the names of the trained ones as one process's optimizer has them; names: of
+    this rank's parameters, as one process calls them; tied: parameters that other stages have too, with the group of these;
+    copies: those of them that count elsewhere; keys: of the whole model's state; elsewhere: those of them that other ranks
+    have."""
 
     sections: dict[int, Section]
     words: list[str]
     everywhere: dict[str, bool]
     followed: bool
     sizes: dict[str, int] = field(default_factory=dict)
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
     tied: list[tuple[nn.Parameter, dist.ProcessGroup]] = field(default_factory=list)
-    copies: list[nn.Parameter] = field(default_factory=list)
+    copies: set[int] = field(default_factory=set)
     keys: frozenset[str] = frozenset()
     elsewhere: frozenset[str] = frozenset()
 
@@ -109,6 +112,7 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
         {canonical[id(p)]: p.requires_grad for _, p in every},
         not hasattr(model, "pipeline_plan"),
         {canonical[id(p)]: p.numel() for _, p in every},
+        {canonical[id(p)]: p.dtype.to_real() for _, p in every},
     )
     groups = _groups({frozenset(h) for h in holders.values() if len(h) > 1}, mesh)
     part.keys = frozenset(model.state_dict()) | part.everywhere.keys()
@@ -121,7 +125,7 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
         if len(holding) > 1:
             part.tied.append((parameter, groups[holding]))
             if mesh.get_local_rank() != min(holding):
-                part.copies.append(parameter)
+                part.copies.add(id(parameter))
     return part
 
 

@@ -25,7 +25,8 @@ def offers(device: torch.device) -> dict[str, Any]:
 
 
 def refuse_rule(make: Callable[[list[nn.Parameter]], Any], device: torch.device) -> None:
-    """Step parameters whole and in two parts. Raises SpecError naming the optimizer where their bits differ."""
+    """Step parameters whole and in two parts. Raises SpecError naming the optimizer where their bits differ, and for a fused
+    kernel on any CPU: on one without vectors its bits happen to be the same, and what is refused must not depend on that."""
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator).to(device) for shape in SHAPES]
     gradients = [[torch.randn(shape, generator=generator).to(device) for shape in SHAPES] for _ in range(STEPS)]
@@ -45,8 +46,8 @@ def refuse_rule(make: Callable[[list[nn.Parameter]], Any], device: torch.device)
         found.append([p.detach() for p in parameters])
     whole, first, last = found
     same = all(torch.equal(w, torch.cat([a, b])) for w, a, b in zip(whole, first, last, strict=True))
-    if not same:
-        fused = any(group.get("fused") for group in optimizer.param_groups)
+    fused = device.type == "cpu" and any(group.get("fused") for group in optimizer.param_groups)
+    if fused or not same:
         why = (
             "its fused kernel computes the ends of a tensor by other code (fused: false)"
             if fused
