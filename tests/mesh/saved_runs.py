@@ -80,6 +80,34 @@ class Feedback:
             self.kept = tree["kept"].value
 
 
+class Means:
+    """Adds running means of gradients, which its first step makes and numbers; rows: and of the squares of each row, whose
+    shape no parameter has."""
+
+    def __init__(self, rows: bool = False) -> None:
+        self.rows, self.kept = rows, {}
+
+    def update(self, inner: Any) -> Any:
+        def outer(state: Any, metrics: Any) -> Any:
+            for number, gradient in enumerate(state.gradients()):
+                mean = self.kept.setdefault(str(number), torch.zeros_like(gradient))
+                mean.lerp_(gradient, 0.2)
+                gradient.add_(mean, alpha=0.3)
+                if self.rows and gradient.ndim == 2:
+                    squares = gradient.square().sum(1, keepdim=True)
+                    self.kept[f"rows {number}"] = squares + 0.5 * self.kept.get(f"rows {number}", torch.zeros_like(squares))
+                    gradient.mul_(1 + self.kept[f"rows {number}"])
+            return inner(state, metrics)
+
+        return outer
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.kept)
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        self.kept = dict(tree)
+
+
 class Interrupts:
     """Sends one rank a signal in its fourth step."""
 
@@ -157,7 +185,7 @@ FREQUENT = {"every": 1, "keep": None}
 
 def same_mesh(folder: Path) -> dict[str, Any]:
     """On the same mesh: a run that was interrupted, one that was not, one that writes while it goes on."""
-    shard = {"mesh": {"shard": 2}, "middleware": [use("ema", decay=0.9), use(Feedback)]}
+    shard = {"mesh": {"shard": 2}, "middleware": [use("ema", decay=0.9), use(Means, rows=True), use(Feedback)]}
     aside = {**shard, "checkpoint": {**FREQUENT, "asynchronous": True}}
     found = {"whole": train(folder / "whole", shard), "cut": train(folder / "cut", shard, until=3)}
     found["resumed"] = train(folder / "cut", shard, resume=True)

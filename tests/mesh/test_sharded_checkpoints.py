@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from saved_runs import failures, meanwhile, reads, same_mesh, saved, train
 from tests.mesh.errors import error
 
+from mapsto import use
 from mapsto.core.errors import CheckpointError
 from mapsto.engine.checkpoint import checkpoint_paths, step_of
 from mapsto.engine.consolidate import consolidate
@@ -45,10 +46,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def moved(chain: list[tuple[int, dict[str, Any] | None]], folder: Path, alone: Path) -> None:
+def moved(chain: list[tuple[int, dict[str, Any] | None]], folder: Path, alone: Path, **more: Any) -> None:
     """A step on each mesh; after each of them the checkpoint is that of the run of one process."""
     for step, (world, mesh) in enumerate(chain, 1):
-        changes = {"mesh": mesh}
+        changes = {"mesh": mesh, **more}
         if world > 1:
             on_ranks(world, train, folder, changes, step > 1, step)
         else:
@@ -59,8 +60,11 @@ def moved(chain: list[tuple[int, dict[str, Any] | None]], folder: Path, alone: P
         assert error(saved(folder, step), saved(alone, step)) < 1e-12, f"step {step} on {mesh}"
 
 
-def test_a_run_that_moves_from_mesh_to_mesh_is_the_run_of_one_process(alone: Path, tmp_path: Path) -> None:
-    moved(CHAIN, tmp_path / "run", alone)
+def test_a_run_that_moves_from_mesh_to_mesh_is_the_run_of_one_process(tmp_path: Path) -> None:
+    """With state that a middleware made in its first step, and that it does not name after parameters."""
+    middleware = [use("ema", decay=0.9), use("clip_norm", max_norm=0.5), use("saved_runs:Means")]
+    train(tmp_path / "alone", {"middleware": middleware})
+    moved(CHAIN, tmp_path / "run", tmp_path / "alone", middleware=middleware)
 
 
 @pytest.mark.slow
