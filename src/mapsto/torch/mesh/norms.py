@@ -21,7 +21,8 @@ from .sent import sent
 def norm(tensors: Sequence[Tensor], p: float) -> Tensor:
     """The p-norm over all elements (p: above 0, `inf` for the largest), on the device, the same on all ranks."""
     found = each(tensors, p)
-    return torch.linalg.vector_norm(torch.stack([value.to(found[0].device) for value in found]), p)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([value.to(found[0].device) for value in found]), p)
+    return total
 
 
 def each(tensors: Sequence[Tensor], p: float) -> list[Tensor]:
@@ -72,4 +73,5 @@ def over_stages(own: Mapping[str, Tensor], dtypes: Mapping[str, torch.dtype], p:
     dist.all_reduce(values, group=group)
     there = values[1].bool().tolist()
     kept = [value.to(dtype) for value, dtype, is_there in zip(values[0], dtypes.values(), there, strict=True) if is_there]
-    return torch.linalg.vector_norm(torch.stack(kept), p) if kept else torch.zeros((), device=device)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(kept), p) if kept else torch.zeros((), device=device)
+    return total
