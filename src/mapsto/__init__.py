@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from .core.compose import middleware
 from .core.errors import (
     CheckpointError,
+    ClusterError,
     ComposeError,
     DataError,
+    DivergenceError,
     ExportError,
+    LaunchError,
     LossError,
     MapstoError,
     MissingExtra,
+    PlanError,
     RegistryError,
     SpecError,
     UnknownName,
@@ -26,10 +30,15 @@ from .core.parts import Part, use
 from .core.random import derive, generator
 from .core.registry import decorator, registry
 from .core.spec import CheckpointPlan, Spec, load_spec
+from .engine.events import Event, RunView
 
 if TYPE_CHECKING:
-    from .engine.run import Run
-    from .torch import build_program
+    from .engine.run import Run as _Run
+    from .torch import Program, build_program
+
+    class Run(_Run[Program]):
+        """The run as torch users see it: `run.program.model` is an `nn.Module`. Of another wing: `mapsto.engine.run.Run`."""
+
 
 __version__ = "0.1.0"
 
@@ -53,16 +62,22 @@ _LAZY = {"Run": "mapsto.engine.run", "build_program": "mapsto.torch"}
 __all__ = [
     "CheckpointError",
     "CheckpointPlan",
+    "ClusterError",
     "ComposeError",
     "DataError",
+    "DivergenceError",
+    "Event",
     "ExportError",
     "Kind",
+    "LaunchError",
     "LossError",
     "MapstoError",
     "MissingExtra",
     "Part",
+    "PlanError",
     "RegistryError",
     "Run",
+    "RunView",
     "Spec",
     "SpecError",
     "UnknownName",
@@ -92,9 +107,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        import importlib
+if not TYPE_CHECKING:  # a type checker that saw this would take any name
 
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'mapsto' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            import importlib
+
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        from .core.errors import nearest
+
+        hint = nearest(name, __all__).partition("; ")[2]
+        raise AttributeError(f"module 'mapsto' has no attribute {name!r}" + (f"; {hint}" if hint else ""))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

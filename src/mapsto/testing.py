@@ -19,9 +19,9 @@ from .check.targets import find, of_target, subjects
 from .check.wings import law_wings
 from .check.words import in_words
 from .core.errors import SpecError
-from .core.laws import BAD, Law, Subject, Trial, Verdict, all_laws, find_law, verdict
+from .core.laws import BAD, Example, Law, Laws, Subject, Trial, Verdict, all_laws, find_law, verdict
 
-__all__ = ["LawBroken", "in_words", "judge_law", "laws_of"]
+__all__ = ["Example", "Law", "LawBroken", "Laws", "Subject", "Trial", "Verdict", "in_words", "judge_law", "laws_of"]
 
 
 class LawBroken(AssertionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -62,8 +63,48 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 
 def test_a_name_that_is_not_there() -> None:
-    with pytest.raises(AttributeError, match="module 'mapsto' has no attribute 'optimiser'"):
-        _ = mapsto.optimiser
+    with pytest.raises(AttributeError, match="module 'mapsto' has no attribute 'optimiser'; did you mean 'optimizer'?"):
+        _ = mapsto.optimiser  # type: ignore[attr-defined]
+    assert {"Run", "build_program", *mapsto.__all__} <= set(dir(mapsto))
+
+
+TYPED = """
+import mapsto
+from mapsto import Event, LaunchError, Run, RunView, Spec
+from mapsto.data import StandIn, check_indices
+from mapsto.testing import Laws, Trial
+from mapsto.torch import Batch, Grad, Loss, Metrics, OneProcess, State, Step, Update
+
+@mapsto.middleware(wraps="update")
+def plain(inner: Update) -> Update:
+    def update(state: State, metrics: Metrics) -> Metrics:
+        return inner(state, metrics)
+    return update
+
+run = Run(Spec(model="m", data={}))
+run.program.model.eval()
+with Run.resume("folder").trained("best") as trained:
+    trained.model.eval()
+"""
+WRONG = {
+    "mapsto.midleware": 'Module has no attribute "midleware"',
+    "mapsto.buld_program(1)": 'Module has no attribute "buld_program"',
+    "from mapsto import Sepc": 'Module "mapsto" has no attribute "Sepc"',
+    "run.program.modle": '"Program" has no attribute "modle"',
+}
+
+
+@pytest.mark.slow
+def test_a_strict_type_checker_sees_the_door(tmp_path: Path) -> None:
+    api = pytest.importorskip("mypy.api")
+    (tmp_path / "user.py").write_text(TYPED + "\n".join(WRONG) + "\n")
+    said, _, _ = api.run(["--strict", "--cache-dir", str(Path(__file__).parents[2] / ".mypy_cache"), str(tmp_path / "user.py")])
+    errors = [line for line in said.splitlines() if ": error: " in line]
+    first = 1 + TYPED.count("\n")
+    for number, (code, message) in enumerate(WRONG.items()):
+        assert message in errors[number], code
+        assert f":{first + number}: " in errors[number]
+    assert len(errors) == len(WRONG), said
 
 
 if TYPE_CHECKING:  # what is decorated keeps its type: a strict type checker reads these

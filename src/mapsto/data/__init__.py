@@ -14,8 +14,8 @@ from .mixture import Interleaved, Mixture
 from .order import Sequential, Shuffled
 from .pad import Pad
 from .reader import Batches
-from .source import Source
-from .stream import Stream
+from .source import Source, check_indices
+from .stream import StandIn, Stream
 from .tables import Arrow, ArrowTable, Csv, Parquet
 from .text import TokeniseBytes, TokeniseWith, TokeniseWords
 from .tokens import TokenBlocks
@@ -52,6 +52,7 @@ __all__ = [
     "Shuffled",
     "Source",
     "Split",
+    "StandIn",
     "Stream",
     "TextFolder",
     "TextLines",
@@ -61,4 +62,5 @@ __all__ = [
     "TokeniseWords",
     "Vocabulary",
     "as_source",
+    "check_indices",
 ]

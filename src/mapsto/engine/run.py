@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, cast
 
 from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, nearest
 from ..core.parts import build
@@ -33,6 +33,15 @@ from .resuming import Accepted, compared_data, compared_schedule
 from .signals import interruptible
 from .streams import seeded, untouched
 from .wing import Program, Wing, find_wing
+
+if TYPE_CHECKING:  # a default for what a program is typed as came to Python's own typing in 3.13
+    from typing_extensions import TypeVar
+
+    P = TypeVar("P", bound=Program, default=Program)
+else:
+    from typing import TypeVar
+
+    P = TypeVar("P", bound=Program)
 
 log = logging.getLogger("mapsto")
 
@@ -57,7 +66,7 @@ class Result:
     detached: Mapping[str, str] = field(default_factory=dict)
 
 
-class Run:
+class Run(Generic[P]):
     """A spec being carried out: `Run(spec).fit()`, or `Run(model=..., data=..., ...)` with the arguments of a Spec.
 
     folder: where it is kept (default `runs/NAME-TIME`, made when it begins); observers: besides those of the spec.
@@ -92,7 +101,7 @@ class Run:
         data_changed: bool = False,
         schedule_changed: bool = False,
         recipes_changed: bool = False,
-    ) -> Run:
+    ) -> Self:
         """The run of a folder (or of the folder of one of its checkpoints), to go on with or to evaluate.
 
         overrides: such as `epochs=20`, or where the same data lie now; what decides the trajectory cannot change.
@@ -156,15 +165,15 @@ class Run:
         return (1 if self.spec.epochs is None else self.spec.epochs) * int(self.reader("train").batches_per_epoch)
 
     @cached_property
-    def program(self) -> Program:
+    def program(self) -> P:
         """The built program, for those who want their own loop."""
         return self._build(self.spec)
 
-    def _build(self, spec: Spec, length: Mapping[str, int] | None = None) -> Program:
+    def _build(self, spec: Spec, length: Mapping[str, int] | None = None) -> P:
         spec.check()
         offers = {**(length or self._length), "seed": self.spec.seed}
         with seeded(spec.seed, "build", self.wing):
-            return self.wing.build(spec, offers)
+            return cast(P, self.wing.build(spec, offers))
 
     @property
     def _length(self) -> dict[str, int]:
@@ -179,7 +188,7 @@ class Run:
             return None
         return {"total_steps": manifest["total_steps"], "steps_per_epoch": manifest["data"]["train"]["batches_per_epoch"]}
 
-    def _for_use(self) -> Program:
+    def _for_use(self) -> P:
         """The program that evaluates: in one process that of one, whatever mesh it was trained on."""
         if "program" not in self.__dict__ and self.ranks.world == 1:
             told = self._told_length()
@@ -459,7 +468,7 @@ class Run:
             yield from self.program.predict(batches)
 
     @contextlib.contextmanager
-    def trained(self, checkpoint: str | int | Path | None = None) -> Iterator[Program]:
+    def trained(self, checkpoint: str | int | Path | None = None) -> Iterator[P]:
         """Within it the program holds trained weights, for code of one's own; arguments as of `evaluate`."""
         with self._weights_of(checkpoint), untouched(self.wing):
             yield self.program

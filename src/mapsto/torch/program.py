@@ -108,7 +108,7 @@ class Program:
             raise explain(error, state, batch) from error
 
     @staticmethod
-    def fetch(window: Sequence[Metrics]) -> dict[str, float]:
+    def fetch(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """The metrics of several steps as floats, copied from the device together: pairs averaged exactly, scalars by step."""
         return fetch(window)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 import mapsto
 from mapsto import use
-from mapsto.data.reader import Batches
+from mapsto.data import Batches
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mapsto.data.stream import StandIn
-from mapsto.torch.mesh.one import OneProcess
+from mapsto.data import StandIn
+from mapsto.torch import OneProcess
 
 
 class MyName(OneProcess):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from mapsto.engine.events import Event
+from mapsto import Event
 
 
 class MyName:

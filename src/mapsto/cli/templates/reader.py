@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mapsto.data import as_source
-from mapsto.data.order import Shuffled
-from mapsto.data.stream import Stream
+from mapsto.data import Shuffled, Stream, as_source
 
 
 class MyName:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mapsto.data.source import check_indices
+from mapsto.data import check_indices
 
 
 class MyName:

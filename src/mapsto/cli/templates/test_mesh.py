@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import mapsto
-from mapsto.data.reader import Batches
+from mapsto.data import Batches
 
 MyName = mapsto.registry.get("mesh", "my_name")
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 import mapsto
-from mapsto import use
-from mapsto.engine.events import Event, RunView
+from mapsto import Event, RunView, use
 
 MyName = mapsto.registry.get("observer", "my_name")
 

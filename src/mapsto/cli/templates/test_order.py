@@ -19,7 +19,7 @@ def test_laws(law: Callable[[], None]) -> None:
 
 
 def test_a_reader_takes_it() -> None:
-    from mapsto.data.reader import Batches
+    from mapsto.data import Batches
 
     reader = Batches({"input": np.arange(10)}, batch_size=4, order=MyName(stride=2), seed=3)
     seen = [reader.batch(i)["input"].tolist() for i in range(3)]

@@ -32,7 +32,7 @@ def test_points_lie_on_their_ring() -> None:
 
 
 def test_a_reader_sees_every_record_once() -> None:
-    from mapsto.data.reader import Batches
+    from mapsto.data import Batches
 
     source = MyName(records=20)
     reader = Batches(source, batch_size=6, shuffle=True)

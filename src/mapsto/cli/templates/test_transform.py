@@ -29,7 +29,7 @@ def test_noise_has_the_stated_scale() -> None:
 
 
 def test_a_reader_gives_it_the_same_noise_at_the_same_position() -> None:
-    from mapsto.data.reader import Batches
+    from mapsto.data import Batches
 
     first, again = (Batches(batch(), batch_size=100, transforms=[my_name], seed=5) for _ in range(2))
     np.testing.assert_array_equal(first.batch(3)["input"], again.batch(3)["input"])
