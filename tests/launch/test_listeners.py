@@ -10,7 +10,7 @@ import pytest
 from tests.launch.launches import await_, command
 from tests.launch.listeners import listeners, table
 
-from mapsto.core.listening import bound_for_ranks, interfaces, is_alone
+from mapsto.core.listening import bound_for_others, interfaces, is_alone
 from mapsto.engine.folder import RunFolder
 
 RECIPE = Path(__file__).with_name("troubled.py")
@@ -74,14 +74,14 @@ def test_every_interface_and_mapped_addresses_are_told_apart():
     ],
 )
 def test_rank_zero_waits_where_it_was_said(host, alone, address):
-    with bound_for_ranks(host, 0, alone=alone) as made:
+    with bound_for_others(host, 0, alone=alone) as made:
         assert made.getsockname()[0] == address
 
 
 def test_a_hosts_own_name_that_leads_to_loopback_is_open_to_other_machines_alone(monkeypatch):
     monkeypatch.setattr("mapsto.core.listening.resolved", lambda host: "127.0.1.1")
     for alone, address in ((True, "127.0.1.1"), (False, "0.0.0.0")):
-        with bound_for_ranks("node-0", 0, alone=alone) as made:
+        with bound_for_others("node-0", 0, alone=alone) as made:
             assert made.getsockname()[0] == address
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 """The network interface that other machines do not reach."""
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # listened on where the address that was said is none of this machine
+"""The address of every interface."""
 SWITCH, TOKEN = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """What Ray reads: whether it makes clusters of several machines, and how it knows who may speak with it."""
 _RAY_TOKEN = secrets.token_hex(32)
@@ -45,21 +47,21 @@ def bound(address: str, port: int) -> socket.socket:
     return made
 
 
-def bound_for_ranks(host: str, port: int, *, alone: bool) -> socket.socket:
-    """A socket at which rank 0 waits for the others, who know it as this host; alone: all ranks are on this machine.
+def bound_for_others(host: str, port: int, *, alone: bool) -> socket.socket:
+    """A socket at which other ranks or nodes are waited for, who know this machine as `host`; alone: all are on this machine.
 
     A name that leads to this machine alone, or to an address that it does not have (a service, a forwarded port), tells
-    nothing of where ranks of other machines will come in: then, and only then, every interface is listened on. Raises OSError.
+    nothing of where those of other machines will come in: then, and only then, every interface is listened on. Raises OSError.
     """
     address = resolved(host)
     if not alone and is_loopback(address) and not is_loopback(host):
-        return bound("0.0.0.0", port)  # noqa: S104  # a host's own name, which the other machines resolve otherwise
+        return bound(EVERYWHERE, port)  # a host's own name, which the other machines resolve otherwise
     try:
         return bound(address, port)
     except OSError as error:
         if alone or error.errno != errno.EADDRNOTAVAIL:
             raise
-        return bound("0.0.0.0", port)  # noqa: S104
+        return bound(EVERYWHERE, port)
 
 
 def is_alone(environment: Mapping[str, str]) -> bool:

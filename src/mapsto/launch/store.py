@@ -1,7 +1,8 @@
 """The store through which nodes meet: a process of its own, so that no node's end is the end of the meeting.
 
 `python -m mapsto.launch.store HOST:PORT` keeps one until it is ended; where none is there, the node that has HOST starts one,
-which ends with it. It listens at HOST only, and knows nothing of what is kept in it: the nodes sign what they leave there.
+which ends with it. It listens at HOST only, where that is an address that others reach. It knows nothing of what is kept in it:
+the nodes sign what they leave there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import threading
 from typing import Any
 
-from ..core.listening import bound, resolved
+from ..core.listening import EVERYWHERE, bound_for_others, resolved
 
 
 def keep(host: str, port: int, told: int) -> int:
@@ -32,9 +33,14 @@ def _open(host: str, port: int) -> Any:
     dist: Any = torch.distributed
 
     try:
-        address = resolved(host)
-        with bound(address, port) as made:
-            descriptor = os.dup(made.fileno())  # torch closes it
+        with bound_for_others(host, port, alone=False) as made:
+            address, descriptor = made.getsockname()[0], os.dup(made.fileno())  # torch closes it
+        if address == EVERYWHERE:
+            if host != EVERYWHERE:
+                print(
+                    f"{host} is {resolved(host)} here, which others do not reach: listening on every interface", file=sys.stderr
+                )
+            address = "127.0.0.1"  # where this process speaks with it
         return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
     except (dist.DistNetworkError, RuntimeError) as error:
         print(str(error).splitlines()[0], file=sys.stderr)

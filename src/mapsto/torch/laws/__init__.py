@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from ...core.errors import require
 from ...core.laws import Subject
+from ...core.listening import INTERFACE, interfaces
 
 torch = require("torch", "torch", "mapsto.torch.laws")
 
@@ -92,8 +94,9 @@ def seed(number: int) -> None:
 
 
 def join(rank: int, world: int, store: str) -> None:
-    """Join a gloo group that meets at the file `store`."""
+    """Join a gloo group of this machine that meets at the file `store`."""
     import torch.distributed as dist
 
     use_one_thread()
+    os.environ.update(interfaces(INTERFACE))
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)

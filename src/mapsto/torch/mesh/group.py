@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...core.errors import MapstoError, SpecError
-from ...core.listening import INTERFACE, bound_for_ranks, interfaces, is_alone
+from ...core.listening import INTERFACE, bound_for_others, interfaces, is_alone
 from ...core.signing import VARIABLE
 from .signed import sign_objects
 
@@ -78,7 +78,7 @@ def _meeting(limit: timedelta) -> dict[str, Any]:
         return {}
     distributed: Any = dist
     host, port = env["MASTER_ADDR"], int(env["MASTER_PORT"])
-    with bound_for_ranks(host, port, alone=alone) as made:
+    with bound_for_others(host, port, alone=alone) as made:
         store = distributed.TCPStore(
             host, port, int(env["WORLD_SIZE"]), is_master=True, timeout=limit, master_listen_fd=os.dup(made.fileno())
         )  # fmt: skip
