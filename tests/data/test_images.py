@@ -257,6 +257,7 @@ def damaged(tmp_path: Path) -> Path:
         write(folder / "b" / name.replace("good", "cut"), content[: len(content) // 2])
     write(folder / "a" / "text.png", b"not an image")
     write(folder / "a" / "empty.gif", b"")
+    write(folder / "a" / ".hidden", b"")
     return folder
 
 
@@ -278,7 +279,7 @@ def test_skipped_files_are_no_records_and_stand_in_the_report(
     source = ImageFolder(folder, **options)
     assert [f.name for f in source.files] == ["good.jpg", "good.png"]
     assert everything(source)["target"].tolist() == [1, 1]
-    assert source.notes()[0].endswith("4 unreadable (a/empty.gif, a/text.png, b/cut.jpg and 1 more)")
+    assert source.notes()[0].endswith("1 hidden (a/.hidden); 4 unreadable (a/empty.gif, a/text.png, b/cut.jpg and 1 more)")
     assert [name for note in source.notes()[1:] for name in ("empty", "text", "cut") if name in note] == [
         "empty", "text", "cut", "cut",
     ]  # fmt: skip

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
 from .class_folders import ClassFolder
-from .images import MAX_PIXELS, SUFFIXES, check_mode, check_size, decode_image, file_content
+from .images import MAX_PIXELS, SUFFIXES, Mode, check_mode, check_size, decode_image, file_content
 from .line_files import read_text
 from .lines import TextLines
 from .paths import PathLike
@@ -95,7 +95,7 @@ class ImageFolder(ClassFolder):
         path: PathLike,
         size: int | tuple[int, int] | None = None,
         *,
-        mode: str = "RGB",
+        mode: Mode = "RGB",
         classes: list[str] | str | Path | None = None,
         suffixes: Sequence[str] = tuple(SUFFIXES),
         on_error: Literal["raise", "skip"] = "raise",
@@ -105,8 +105,8 @@ class ImageFolder(ClassFolder):
         self.size, self.mode, self.max_pixels = check_size(size), check_mode(mode), max_pixels
         if on_error not in ("raise", "skip"):
             raise DataError(f"image_folder: on_error is {on_error!r}; {nearest(str(on_error), ('raise', 'skip'))}")
-        super().__init__(path, suffixes, classes)
         self.errors: dict[Path, str] = {}
+        super().__init__(path, suffixes, classes)
         if on_error == "skip":
             self._skip()
 

@@ -11,7 +11,7 @@ import importlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,8 @@ SUFFIXES = {
 """File endings that count as images, and Pillow's name of their format."""
 FORMATS = sorted(set(SUFFIXES.values()))
 """What is looked for in such files; no format that runs a program of its own (PostScript) is among them."""
-MODES = ("CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr")
+Mode = Literal["CMYK", "F", "HSV", "I", "I;16", "L", "LA", "LAB", "P", "RGB", "RGBA", "YCbCr"]
+MODES = get_args(Mode)
 DEEP: dict[str, Any] = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
 """Modes of one channel that hold more than 8 bits."""
 MAX_PIXELS = 89_478_485
