@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def test_csv(mapsto, trained, tmp_path, expected):
     assert mapsto("predict", trained, "--output", tmp_path / "p.csv").code == 0
     with open(tmp_path / "p.csv", newline="") as file:
         heads, *rows = csv.reader(file)
-    assert heads == ["label", "probability.0", "probability.1"]
-    np.testing.assert_array_equal(np.float32([row[1:] for row in rows]), expected["probability"])
+    assert heads == ["record", "label", "probability.0", "probability.1"]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    np.testing.assert_array_equal(np.float32([row[2:] for row in rows]), expected["probability"])
 
 
 def test_parquet(mapsto, trained, tmp_path, expected):
@@ -73,7 +75,7 @@ def test_a_file_is_read_as_the_data_are(mapsto, trained, tmp_path, expected):
         said = mapsto("predict", trained, "--input", tmp_path / name, "--output", tmp_path / "p.csv")
         assert said.code == 0, said.err
         with open(tmp_path / "p.csv", newline="") as file:
-            found = [row[1:] for row in list(csv.reader(file))[1:]]
+            found = [row[2:] for row in list(csv.reader(file))[1:]]
         np.testing.assert_array_equal(np.float32(found), expected["probability"])
 
 
@@ -200,3 +202,161 @@ def test_data_without_a_source_have_no_file_in_their_place(trained, tmp_path):
     run.spec = dataclasses.replace(run.spec, data={**run.spec.data, "mixed": mixed})
     with pytest.raises(DataError, match=r"data\.mixed is not made of a source, so no file can take its place"):
         reader_of(run, "mixed", tmp_path / "new.csv")
+
+
+# -- files of every kind, without labels ------------------------------------------------------------------------------------
+RECIPE = """\
+import json
+import os
+import pathlib
+
+import mapsto
+from mapsto import Spec, use
+from torch import nn
+
+
+@mapsto.model
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+
+
+@mapsto.transform
+def lengths(batch):
+    import numpy as np
+    return {**batch, "input": np.array([[len(t), t.count("o")] for t in batch["input"]], np.float32)}
+
+
+@mapsto.source
+class Words:
+    def __init__(self, path: str):
+        self.rows = [line.split("|") for line in pathlib.Path(path).read_text().splitlines()]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, indices):
+        rows = [self.rows[i] for i in indices]
+        labels = {"target": [row[1] for row in rows]} if len(self.rows[0]) > 1 else {}
+        return {"input": [row[0] for row in rows], **labels}
+
+
+def spec():
+    source = json.loads(os.environ["SOURCE"])
+    if source["use"] == "image_folder":
+        part = {"source": source, "batch_size": 2, "transforms": [use("scale")]}
+        return Spec(model="flat", data={"train": part, "test": part}, device="cpu", steps=1)
+    transforms = [use("rename", names={"stars": "target"})] if "csv" in source["use"] else []
+    transforms += [use("encode_labels", classes=["bad", "good"]), use("lengths")]
+    part = {"source": source, "batch_size": 2, "transforms": transforms}
+    return Spec(model=use("torch.nn:Linear", in_features=2, out_features=2), data={"train": part, "test": part}, device="cpu",
+                steps=1)
+"""
+TEXTS, STARS = ["too bad", "oh so good", "so, so"], ["bad", "good", "bad"]
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "predicting.py"  # once: a process knows a recipe by one path
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def train_on(mapsto, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, dict[str, Any]], Path]:
+    def train(folder: Path, source: dict[str, Any]) -> Path:
+        monkeypatch.setenv("SOURCE", json.dumps(source))
+        said = mapsto("train", recipe, "--run", folder / "r", "--quiet")
+        assert said.code == 0, said.err
+        return folder / "r"
+
+    return train
+
+
+def write_texts(path: Path, labelled: bool, text: str = "input", label: str = "stars") -> Path:
+    """A file of TEXTS, with their numbers as `name`, in the format of its ending."""
+    columns = {"name": [f"n{i}" for i in range(3)], text: TEXTS, **({label: STARS} if labelled else {})}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("fields", [None, {"input": "text", "stars": "stars"}])
+def test_files_of_every_format_with_and_without_labels(mapsto, train_on, tmp_path, fields):
+    text = "input" if fields is None else "text"
+    trained_on = write_texts(tmp_path / "train.csv", True, text)
+    source = {"use": "csv", "path": str(trained_on), **({"fields": {**fields, "name": "name"}} if fields else {})}
+    run, found = train_on(tmp_path, source), []
+    for ending in ("csv", "tsv", "jsonl", "parquet"):
+        for labelled in (True, False):
+            path = write_texts(tmp_path / f"new.{ending}", labelled, text)
+            said = mapsto("predict", run, "--input", path, "--keep", "input", "--id", "name", "--output", tmp_path / "p.jsonl")
+            assert said.code == 0, said.err
+            found.append(read(tmp_path / "p.jsonl"))
+    for rows in found[1:]:
+        assert rows == found[0]
+    assert [row["name"] for row in found[0]] == ["n0", "n1", "n2"]
+    assert [row["input"] for row in found[0]] == TEXTS
+    assert [row["label_name"] for row in found[0]] == [["bad", "good"][row["label"]] for row in found[0]]
+    assert mapsto("predict", run, "--output", tmp_path / "p.csv", "--keep", "input,stars").code == 0
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [list(row)[:4] for row in rows] == [["record", "input", "stars", "label"]] * 3
+    assert [row["input"] for row in rows] == TEXTS
+    said = mapsto("predict", run, "--keep", "inputs", "--output", tmp_path / "p.csv")
+    assert said.code == 1
+    assert "--keep: the source has no field 'inputs'; allowed: input, name, stars; did you mean 'input'?" in said.err
+
+
+def test_lines_of_text_without_labels_and_a_source_of_the_recipes_own(mapsto, train_on, tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"{s} {t}\n" for s, t in zip(STARS, TEXTS, strict=True)))
+    (tmp_path / "new.txt").write_text("\n".join(["too-bad", "oh-so-good"]))
+    pattern = "(?P<target>bad|good) (?P<input>.*)"
+    run = train_on(tmp_path, {"use": "text_lines", "path": str(tmp_path / "train.txt"), "pattern": pattern})
+    for name, texts in (("train.txt", TEXTS), ("new.txt", ["too-bad", "oh-so-good"])):
+        said = mapsto("predict", run, "--input", tmp_path / name, "--keep", "input", "--output", tmp_path / "p.parquet")
+        assert said.code == 0, said.err
+        assert pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "p.parquet")["input"].to_pylist() == texts
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.words").write_text("too bad|bad\nso good|good\n")
+    (tmp_path / "own" / "new.words").write_text("so so\n")
+    run = train_on(tmp_path / "own", {"use": "words", "path": str(tmp_path / "own" / "train.words")})
+    said = mapsto(
+        "predict", run, "--input", tmp_path / "own" / "new.words", "--keep", "input", "--output", tmp_path / "p.jsonl"
+    )
+    assert said.code == 0, said.err
+    assert [row["input"] for row in read(tmp_path / "p.jsonl")] == ["so so"]
+    path = write_texts(tmp_path / "own" / "new.csv", False)
+    words = ["--source", "csv", "--keep", "name", "--output", tmp_path / "p.jsonl"]
+    said = mapsto("predict", run, "--input", path, *words)
+    assert said.code == 0, said.err
+    assert [row["name"] for row in read(tmp_path / "p.jsonl")] == ["n0", "n1", "n2"]
+
+
+def test_folders_of_images_with_and_without_classes(mapsto, train_on, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for i, name in enumerate(["cat/a.png", "cat/b.png", "dog/c.png"]):
+        for folder, path in (("train", name), ("flat", Path(name).name)):
+            (tmp_path / folder / path).parent.mkdir(parents=True, exist_ok=True)
+            image.new("L", (2, 2), 80 * i).save(tmp_path / folder / path)
+    source = {"use": "image_folder", "path": str(tmp_path / "train"), "mode": "L", "classes": ["cat", "dog"]}
+    run = train_on(tmp_path, source)
+    found = []
+    for folder in ("train", "flat"):
+        words = ["--input", tmp_path / folder, "--keep", "file", "--output", tmp_path / "p.jsonl"]
+        said = mapsto("predict", run, *words)
+        assert said.code == 0, said.err
+        found.append(read(tmp_path / "p.jsonl"))
+        assert [Path(row["file"]).name for row in found[-1]] == ["a.png", "b.png", "c.png"]
+    assert [row["probability"] for row in found[0]] == [row["probability"] for row in found[1]]
+    assert {row["label_name"] for row in found[0]} <= {"cat", "dog"}

@@ -6,15 +6,20 @@ else by the source for the file's ending, and through the same transforms. The o
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import DataError, nearest
-from ..core.parts import build
+from ..core.parts import build, resolve, stated
+from ..core.registry import registry
 from ..core.values import Part
+from ..data.compressed import inner_suffix
+from .beside import Beside
 from .console import note, write
 from .predictions import writing
+from .unlabelled import Without, folder_of_classes, labels_of, leave_out_labels, without_labels
 
 if TYPE_CHECKING:
     from ..engine.run import Run
@@ -24,6 +29,8 @@ examples:
   mapsto predict runs/first --output predictions.jsonl                 data.test, the last checkpoint
   mapsto predict runs/first --data valid --checkpoint best --output predictions.csv
   mapsto predict runs/first --input new.parquet --output predictions.parquet
+  mapsto predict runs/first --input new.tsv --id name --keep text --output predictions.csv
+  mapsto predict runs/first --input photos/ --keep file --output predictions.jsonl
 
 A line of .jsonl is an object a record; a .csv has a column a number (probability.0, probability.1, ...); a .parquet file
 has a list column where a field is an array."""
@@ -38,7 +45,10 @@ SOURCES = {
     ".tsv": "csv",
     ".txt": "text_lines",
 }
-"""File ending -> the source that reads it."""
+"""File ending, without that of a compression -> the source that reads it."""
+TABLES = ("arrow", "csv", "json_lines", "parquet")
+READ_FILES = frozenset(SOURCES.values())
+"""Sources that a file of another ending is not for; any other source of a path takes what it is given."""
 
 SERVES_TRAINING = ("shuffle", "order", "bucket_by", "window", "drop_last", "limit")
 
@@ -48,7 +58,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="where the same data lie now, and other settings")
     parser.add_argument("--output", metavar="FILE", required=True, help="what to write: .jsonl, .csv or .parquet")
     parser.add_argument("--data", metavar="NAME", default="test", help="which of the spec's data sets (default: test)")
-    parser.add_argument("--input", metavar="FILE", help="read this file instead, as --data is read")
+    parser.add_argument("--input", metavar="FILE", help="read this file or folder instead, as --data is read; labels may lack")
+    parser.add_argument(
+        "--source", metavar="NAME", help="read --input by this source (default: that of --data, or by its ending)"
+    )
+    parser.add_argument("--id", metavar="FIELD", help="the field that tells a record (default: its number, from 0)")
+    parser.add_argument("--keep", metavar="FIELD,...", help="fields of the source to write beside the predictions")
     parser.add_argument("--data-changed", action="store_true", help="the data at another path need not be those of the run")
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
@@ -58,48 +73,71 @@ def run(options: argparse.Namespace) -> int:
     from ..engine.run import Run
 
     output = Path(options.output)
-    with writing(output) as rows:
+    with writing(output) as rows, contextlib.ExitStack() as stack:
         made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)
-        reader = made.reader(options.data) if options.input is None else reader_of(made, options.data, Path(options.input))
+        if options.input is None:
+            reader = made.reader(options.data)
+        else:
+            reader = reader_of(made, options.data, Path(options.input), options.source, stack)
+        beside = Beside(reader, [n.strip() for n in (options.keep or "").split(",") if n.strip()], options.id)
         count = 0
         for batch in _shown(made.predict(options.data if options.input is None else reader), reader, options.quiet):
-            count += rows(batch)
+            count += rows(beside(batch, getattr(made.program, "task", None)))
     note(f"{count} records, step {made.program.position} of {made.folder.path}")
     write(str(output))
     return 0
 
 
-def reader_of(run: Run, data: str, file: Path) -> Any:
-    """The reader that the spec names `data`, over a file in place of its source, each record once and in order.
+def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack: contextlib.ExitStack | None = None) -> Any:
+    """The reader that the spec names `data`, over a file or folder in place of its source, each record once and in order.
 
-    Raises DataError where the file's ending names no source.
+    source: the name of the source that reads it, where that is to be another; stack: ends what must live as long as the
+    reader does. Where the file has no labels, what reads them is left out. Raises DataError where no source reads it.
     """
     if data not in run.spec.data:
         raise DataError(f"data.{data}: the spec names no such reader; {nearest(data, run.spec.data)}")
-    if not file.is_file():
+    if not file.exists():
         raise DataError(f"--input: there is no file {file}")
     part = run.spec.data[data]
     if not isinstance(part, Part) or "source" not in part.args:
         raise DataError(f"data.{data} is not made of a source, so no file can take its place; name another with --data")
+    run.spec.load_imports()
+    labels, flat = labels_of(run.spec.task, part), False
+    if file.is_dir():
+        file, flat = (stack or contextlib.ExitStack()).enter_context(folder_of_classes(file))
+    said, path = _source(part.args["source"], file, source), f"data.{data}"
+    made = without_labels(said, labels, lambda p: build(p, "source", path=f"{path}.source", offers={"seed": run.spec.seed}))
     drop = SERVES_TRAINING if part.name == "batches" else ()
     kept = {name: value for name, value in part.args.items() if name not in drop}
-    read = Part(part.use, {**kept, "source": _source(part.args["source"], file)})
-    return build(read, "reader", path=f"data.{data}", offers={"seed": run.spec.seed})
+    read = Part(part.use, {**kept, "source": Without(made, labels) if flat else made})
+    reader = build(read, "reader", path=path, offers={"seed": run.spec.seed})
+    leave_out_labels(reader, labels)
+    return reader
 
 
-def _source(before: Any, file: Path) -> Any:
-    """The same source with another path, or the one that reads files of this ending."""
-    if isinstance(before, Part) and "path" in before.args:
-        return Part(before.use, {**before.args, "path": str(file)})
-    if file.suffix == ".npz":
+def _source(before: Any, file: Path, name: str | None = None) -> Part:
+    """The same source with another path, or the one that is named or reads files of this ending."""
+    suffix = inner_suffix(file)
+    by_suffix = "image_folder" if file.is_dir() else SOURCES.get(suffix)
+    part = before if isinstance(before, Part) else None
+    takes = () if part is None else stated(resolve(part, "source", "source")[0], registry.kind("source")).named
+    same = name is None and part is not None and ("path" in part.args or "path" in takes)
+    if part is not None and same and (part.name not in READ_FILES or by_suffix in (None, part.name) or file.is_dir()):
+        other = inner_suffix(Path(str(part.args.get("path", "")))) != suffix
+        dropped = ("delimiter",) if other and part.name == "csv" else ("classes",) if file.is_dir() else ()
+        return Part(part.use, {**{n: v for n, v in part.args.items() if n not in dropped}, "path": str(file)})
+    if file.suffix == ".npz" and name is None:
         import numpy as np
 
         with np.load(file, allow_pickle=False) as arrays:
             return Part("arrays", dict(arrays))
-    if file.suffix not in SOURCES:
+    if by_suffix is None and name is None:
         ending = repr(file.suffix) if file.suffix else "a file without an ending"
         raise DataError(f"--input: no source reads {ending}; {nearest(file.suffix, [*SOURCES, '.npz'])}")
-    return Part(SOURCES[file.suffix], {"path": str(file)})
+    chosen = name or str(by_suffix)
+    table = part is not None and part.name in TABLES and chosen in TABLES
+    more = {n: part.args[n] for n in ("fields", "types", "missing") if n in part.args} if part is not None and table else {}
+    return Part(chosen, {**more, "path": str(file)})
 
 
 def _shown(batches: Iterator[dict[str, Any]], reader: Any, quiet: bool) -> Iterator[dict[str, Any]]:

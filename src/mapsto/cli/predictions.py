@@ -60,7 +60,8 @@ def json_lines(path: Path) -> Iterator[Callable[[Batch, int], None]]:
         def write(batch: Batch, count: int) -> None:
             columns = {name: _listed(values) for name, values in batch.items()}
             for i in range(count):
-                file.write(json.dumps({name: values[i] for name, values in columns.items()}, ensure_ascii=False) + "\n")
+                record = {name: values[i] for name, values in columns.items()}
+                file.write(json.dumps(record, ensure_ascii=False, default=_plain) + "\n")
 
         yield write
 
@@ -113,10 +114,17 @@ FORMATS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Callable[[
 }
 
 
+def _plain(value: Any) -> Any:
+    """A date as text, a file's bytes not at all: for what JSON has no word."""
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise DataError(f"a {type(value).__name__} cannot be written as JSON: leave that field out of --keep")
+
+
 def _listed(values: Any) -> Any:
-    """An array as (nested) lists of plain values."""
+    """An array, or a list of arrays, as (nested) lists of plain values."""
     if not isinstance(values, np.ndarray):
-        return values
+        return [_listed(v) if isinstance(v, np.ndarray) else v for v in values]
     if values.dtype.kind != "f" or (finite := np.isfinite(values)).all():
         return values.tolist()
     plain = values.astype(object)
@@ -126,7 +134,8 @@ def _listed(values: Any) -> Any:
 
 def _columns(name: str, values: Any, count: int) -> Iterator[tuple[str, Any]]:
     if not isinstance(values, np.ndarray) or values.ndim == 1:
-        yield name, values.tolist() if isinstance(values, np.ndarray) else values
+        plain = values.tolist() if isinstance(values, np.ndarray) else values
+        yield name, [json.dumps(_listed(v)) if isinstance(v, (np.ndarray, list, dict)) else v for v in plain]
         return
     flat = values.reshape(count, -1)
     shape = values.shape[1:]
