@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,30 @@ def test_a_file_that_is_something_else_is_not_run(tmp_path: Path) -> None:
     for size in (0, -1, (3,), (2, 0), True):
         with pytest.raises(DataError, match="is one whole number, or"):
             only(tmp_path, size=size)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "gif", "tif", "webp", "bmp", "ppm"])
+def test_no_damage_makes_anything_but_pixels_or_one_error(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes changed, put in or cut off at random; JPEG files by both decoders, which agree on every one."""
+    rng = np.random.default_rng(0)
+    good = next((saved(tmp_path, picture(70, 90), f"x.{kind}") / "a").iterdir()).read_bytes()
+    fast, seen = image_files._simplejpeg, {"pixels": 0, "errors": 0}
+    for _ in range(60):
+        data = bytearray(good)
+        for place in rng.integers(0, rng.choice([40, 700, len(data)]), rng.integers(1, 5)):
+            data[min(place, len(data) - 1)] = rng.integers(256)
+        at = int(rng.integers(len(data)))
+        data[at:] = [b"", bytes(rng.bytes(20)) + data[at:], data[at:], data[at:]][rng.integers(4)]
+        found = []
+        for decoder in (fast, lambda: None) if kind == "jpg" else (fast,):
+            monkeypatch.setattr(image_files, "_simplejpeg", decoder)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # Pillow's, of what it could still read
+                    found.append(image_files.decode_image(bytes(data), Path(f"x.{kind}"), (16, 16), "RGB").tobytes())
+                seen["pixels"] += 1
+            except DataError as error:
+                found.append(str(error).partition(" ")[0].encode())
+                seen["errors"] += 1
+        assert len(set(found)) == 1
+    assert min(seen.values()) > 0
