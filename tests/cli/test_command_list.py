@@ -50,6 +50,7 @@ def test_json(mapsto):
         "origin": "mapsto 0.1.0",
         "reference": "mapsto.torch.losses:mse",
         "claimed": 1,
+        "disabled": False,
     }
 
 
@@ -76,3 +77,26 @@ def test_a_terminal_gets_a_table_that_fits_it(mapsto, monkeypatch):
     said = mapsto("list", "order")
     assert "order/shuffled" in said.out
     assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in said.out.splitlines()) <= 70
+
+
+def test_what_is_disabled_is_listed_as_such_and_a_wrong_name_is_told(mapsto, tmp_path, monkeypatch):
+    info = tmp_path / "plug_off-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-off\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mapsto]\nloss/off = plugoff:off\nloss/mse = plugoff:mse\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MAPSTO_DISABLE", "plug-off,plug-of")
+    registry.refresh()
+    try:
+        said = mapsto("list", "loss")
+        assert "loss/off" in said.out
+        assert said.out.count("disabled by MAPSTO_DISABLE") == 2
+        assert "claimed more than once" not in said.err
+        assert said.err.count("MAPSTO_DISABLE: no distribution 'plug-of' registers anything; allowed: ") == 1
+        assert "did you mean 'plug-off'?" in said.err
+        found = {(e["key"], e["origin"]): e for e in json.loads(mapsto("list", "--json").out)}
+        assert found["loss/off", "plug-off 1.0"]["disabled"]
+        assert not found["loss/mse", "mapsto 0.1.0"]["disabled"]
+    finally:
+        monkeypatch.undo()
+        registry.refresh()

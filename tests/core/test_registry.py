@@ -81,7 +81,7 @@ def test_two_targets_of_one_name_are_refused_with_both_places() -> None:
     with pytest.raises(RegistryError) as caught:
         mapsto.transform("same")(Doubler)
     text = str(caught.value)
-    assert "transform/same is claimed 2 times; uninstall or rename one:" in text
+    assert "transform/same is claimed 2 times; uninstall, rename or disable one (MAPSTO_DISABLE=NAME):" in text
     assert reference_of(halve) in text
     assert reference_of(Doubler) in text
     assert text.count(f"from {__file__}:") == 2
@@ -132,7 +132,7 @@ def test_two_distributions_of_one_name(install: Install) -> None:
     with pytest.raises(RegistryError) as caught:
         registry.get("loss", "thing")
     text = str(caught.value)
-    assert text.startswith("loss/thing is claimed 2 times; uninstall or rename one:\n")
+    assert text.startswith("loss/thing is claimed 2 times; uninstall, rename or disable one (MAPSTO_DISABLE=NAME):\n")
     assert "plugone:thing  from plug-one 1.0" in text
     assert "plugtwo:thing  from plug-two 2.5" in text
     assert "plugone" not in sys.modules
@@ -303,3 +303,31 @@ def test_a_distribution_may_not_redeclare_a_built_in_kind(install: Install) -> N
 
 def test_a_kind_is_a_value() -> None:
     assert Kind(name="a", signature="b", summary="c") == Kind(name="a", signature="b", summary="c")
+
+
+# -- distributions that are disabled -----------------------------------------------------------------------------------
+def test_a_disabled_distribution_blocks_nothing(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("plug-one", {"loss/thing": "plugone:thing", "loss/own": "plugone:own"}, plugone="1 / 0")
+    install("plug-two", {"loss/thing": "plugtwo:thing"}, plugtwo="def thing(prediction, target): return 1, 1")
+    with pytest.raises(RegistryError, match=r"claimed 2 times; uninstall, rename or disable one \(MAPSTO_DISABLE=NAME\)"):
+        registry.get("loss", "thing")
+    monkeypatch.setenv("MAPSTO_DISABLE", "Plug_One")  # as pip spells names, any spelling is one
+    registry.refresh()
+    assert registry.get("loss", "thing")(0, 0) == (1, 1)
+    assert [entry.key for entry in registry.disabled()] == ["loss/thing", "loss/own"]
+    with pytest.raises(
+        UnknownName, match=r"there is no loss 'own' \(plug-one 1.0 has it, and MAPSTO_DISABLE leaves that out\)"
+    ):
+        registry.get("loss", "own")
+
+
+def test_a_wrong_name_disables_nothing_and_is_told_with_the_nearest(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("plug-one", {"loss/thing": "plugone:thing"}, plugone="def thing(prediction, target): return 1, 1")
+    monkeypatch.setenv("MAPSTO_DISABLE", "plug-onr, mapsto")
+    registry.refresh()
+    wrong, own = registry.misnamed()
+    assert wrong.startswith("MAPSTO_DISABLE: no distribution 'plug-onr' registers anything; allowed: ")
+    assert wrong.endswith("did you mean 'plug-one'?")
+    assert own == "MAPSTO_DISABLE: mapsto's own mappings cannot be disabled"
+    assert registry.get("loss", "thing")(0, 0) == (1, 1)
+    assert registry.get("optimizer", "adamw")

@@ -255,7 +255,7 @@ def specs(draw: st.DrawFn) -> Spec:
         model=draw(parts), data=draw(st.dictionaries(names, parts, max_size=3)), task=draw(parts), optimizer=draw(parts),
         schedule=draw(st.none() | parts), middleware=tuple(draw(st.lists(parts, max_size=3))),
         observers=tuple(draw(st.lists(parts, max_size=2))), seed=draw(st.integers(0, 99)),
-        name=draw(st.text(min_size=1, max_size=5)),
+        name=draw(st.text(min_size=1, max_size=5, alphabet="aZ0_ -.ä字").filter(lambda n: n.strip() and n[0] != ".")),
         checkpoint=draw(st.builds(CheckpointPlan, every=st.none() | st.integers(1, 9), mode=st.sampled_from(["min", "max"]))),
         **length,
     )  # fmt: skip
@@ -521,3 +521,32 @@ def test_a_name_that_stands_twice_wants_an_index() -> None:
 def test_use_may_become_what_is_nonsense_and_check_says_so() -> None:
     with pytest.raises(SpecError, match="^model: .* is a NoneType, which cannot be called"):
         small().override("model.use=null").check()
+
+
+# -- names of runs -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "is empty"),
+        (" ", "is empty"),
+        ("../../x", "would lead to another folder"),
+        ("/tmp/x", "would lead to another folder"),
+        ("a/b", "would lead to another folder"),
+        ("a\\b", "would lead to another folder"),
+        (".", "would lead to another folder"),
+        (".hidden", "would lead to another folder"),
+        ("a\0b", "holds control characters"),
+        ("a\x1b[31m", "holds control characters"),
+        ("a\nb", "holds control characters"),
+        ("x" * 101, "is longer than 100 bytes"),
+        ("ä" * 51, "is longer than 100 bytes"),
+    ],
+)
+def test_a_run_s_name_is_that_of_a_folder_below_runs(name: str, why: str) -> None:
+    with pytest.raises(SpecError, match=f"name: .* {why}; a run is kept in runs/NAME-TIME"):
+        Spec(model="torch.nn:Identity", data={}, name=name)
+
+
+@pytest.mark.parametrize("name", ["run", "first try", "größe-2", "a.b", "字" * 33])
+def test_any_other_name_is_taken(name: str) -> None:
+    assert Spec(model="torch.nn:Identity", data={}, name=name).name == name

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mapsto.core.errors import SpecError
+from mapsto.core.shown import shown
 from mapsto.core.yaml_text import read_yaml, write_yaml
 
 TRAPS = [
@@ -83,6 +84,22 @@ def test_no_aliases_are_written() -> None:
     assert write_yaml({"a": shared, "b": shared}) == "a:\n- 1\nb:\n- 1\n"
 
 
+def test_aliases_stand_for_a_bounded_number_of_values() -> None:
+    def laughs(levels: int) -> str:
+        return "a0: &a0 [x, x]\n" + "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels))
+
+    assert len(read_yaml(laughs(5))["a4"]) == 10
+    with pytest.raises(SpecError, match=r"aliases stand for more than 100,000 values \(line 6, column"):
+        read_yaml(laughs(60))
+    assert len(read_yaml(f"[{', '.join(['1'] * 150_000)}]")) == 150_000  # what is written out is as long as it looks
+
+
+def test_what_a_terminal_shows_of_it_is_read_back_too() -> None:
+    text = shown(write_yaml({"name": "a\x1b[31mb\u202e"}))
+    assert text == 'name: "a\\e[31mb\\u202e"\n'
+    assert read_yaml(text) == {"name": "a\x1b[31mb\u202e"}
+
+
 def test_anchors_and_merges_are_read() -> None:
     assert read_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}}
 
@@ -95,6 +112,14 @@ def test_anchors_and_merges_are_read() -> None:
         ("a: !!python/object:os.system x", "could not determine a constructor"),
         ("a: b: c", "mapping values are not allowed here"),
         ("? {a: 1}\n: 2", "found unhashable key"),
+        ("a: &a {b: *a}", r"an alias stands for what it is a part of \(line 1, column 11\)"),
+        ("[" * 100_000, "nested more than 64 levels deep"),
+        ("\n".join(" " * i + "a:" for i in range(1000)), "nested more than 64 levels deep"),
+        ("a: " + "9" * 10_000, "'99999.* is no int: Exceeds the limit"),
+        ("a: 0x" + "f" * 10_000, "a number of too many digits"),
+        ("a: !!int ''", "'' is no int"),
+        ("a: !!timestamp 2024-01-01", "could not determine a constructor"),
+        ('a: "\\ud800"', "half of a surrogate pair is no text"),
     ],
 )
 def test_what_cannot_be_read_says_where(text: str, reason: str) -> None:

@@ -15,6 +15,7 @@ from runs import fit, numpy_spec
 from test_observers import Blocks
 
 from mapsto.core.errors import MissingExtra, SpecError
+from mapsto.core.yaml_text import read_yaml, write_yaml
 from mapsto.engine.folder import RunFolder
 from mapsto.engine.report import read_run, write_report
 from mapsto.engine.report.charts import POINTS, Series, lines, scatter, stacked, thinned
@@ -239,7 +240,8 @@ def test_text_of_data_metrics_and_spec_is_escaped(tmp_path):
         log(10, **{f"train__{evil}": 1.0, "train__$x_{1}$": 2.0}),
         {**END, "detail": {"reason": "failed", "why": evil}},
     ]
-    path = folder(tmp_path / "run", events, panels, name=evil)
+    path = folder(tmp_path / "run", events, panels)
+    (path / "spec.yaml").write_text(write_yaml({**read_yaml((path / "spec.yaml").read_text()), "name": evil}))
     found = page(write_report(path))
     assert found.tags.count("script") == 0
     assert found.tags.count("img") == 0

@@ -54,7 +54,7 @@ def test_two_with_one_name_are_both_named(site, tmp_path):
     plugin(site, "second_plugin", {"loss/hinge": "second_plugin:hinge"}, LOSS, version="2.5")
     done = mapsto(site, "train", tmp_path / "spec.yaml", "--run", tmp_path / "other")
     assert done.returncode == 1
-    assert "loss/hinge is claimed 2 times; uninstall or rename one:" in done.stderr
+    assert "loss/hinge is claimed 2 times; uninstall, rename or disable one (MAPSTO_DISABLE=NAME):" in done.stderr
     assert "first_plugin:hinge  from first-plugin 1.0" in done.stderr
     assert "second_plugin:hinge  from second-plugin 2.5" in done.stderr
     assert "Traceback" not in done.stderr

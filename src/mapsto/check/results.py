@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+from ..core.json_text import write_json
 from ..core.laws import BAD, Law, Subject, Verdict
 from .runner import ORDER, record
 from .targets import Problem
@@ -120,21 +119,10 @@ def json_lines(results: Results) -> str:
         {"subject": s.label, "kind": s.kind, "law": None, "status": "owes no law", "seed": results.seed, "versions": with_what}
         for s in results.lawless
     ]
-    return "".join(json.dumps(plain(r), ensure_ascii=True, default=str) + "\n" for r in records)
+    return "".join(write_json(r) + "\n" for r in records)
 
 
 def _said(law: Law | None) -> dict[str, Any]:
     if law is None:
         return {}
     return {"statement": law.statement, "tolerance": law.tolerance, "why": law.why, "satisfy": law.satisfy}
-
-
-def plain(value: Any) -> Any:
-    """The value as strict JSON has it: numbers that are not finite are text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return value

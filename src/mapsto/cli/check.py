@@ -21,7 +21,7 @@ from ..check.results import Results, json_lines, of_problem
 from ..core.errors import SpecError
 from ..core.laws import Law, Verdict, all_laws, find_law
 from ..engine import durable
-from .console import note, table, write
+from .console import note, screen, table, write
 
 EPILOG = """\
 examples:
@@ -121,11 +121,10 @@ def _shown(total: int) -> Iterator[Callable[[Verdict, int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda *_: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=screen(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=total)
         bad = 0
 
@@ -139,12 +138,10 @@ def _shown(total: int) -> Iterator[Callable[[Verdict, int, int], None]]:
 
 
 def _print(results: Results) -> None:
-    from rich.console import Console
-
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what a component says may be in any script
     coded = "utf" in (sys.stdout.encoding or "").lower()
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
+    console = screen(soft_wrap=True, width=None if sys.stdout.isatty() else 100)
     for line in terminal.lines(results, width=min(console.width, 160), ascii_only=not coded):
         console.print(line)
 
@@ -190,7 +187,7 @@ def _above_zero(text: str) -> float:
 def _list(laws: list[Law], options: argparse.Namespace) -> None:
     chosen = [w for w in laws if options.kind is None or options.kind in w.kinds]
     if options.markdown:
-        sys.stdout.write(catalogue.page(chosen))
+        write(catalogue.page(chosen).rstrip("\n"))
     else:
         table(("law", "id", "priority", "tolerance", "says"), catalogue.listing(chosen))
 

@@ -1,35 +1,45 @@
-"""What the command line prints on: results on stdout, everything said about them on stderr."""
+"""What the command line prints on: results on stdout, everything said about them on stderr.
+
+All that is printed goes through here, and control characters in it are shown as escapes: names and messages come from specs,
+run folders and data that anybody may have written.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+from ..core import json_text
+from ..core.shown import shown, shown_in_line
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
 
 
 def write(text: str = "") -> None:
     """Print a result."""
-    print(text)
+    print(shown(text))
 
 
 def write_json(data: Any) -> None:
-    """Print a result as JSON."""
-    print(json.dumps(data, indent=1, default=str, ensure_ascii=False))
+    """Print a result as strict JSON: a number that is not finite is the string `NaN`, `Infinity` or `-Infinity`."""
+    print(json_text.write_json(data, indent=1, ensure_ascii=False))
 
 
 def heading(text: str) -> None:
     """Print a heading, bold on a terminal."""
-    print(_styled(text, "1", sys.stdout))
+    print(_styled(shown_in_line(text), "1", sys.stdout))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
     """Print rows in aligned columns: folded into the width of a terminal, whole where something else reads them."""
+    rows = [[shown_in_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _fold(heads, rows, indent)
         return
@@ -39,7 +49,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "")
 
 
 def _fold(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str) -> None:
-    from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -49,17 +58,17 @@ def _fold(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: str) -> N
         shown.add_column(head, overflow="fold", no_wrap=i == 0)
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(Padding(shown, (0, 0, 0, len(indent)), expand=False))
+    screen().print(Padding(shown, (0, 0, 0, len(indent)), expand=False))
 
 
 def note(text: str) -> None:
     """Say something on stderr."""
-    print(text, file=sys.stderr)
+    print(shown(text), file=sys.stderr)
 
 
 def fail(text: str) -> None:
     """Say on stderr what went wrong."""
-    print(_styled("error:", "1;31", sys.stderr), text, file=sys.stderr)
+    print(_styled("error:", "1;31", sys.stderr), shown(text), file=sys.stderr)
 
 
 def _styled(text: str, style: str, stream: IO[str]) -> str:
@@ -81,4 +90,50 @@ def console() -> Console:
             self.quiet = True  # rich would end the process here
             forget_stdout()
 
-    return Steady(highlight=False, soft_wrap=True)
+    return _shows(Steady(highlight=False, soft_wrap=True))
+
+
+def screen(**options: Any) -> Console:
+    """A console of rich with these options."""
+    from rich.console import Console
+
+    return _shows(Console(highlight=False, **options))
+
+
+def _shows(made: Console) -> Console:
+    """The console, which spells out control characters in all that is printed on it but those that move its own cursor."""
+    from rich.console import RenderHook
+    from rich.segment import Segment
+
+    class Shown:
+        def __init__(self, inner: ConsoleRenderable) -> None:
+            self.inner = inner
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for piece in console.render(self.inner, options):
+                yield piece if piece.control else Segment(shown(piece.text), piece.style)
+
+    class Hook(RenderHook):
+        def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+            return [Shown(each) for each in renderables]
+
+    made.push_render_hook(Hook())
+    return made
+
+
+# -- what Python itself prints -----------------------------------------------------------------------------------------
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+def own_last_words() -> None:
+    """Log records that nobody handles, and exceptions that nobody catches, are printed here too."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Formatter())
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _uncaught
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    note("".join(traceback.format_exception(kind, error, trace)).rstrip())

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..core.errors import MapstoError, nearest
-from .console import fail, forget_stdout, note
+from ..core.registry import DISABLE, registry
+from ..core.shown import shown
+from .console import fail, forget_stdout, note, own_last_words
 
 VERBS = {
     "train": "train a spec, or go on with a run",
@@ -46,8 +48,12 @@ was raised.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. Wrong usage, --help and --version raise SystemExit, as argparse does."""
+    own_last_words()
     verb, options = parse(sys.argv[1:] if argv is None else argv)
     try:
+        if os.environ.get(DISABLE):
+            for said in registry.misnamed():
+                note(said)
         code: int = verb.run(options)
         sys.stdout.flush()  # a reader that went away is found out here, not while the interpreter ends
     except BrokenPipeError:
@@ -105,7 +111,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"there is no option {option!r}; {nearest(option, known)}")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}\nSee: {self.prog} --help\n")
+        self.exit(USAGE, shown(f"{self.prog}: {message}\nSee: {self.prog} --help\n"))
 
 
 def _top() -> Parser:
@@ -126,7 +132,7 @@ def _top() -> Parser:
 def _explain(error: BaseException, debug: bool) -> int:
     """One clear message; the traceback only where it was asked for, or where the error is none of ours."""
     if debug:
-        traceback.print_exception(error)
+        note("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, MapstoError):
         fail(str(error))
     else:

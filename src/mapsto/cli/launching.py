@@ -126,7 +126,7 @@ def describe(resume: str | None, words: list[str], checkpoint: str | None, debug
         }
     except (MapstoError, OSError) as error:
         if debug:
-            traceback.print_exception(error)
+            note("".join(traceback.format_exception(error)).rstrip())
         fail(str(error))
         return 1
     with open(told, "w") as file:

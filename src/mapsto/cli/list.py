@@ -5,13 +5,14 @@ Nothing that is listed is imported: the names are read from the metadata of inst
 from __future__ import annotations
 
 import argparse
+import os
 from collections import Counter
 from typing import Any
 
 from ..core.errors import MapstoError
 from ..core.kinds import BUILT_IN
 from ..core.recipes import load_file
-from ..core.registry import Entry, registry
+from ..core.registry import DISABLE, Entry, registry
 from .console import note, table, write_json
 
 EPILOG = """\
@@ -43,18 +44,24 @@ def run(options: argparse.Namespace) -> int:
     else:
         table(("name", "maps", "from", "defined in"), [_row(entry) for entry in found])
         for key in sorted({entry["key"] for entry in found if entry["claimed"] > 1}):
-            note(f"{key} is claimed more than once and cannot be used before one of its distributions is uninstalled")
-    for said in registry.misnamed():
-        note(f"left out: {said}")
+            note(
+                f"{key} is claimed more than once and cannot be used before one of its distributions is uninstalled or disabled"
+            )
+    if not os.environ.get(DISABLE):  # else they are told before
+        for said in registry.misnamed():
+            note(f"left out: {said}")
     return 0
 
 
 def mappings(kind: str | None) -> list[dict[str, Any]]:
-    """Every registered name as plain data; `claimed` counts the distributions (or files) that claim it."""
+    """Every registered name as plain data, what is disabled behind the others; `claimed` counts the distributions (or files)
+    that claim it."""
     entries = registry.entries(kind)
+    off = [entry for entry in registry.disabled() if kind in (None, entry.kind)]
     signatures = {family: _signature(family) for family in {entry.kind for entry in entries}}
     claims = Counter(entry.key for entry in entries)
-    return [_described(entry, signatures[entry.kind], claims[entry.key]) for entry in entries]
+    found = [_described(entry, signatures[entry.kind], claims[entry.key]) for entry in entries]
+    return found + [{**_described(entry, "", 0), "disabled": True} for entry in off]
 
 
 def kinds() -> list[dict[str, Any]]:
@@ -85,8 +92,10 @@ def _described(entry: Entry, signature: str, claimed: int) -> dict[str, Any]:
         "origin": entry.origin,
         "reference": entry.reference,
         "claimed": claimed,
+        "disabled": False,
     }
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
-    return entry["key"], entry["maps"], entry["origin"], entry["reference"]
+    maps = f"disabled by {DISABLE}" if entry["disabled"] else entry["maps"]
+    return entry["key"], maps, entry["origin"], entry["reference"]

@@ -8,7 +8,6 @@ a mesh fits."""
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import SpecError
+from ..core.json_text import write_json
 from ..core.sizes import parse_rate, parse_size, say_size
 from ..core.spec import load_spec
-from .console import heading, note, table, write
+from .console import heading, note, screen, table, write
 
 EPILOG = """\
 examples:
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         )  # fmt: skip
     about = {"spec": options.spec, "batch": subject.records, "fields": _fields(subject.example), **limits}
     if options.json is not None:
-        text = json.dumps({**about, "meshes": [one.to_data() for one in found]}, indent=1)
+        text = write_json({**about, "meshes": [one.to_data() for one in found]}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
         note(f"written: {options.json}")
     _print(found, about)
@@ -84,10 +84,10 @@ def _shown() -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status("planning") as status:
-        yield lambda said: status.update(f"planning {said}")
+    with screen(stderr=True).status("planning") as status:
+        yield lambda said: status.update(Text(f"planning {said}"))
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

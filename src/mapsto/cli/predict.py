@@ -17,7 +17,7 @@ from ..core.registry import registry
 from ..core.values import Part
 from ..data.compressed import inner_suffix
 from .beside import Beside
-from .console import note, write
+from .console import note, screen, write
 from .predictions import writing
 from .unlabelled import Without, folder_of_classes, labels_of, leave_out_labels, without_labels
 
@@ -142,11 +142,10 @@ def _source(before: Any, file: Path, name: str | None = None) -> Part:
 
 def _shown(batches: Iterator[dict[str, Any]], reader: Any, quiet: bool) -> Iterator[dict[str, Any]]:
     """The batches, with a bar on stderr where that is a terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    screen = Console(stderr=True)
-    if quiet or not screen.is_terminal:
+    here = screen(stderr=True)
+    if quiet or not here.is_terminal:
         return batches
-    shown = track(batches, "predicting", total=reader.batches_per_epoch, console=screen, transient=True)
+    shown = track(batches, "predicting", total=reader.batches_per_epoch, console=here, transient=True)
     return iter(shown)

@@ -1,13 +1,15 @@
 """The registry: names to mappings, fed by decorators and by the entry-point group `mapsto`.
 
 Listing reads the metadata of installed distributions and imports nothing; a plugin is imported when one of its mappings
-is asked for. Entry names are `kind/name`; the built-in mappings come through the same door as anyone's.
+is asked for. Entry names are `kind/name`; the built-in mappings come through the same door as anyone's. Distributions that
+`MAPSTO_DISABLE` names are left out, as if they were not installed.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from .errors import MapstoError, RegistryError, UnknownName, nearest
 from .kinds import BUILT_IN, KINDS, Kind, add_kind, plural
 
 GROUP = "mapsto"
+DISABLE = "MAPSTO_DISABLE"
+"""The environment variable that names distributions, with commas between, whose mappings are left out."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -64,6 +68,7 @@ class Registry:
         self._loaded: dict[tuple[str, str], Any] = {}
         self._points: dict[tuple[str, str], list[Entry]] | None = None
         self._misnamed: list[str] = []
+        self._disabled: list[Entry] = []
 
     # -- feeding -----------------------------------------------------------------------------------------------------
     def register(self, kind: str, name: str, target: T) -> T:
@@ -139,6 +144,11 @@ class Registry:
         self._installed_entries()
         return list(self._misnamed)
 
+    def disabled(self) -> list[Entry]:
+        """What `MAPSTO_DISABLE` leaves out."""
+        self._installed_entries()
+        return list(self._disabled)
+
     def get(self, kind: str, name: str) -> Any:
         """The mapping `kind/name`, imported now if need be.
 
@@ -154,6 +164,8 @@ class Registry:
             names = [e.name for e in self.entries(kind)]
             elsewhere = [e.key for e in self.entries() if e.name == name]
             also = f" ({name!r} exists as {', '.join(elsewhere)})" if elsewhere else ""
+            off = sorted({e.origin for e in self.disabled() if (e.kind, e.name) == (kind, name)})
+            also += f" ({', '.join(off)} has it, and {DISABLE} leaves that out)" if off else ""
             left_out = "".join(f"\n(left out: {said})" for said in self.misnamed())
             raise UnknownName(f"there is no {kind} {name!r}{also}; {nearest(name, names)}{left_out}")
         target = _sole(f"{kind}/{name}", claims)
@@ -183,8 +195,10 @@ class Registry:
     def _installed_entries(self) -> dict[tuple[str, str], list[Entry]]:
         if self._points is None:
             points: dict[tuple[str, str], list[Entry]] = {}
-            self._misnamed = []
-            for point in self._installed():
+            installed = list(self._installed())
+            off, self._misnamed = _disabled({point.dist.name for point in installed if point.dist})
+            self._disabled = []
+            for point in installed:
                 kind, _, name = point.name.partition("/")
                 origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
                 if not NAME.fullmatch(kind) or not NAME.fullmatch(name):
@@ -194,12 +208,37 @@ class Registry:
                     )
                     continue
                 entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point)
+                if point.dist and _normal(point.dist.name) in off:
+                    self._disabled.append(entry)
+                    continue
                 claims = points.setdefault((kind, name), [])
                 if entry not in claims:
                     claims.append(entry)
                     claims.sort(key=lambda e: e.origin)
             self._points = points
         return self._points
+
+
+def _normal(distribution: str) -> str:
+    """The name of a distribution as all its spellings are compared."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _disabled(installed: Iterable[str]) -> tuple[set[str], list[str]]:
+    """The distributions that the environment disables, and sentences on names in it that disable nothing.
+
+    A wrong name is told and is no error: the variable may be set for all of a person's environments.
+    """
+    there = {_normal(name): name for name in installed if _normal(name) != GROUP}
+    asked = [name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()]
+    wrong = [name for name in asked if _normal(name) not in there]
+    said = [
+        f"{DISABLE}: mapsto's own mappings cannot be disabled"
+        if _normal(name) == GROUP
+        else f"{DISABLE}: no distribution {name!r} registers anything; {nearest(name, there.values())}"
+        for name in wrong
+    ]
+    return {_normal(name) for name in asked} & set(there), said
 
 
 def _same(entry: Entry, target: Any) -> bool:
@@ -232,7 +271,7 @@ def _load(entry: Entry) -> Any:
 
 def _collision(key: str, claims: list[Entry]) -> str:
     lines = "\n".join(f"  {e.reference}  from {e.origin}" for e in claims)
-    return f"{key} is claimed {len(claims)} times; uninstall or rename one:\n{lines}"
+    return f"{key} is claimed {len(claims)} times; uninstall, rename or disable one ({DISABLE}=NAME):\n{lines}"
 
 
 def _signature(target: Any) -> str:

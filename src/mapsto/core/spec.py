@@ -18,6 +18,7 @@ from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
 from .plan import implied_mesh, plan, suits
 from .recipes import Kept, load_file, loaded_recipes
+from .shown import OBEYED
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
 from .yaml_text import read_yaml, write_yaml
@@ -104,6 +105,8 @@ class Spec:
         least = {"steps": 0, "epochs": 0, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
         names = ["name", "steps", "epochs", "seed", "device", "log_every", "evaluate_every", "wing", "micro_shards", "strict"]
         validate(self, names, least=least)
+        if reason := _unfit(self.name):
+            raise SpecError(f"name: {shortened(self.name, 60)} {reason}; a run is kept in runs/NAME-TIME")
         if self.strict and self.micro_shards is None:
             raise SpecError("strict: say micro_shards too (such as 8), since they decide the order of summation, not the ranks")
         if self.steps is not None and self.epochs is not None:
@@ -229,6 +232,21 @@ class Spec:
             if one in said:
                 values[other] = None
         return from_mapping(type(self), overridden(Frozen(values), changes), "")  # type: ignore[no-any-return]
+
+
+LONGEST_NAME = 100
+"""Bytes in the name of a run: a folder's name has room for the time, a number and the marks of a temporary one besides."""
+
+
+def _unfit(name: str) -> str:
+    """Why a text cannot be the name of a run, that is of a folder; nothing where it can."""
+    if not name.strip():
+        return "is empty"
+    if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} bytes"
+    if any(sign in name for sign in "/\\") or name.startswith("."):
+        return "would lead to another folder"
+    return "holds control characters" if OBEYED.search(name) or set("\t\n") & set(name) else ""
 
 
 def _mesh(value: Any) -> str:

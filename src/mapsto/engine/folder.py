@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import CheckpointError, SpecError
+from ..core.json_text import write_json
 from ..core.recipes import Kept, Recipe
 from ..core.spec import Spec
 from .durable import replace
@@ -114,7 +115,7 @@ class RunFolder:
         before = self.environment()
         earlier = [*before.pop("earlier", []), before] if before else []
         data = {**found, "earlier": earlier}
-        self._put(self.path / ENVIRONMENT, json.dumps(data, indent=1, default=str).encode())
+        self._put(self.path / ENVIRONMENT, write_json(data, indent=1).encode())
 
     def environment(self) -> dict[str, Any]:
         """The environment of the latest session, or nothing."""
@@ -124,7 +125,7 @@ class RunFolder:
     # -- metrics -----------------------------------------------------------------------------------------------------
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line of metrics.jsonl at once, or none of it. Raises CheckpointError where the device is full."""
-        line = (json.dumps(record, default=str) + "\n").encode()
+        line = (write_json(record) + "\n").encode()
         try:
             if self._metrics is None:
                 self._metrics = open(self.path / METRICS, "ab", buffering=0)  # noqa: SIM115  # held for the run
@@ -174,7 +175,7 @@ class RunFolder:
     # -- panels ------------------------------------------------------------------------------------------------------
     def write_panels(self, panels: list[dict[str, Any]]) -> None:
         """Keep what the task shows in a report."""
-        self._put(self.path / PANELS, json.dumps(panels, default=_listed).encode())
+        self._put(self.path / PANELS, write_json(panels, default=_listed).encode())
 
     def panels(self) -> list[dict[str, Any]]:
         """What the task shows in a report, or nothing."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ...core.json_text import write_json
 from ...core.registry import decorator
 from ..events import Event
 from ..figures import share, short_time
@@ -74,7 +74,7 @@ class Profile:
             took = event.metrics.get(f"time/{event.name}", 0.0)
             self.between[event.name] = self.between.get(event.name, 0.0) + took
         elif event.name == "end" and self.steps:
-            (event.run.folder / "profile.json").write_text(json.dumps(self.summary(), indent=1) + "\n", encoding="utf-8")
+            (event.run.folder / "profile.json").write_text(write_json(self.summary(), indent=1) + "\n", encoding="utf-8")
             if self.echo is not None:
                 self.echo(table(self.summary()))
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...core.registry import decorator
+from ...core.shown import shown, shown_in_line
 from ..events import Event
 from ..figures import count, duration, number, share, short_time
 
@@ -46,7 +47,7 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         for style, text in self._lines(event):
-            self.console.print(Text(text, style=style))
+            self.console.print(Text(shown(text), style=style))
         if event.name == "start" and self.live and event.step < event.run.total_steps:
             # Redrawn at events alone: without a thread, reader processes may be forked at any time.
             self._display = Live(console=self.console, auto_refresh=False, transient=True)
@@ -118,14 +119,14 @@ class Progress:
         row = Table.grid(padding=(0, 2))
         row.add_column(no_wrap=True)
         row.add_row(
-            Text(event.run.spec.name, style="bold"),
+            Text(shown_in_line(event.run.spec.name), style="bold"),
             ProgressBar(total=total, completed=event.step, width=max(10, min(40, self.console.width - 60))),
             f"{event.step:,}/{total:,}",
             f"epoch {event.epoch:.2f}",
             f"{duration(self.clock() - self._began)}, left {duration(self.left(event))}",
         )
         news = "  ".join([*_told(self._last, "train/"), *_speed(self._last)])
-        return Group(row, Text(news, style="cyan", overflow="ellipsis", no_wrap=True))
+        return Group(row, Text(shown_in_line(news), style="cyan", overflow="ellipsis", no_wrap=True))
 
 
 def is_interactive(console: Console) -> bool:
