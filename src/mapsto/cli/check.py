@@ -21,6 +21,7 @@ from ..check.results import Results, json_lines, of_problem
 from ..core.errors import SpecError
 from ..core.laws import Law, Verdict, all_laws, find_law
 from ..engine import durable
+from . import trusting
 from .console import note, screen, table, write
 
 EPILOG = """\
@@ -51,6 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the laws, or those that the targets owe, and judge none")
     parser.add_argument("--markdown", action="store_true", help="with --list: the page docs/laws.md")
     parser.add_argument("--explain", metavar="LAW", help="tell one law: what, why, how to satisfy it")
+    trusting.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,6 +69,8 @@ def run(options: argparse.Namespace) -> int:
     if options.gate and options.thorough:
         options.parser.error("--gate and --thorough exclude each other")
     outputs = _outputs(options)
+    for target in options.targets:
+        trusting.admit(options, target)
     interrupted = False
     with runner.server(options.jobs) as served:
         if options.list:

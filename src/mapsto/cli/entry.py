@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from ..core.errors import MapstoError, nearest
 from ..core.registry import DISABLE, registry
 from ..core.shown import shown
+from ..core.trust import only_registered
 from .console import fail, forget_stdout, note, own_last_words
 
 VERBS = {
@@ -54,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(DISABLE):
             for said in registry.misnamed():
                 note(said)
-        code: int = verb.run(options)
+        with only_registered() if getattr(options, "registered_only", False) else contextlib.nullcontext():
+            code: int = verb.run(options)
         sys.stdout.flush()  # a reader that went away is found out here, not while the interpreter ends
     except BrokenPipeError:
         forget_stdout()

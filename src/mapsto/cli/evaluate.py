@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 
+from . import trusting
 from .console import note, table, write_json
 
 EPILOG = """\
@@ -24,11 +25,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-changed", action="store_true", help="the data at another path need not be those of the run")
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    trusting.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from ..engine.run import Run
 
+    trusting.admit(options, options.run)
     made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)
     data = options.data or made.measured or "test"
     reader = made.reader(data)  # a wrong name is told before the model is built

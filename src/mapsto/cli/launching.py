@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.errors import LaunchError, MapstoError
 from ..core.spec import Spec, load_spec
+from ..core.trust import REGISTERED_ONLY, registered_only
 from ..core.values import Part
 from ..launch import slurm
 from ..launch.local import Alone, LocalWorkers
@@ -150,6 +151,7 @@ def launch(options: argparse.Namespace, request: Request) -> int:
     """Start the ranks and stay with them; the exit code."""
     threads = max(1, len(os.sched_getaffinity(0)) // request.ranks.high) if hasattr(os, "sched_getaffinity") else 1
     detail = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if request.check_collectives else {}
+    detail |= {REGISTERED_ONLY: "1"} if registered_only() else {}
     given = int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS", "").isdigit() else threads
     with ForkServer(PRELOAD, threads=given, environment=detail) as server:
         about = _look(server, options)

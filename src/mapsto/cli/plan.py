@@ -19,6 +19,7 @@ from ..core.errors import SpecError
 from ..core.json_text import write_json
 from ..core.sizes import parse_rate, parse_size, say_size
 from ..core.spec import load_spec
+from . import trusting
 from .console import heading, note, screen, table, write
 
 EPILOG = """\
@@ -42,12 +43,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bandwidth", metavar="RATE", help="at which bytes leave a rank, such as 25GB/s")
     parser.add_argument("--per-node", type=int, default=8, metavar="N", help="ranks of one machine (default: 8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures as JSON")
+    trusting.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     limits = _limits(options)
     if options.json is not None and (not options.json.absolute().parent.is_dir() or options.json.is_dir()):
         raise SpecError(f"--json: {options.json}: a file in a folder that exists is wanted")
+    trusting.admit(options, options.spec)
     from ..engine.planning import subject_of
     from ..engine.wing import find_wing
 

@@ -16,6 +16,7 @@ from ..core.parts import build, resolve, stated
 from ..core.registry import registry
 from ..core.values import Part
 from ..data.compressed import inner_suffix
+from . import trusting
 from .beside import Beside
 from .console import note, screen, write
 from .predictions import writing
@@ -67,11 +68,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-changed", action="store_true", help="the data at another path need not be those of the run")
     parser.add_argument("--checkpoint", metavar="WHICH", default="last", help="last (default), best, or a step")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+    trusting.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     from ..engine.run import Run
 
+    trusting.admit(options, options.run)
     output = Path(options.output)
     with writing(output) as rows, contextlib.ExitStack() as stack:
         made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)

@@ -19,9 +19,12 @@ from ..core.plan import render
 from ..core.recipes import load_file
 from ..core.registry import Entry, place_of, reference_of, registry
 from ..core.spec import Spec, load_spec
+from ..core.trust import registered_only, untrusted
 from ..core.typed import hints_of, kind_of_hint, say, shortened
 from ..core.values import Part
-from .console import heading, table, write
+from ..engine.folder import RunFolder
+from . import trusting
+from .console import heading, note, table, write
 
 EPILOG = """\
 examples:
@@ -41,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="changes to the spec")
     parser.add_argument("--yaml", action="store_true", help="print the resolved spec as YAML")
     parser.add_argument("--import", dest="files", metavar="FILE", action="append", default=[], help="load a recipe file first")
+    trusting.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,12 +56,30 @@ def run(options: argparse.Namespace) -> int:
             options.parser.error(f"{entry.key} is one mapping; --yaml and overrides go with a spec")
         show_entry(entry)
         return 0
+    if not options.yaml and not options.trust and Path(options.what).is_dir() and _show_untrusted(options.what):
+        return 0
+    if not options.yaml:  # which builds nothing
+        trusting.admit(options, options.what)
     spec = load_spec(options.what).override(*options.overrides)
     if options.yaml:
         write(spec.to_yaml().rstrip())
     else:
         show_spec(spec.check())
     return 0
+
+
+def _show_untrusted(what: str) -> bool:
+    """Where a run folder names code that has not been trusted, print its spec as it stands and what it names."""
+    folder, codes = trusting.of_folder(what)
+    new = untrusted(codes)
+    if not new or registered_only():
+        return False
+    write((RunFolder(folder).spec_text()).rstrip())
+    write()
+    heading("names code that you have not trusted")
+    table(("in", "names"), [(code.section, name) for code in new for name in code.names], indent="  ")
+    note(f"nothing of it was imported. Show the plan, and trust it from now on: mapsto show {folder} --trust")
+    return True
 
 
 def find_entry(text: str) -> Entry | None:

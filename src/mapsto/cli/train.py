@@ -15,7 +15,7 @@ from ..core.errors import MapstoError
 from ..core.spec import load_spec
 from ..core.values import Part
 from ..launch.record import is_follower, is_launched, recorded
-from . import launching
+from . import launching, trusting
 from .console import console, note, write
 
 if TYPE_CHECKING:
@@ -65,12 +65,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--schedule-changed", action="store_true", help="go on although another length changes the rates, by those it has now"
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but the report's place and how to go on")
+    trusting.arguments(parser)
     launching.arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     _check(options)
-    if launching.become_rank():
+    ranked = launching.become_rank()
+    if not is_launched():  # else the launcher has asked
+        trusting.admit(options, options.resume or options.words[0], quiet=is_follower())
+    if ranked:
         return _train(options)
     request = launching.asked(options)
     if request is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
@@ -18,6 +17,7 @@ from typing import Any
 from .errors import MissingExtra, RegistryError, SpecError, UnknownName, nearest
 from .kinds import Kind, parameters_of
 from .registry import reference_of, registry
+from .trust import REFERENCE, must_be_registered
 from .typed import EMPTY, hints_of, kind_of_hint, say, takes_class, takes_text, validated
 from .values import Frozen, Part, Reference, as_part, contains, freeze, thaw, use
 
@@ -41,6 +41,7 @@ def resolve(part: Part, kind: Kind | str | None, path: str) -> tuple[Any, Kind |
         return part.use, found
     try:
         if ":" in part.use:
+            must_be_registered(part.use)
             return imported(part.use), found
         family, slash, name = part.use.partition("/")
         if slash:
@@ -51,7 +52,7 @@ def resolve(part: Part, kind: Kind | str | None, path: str) -> tuple[Any, Kind |
             known = ", ".join(registry.kinds())
             raise UnknownName(f"{part.use!r} does not say its kind here: write 'kind/{part.use}', a kind being one of {known}")
         return registry.get(found.name, part.use), found
-    except UnknownName as error:
+    except (UnknownName, SpecError) as error:
         raise SpecError(f"{path}: {error}") from None
     except (RegistryError, MissingExtra) as error:
         raise type(error)(f"{path}: {error}") from error
@@ -59,7 +60,7 @@ def resolve(part: Part, kind: Kind | str | None, path: str) -> tuple[Any, Kind |
 
 def imported(reference: str) -> Any:
     """What `module:attribute` names. Raises UnknownName saying which of the two does not exist."""
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", reference):
+    if not REFERENCE.fullmatch(reference):
         raise UnknownName(f"{reference!r} is not of the form package.module:attribute")
     module, _, attribute = reference.partition(":")
     try:
@@ -150,8 +151,9 @@ def _dereferenced(value: Any, path: str) -> Any:
     """The value with each reference replaced by what it names."""
     if isinstance(value, Reference):
         try:
+            must_be_registered(value.reference)
             return imported(value.reference)
-        except UnknownName as error:
+        except (UnknownName, SpecError) as error:
             raise SpecError(f"{path}: {error}") from None
     if type(value) is tuple:
         return tuple(_dereferenced(v, f"{path}.{i}") for i, v in enumerate(value))

@@ -22,6 +22,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from .errors import SpecError, nearest
+from .trust import must_be_registered
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def load_file(path: str | Path, name: str | None = None, *, kept: Kept | None = 
     kept: what is to be read in the place of it and of the modules beside it. Raises SpecError where there is no such file,
     another file of the same stem is loaded already, or another state of the file than the one that is kept.
     """
+    must_be_registered(str(path))
     file, kept = Path(path).resolve(), kept or {}
     name = name or next((r.name for r in _LOADED.values() if r.beside and r.path == str(file)), module_name(file))
     if name in _LOADED:

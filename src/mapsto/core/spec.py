@@ -19,6 +19,7 @@ from .plain import digest, live_objects, plain
 from .plan import implied_mesh, plan, suits
 from .recipes import Kept, load_file, loaded_recipes
 from .shown import OBEYED
+from .trust import must_be_registered
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
 from .yaml_text import read_yaml, write_yaml
@@ -273,6 +274,7 @@ def load_spec(argument: str, kept: Kept | None = None) -> Spec:
     if Path(argument).is_dir():
         return _from_file(Path(argument) / "spec.yaml")
     if function:
+        must_be_registered(argument)
         try:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:

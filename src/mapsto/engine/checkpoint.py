@@ -7,21 +7,21 @@ file forced to the device, the manifest last, and then renamed (see `writing`). 
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError
-from .manifest import PARTS, read_manifest, verify
+from ..core.errors import CheckpointError, SpecError
+from .manifest import PARTS, TENSORS, read_manifest, read_state, verify
 from .ranks import Alone, Ranks, each
 from .tree import of_rank, references, unflatten
 from .wing import Program, Wing
-from .writing import STATE, TENSORS, Writing, seen
+from .writing import Writing, seen
 
 _NAME = re.compile(r"step-(\d{8,})")
 WRITING = 1800.0
@@ -145,7 +145,8 @@ class Checkpoints:
         except CheckpointError as error:
             raise CheckpointError(f"{error}\n{self._instead(path)}") from None
         except Exception as error:  # the bytes are those that were written, and yet they cannot be read
-            raise CheckpointError(f"{path} is intact but cannot be read: {type(error).__name__}: {error}") from error
+            said = " ".join(str(error).split())[:500]
+            raise CheckpointError(f"{path} is intact but cannot be read: {type(error).__name__}: {said}") from error
         return Checkpoint(path, manifest, tree, tuple(notes))
 
     def _read(self, path: Path, looking: bool, program: Program | None) -> tuple[dict[str, Any], Any, list[str], list[str]]:
@@ -154,7 +155,7 @@ class Checkpoints:
         if ranks.world > 1:
             seen(path)
         manifest = verify(path, (ranks.rank, ranks.world))
-        plain = json.loads((path / STATE).read_bytes())
+        plain = read_state(path)
         if ranks.world > 1 and program is not None:
             plain["program"] = self.wing.narrowed(plain["program"], program)
         names, own = references(plain)
@@ -184,9 +185,23 @@ class Checkpoints:
         return f"Intact: {listed}. Go on from one with: mapsto train --resume {intact[-1]}"
 
 
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Within it a state is put back. Raises CheckpointError naming the checkpoint, also where the state is of no such kind."""
+    try:
+        yield
+    except SpecError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:500]
+        raise CheckpointError(f"{path}: its state cannot be put back: {type(error).__name__}: {said}") from error
+
+
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The finished checkpoints in a folder, by step."""
-    found = [p for p in folder.glob("step-*") if _NAME.fullmatch(p.name)] if folder.is_dir() else []
+    found = [p for p in folder.glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
     return sorted(found, key=step_of)
 
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import CheckpointError, SpecError
-from ..core.spec import read_yaml
+from ..core.errors import CheckpointError
 from .checkpoint import Checkpoints
 from .durable import sync
-from .folder import SPEC, RunFolder
-from .manifest import MANIFEST, PARTS, verify, why
+from .folder import RunFolder
+from .manifest import MANIFEST, PARTS, TENSORS, read_state, verify, why
 from .ranks import Alone
 from .tree import references
 from .wing import Wing, find_wing
-from .writing import STATE, TENSORS
 
 WEIGHTS = "program.model."
 """Where the weights and buffers of the model stand in the state tree."""
@@ -43,11 +40,7 @@ def consolidate(run: str | Path, checkpoint: str | int | Path = "last", output: 
     folder = Path(run)
     if (folder / MANIFEST).is_file():
         folder, checkpoint = folder.parent.parent, folder.name
-    file = folder / SPEC
-    if not file.is_file():
-        raise SpecError(f"{folder} is not the folder of a run: it has no {SPEC}")
-    data = read_yaml(file.read_text(encoding="utf-8"))
-    wing = find_wing(str(data.get("wing", "torch")) if isinstance(data, Mapping) else "torch")
+    wing = find_wing(str(RunFolder(folder).spec_data().get("wing", "torch")))
     path = Checkpoints(RunFolder(folder).checkpoints, wing).find(checkpoint)
     return consolidated(path, wing, Path(output) if output is not None else folder / f"{path.name}.safetensors")
 
@@ -55,14 +48,18 @@ def consolidate(run: str | Path, checkpoint: str | int | Path = "last", output: 
 def consolidated(path: Path, wing: Wing, target: Path) -> Consolidated:
     """The weights of the checkpoint at a path, written to a file (see `consolidate`)."""
     manifest = verify(path)
-    names = [n for n in references(json.loads((path / STATE).read_bytes()))[0] if n.startswith(WEIGHTS)]
+    names = [n for n in references(read_state(path))[0] if n.startswith(WEIGHTS)]
     if not names:
         raise CheckpointError(f"{path} holds no weights under {WEIGHTS.rstrip('.')}")
-    if manifest["format"] == PARTS:
-        found = wing.load_parts(path, names, None, Alone())
-    else:
-        found = wing.load_tensors(path / TENSORS)
-    weights = {name.removeprefix(WEIGHTS): found[name] for name in names}
+    try:
+        parts = manifest["format"] == PARTS
+        found = wing.load_parts(path, names, None, Alone()) if parts else wing.load_tensors(path / TENSORS)
+        weights = {name.removeprefix(WEIGHTS): found[name] for name in names}
+    except CheckpointError:
+        raise
+    except Exception as error:  # the bytes are those that were written, and yet they are no tensors
+        said = " ".join(str(error).split())[:500]
+        raise CheckpointError(f"{path}: its tensors cannot be read: {type(error).__name__}: {said}") from error
     _write(wing, weights, target)
     return Consolidated(target, path, len(weights), target.stat().st_size)
 

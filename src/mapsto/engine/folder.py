@@ -7,7 +7,6 @@ import dataclasses
 import errno
 import hashlib
 import io
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +17,11 @@ from typing import IO, Any
 from ..core.errors import CheckpointError, SpecError
 from ..core.json_text import write_json
 from ..core.recipes import Kept, Recipe
-from ..core.spec import Spec
+from ..core.spec import Spec, read_yaml
 from .durable import replace
 from .manifest import why
+from .reading import opened, read_lines, read_shaped, read_text, shaped
+from .shapes import Environment, Event
 
 SPEC, ENVIRONMENT, METRICS, PANELS, SURVEY, RECIPES, LOCK, LOGS, SECRET = (
     "spec.yaml",
@@ -73,13 +74,32 @@ class RunFolder:
         self._put(self.path / SPEC, text.encode())
         return whole
 
+    def spec_text(self) -> str:
+        """spec.yaml as it stands. Raises SpecError where there is none, or it is no text."""
+        try:
+            return read_text(self.path / SPEC)
+        except FileNotFoundError:
+            nearby = _runs_nearby(self.path)
+            raise SpecError(f"{self.path} is not the folder of a run: it has no {SPEC}{nearby}") from None
+        except CheckpointError as error:
+            raise SpecError(str(error)) from None
+
+    def spec_data(self) -> dict[str, Any]:
+        """What spec.yaml holds, as plain data. Raises SpecError where that is no mapping."""
+        try:
+            data = read_yaml(self.spec_text())
+        except SpecError as error:
+            raise SpecError(f"{self.path / SPEC}: {error}" if str(self.path) not in str(error) else str(error)) from None
+        if not isinstance(data, dict):
+            raise SpecError(f"{self.path / SPEC}: a spec is a mapping, not a {type(data).__name__}")
+        return data
+
     def spec(self) -> Spec:
         """The spec that was run. Raises SpecError where there is none, or it holds what a file cannot."""
+        text = self.spec_text()
         file = self.path / SPEC
-        if not file.is_file():
-            raise SpecError(f"{self.path} is not the folder of a run: it has no {SPEC}{_runs_nearby(self.path)}")
         try:
-            return Spec.from_yaml(file.read_text(encoding="utf-8"), base=self.path)
+            return Spec.from_yaml(text, base=self.path)
         except SpecError as error:
             hint = f"\nGo on from Python: Run(spec, {str(self.path)!r}).fit(resume=True)" if "live object" in str(error) else ""
             raise SpecError(f"{file}: {error}{hint}") from None
@@ -118,9 +138,14 @@ class RunFolder:
         self._put(self.path / ENVIRONMENT, write_json(data, indent=1).encode())
 
     def environment(self) -> dict[str, Any]:
-        """The environment of the latest session, or nothing."""
-        file = self.path / ENVIRONMENT
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        """The environment of the latest session, or nothing. Raises CheckpointError where the file is damaged."""
+        return dict(self._read(ENVIRONMENT, Environment, {}))
+
+    def _read(self, name: str, shape: Any, absent: Any) -> Any:
+        try:
+            return read_shaped(self.path / name, shape)
+        except FileNotFoundError:
+            return absent
 
     # -- metrics -----------------------------------------------------------------------------------------------------
     def append(self, record: Mapping[str, Any]) -> None:
@@ -128,7 +153,7 @@ class RunFolder:
         line = (write_json(record) + "\n").encode()
         try:
             if self._metrics is None:
-                self._metrics = open(self.path / METRICS, "ab", buffering=0)  # noqa: SIM115  # held for the run
+                self._metrics = opened(self.path / METRICS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # held for the run
             size = os.fstat(self._metrics.fileno()).st_size
             try:
                 if self._metrics.write(line) != len(line):
@@ -152,24 +177,29 @@ class RunFolder:
 
     def records(self, *names: str) -> Iterator[dict[str, Any]]:
         """The events that were written (only those of these names, if any are given); a torn last line is left out."""
-        file = self.path / METRICS
-        if file.is_file():
-            with open(file, encoding="utf-8") as lines:
-                for line in lines:
-                    record = _parsed(line)
-                    if record is not None and (not names or record.get("name") in names):
-                        yield record
+        for _, _, record in self.lines():
+            if isinstance(record, dict) and (not names or record.get("name") in names):
+                yield record
+
+    def lines(self) -> Iterator[tuple[int, bytes, dict[str, Any] | str]]:
+        """(number from 1, the line, the event or why it is none) of metrics.jsonl. Raises CheckpointError where that is no
+        regular file."""
+        try:
+            for number, line in enumerate(read_lines(self.path / METRICS), 1):
+                try:
+                    yield number, line, shaped(line, Event)
+                except ValueError as error:
+                    yield number, line, str(error)
+        except FileNotFoundError:
+            return
 
     def cut(self, step: int) -> int:
         """Keep only the events up to `step`, in one rename; how many were cut."""
         self.close()
-        file = self.path / METRICS
-        if not file.is_file():
-            return 0
-        lines = file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if (record := _parsed(line)) is not None and record["step"] <= step]
+        lines = list(self.lines())
+        kept = [line.rstrip(b"\n") for _, line, record in lines if isinstance(record, dict) and record["step"] <= step]
         if len(kept) < len(lines):
-            self._put(file, "".join(line + "\n" for line in kept).encode())
+            self._put(self.path / METRICS, b"".join(line + b"\n" for line in kept))
         return len(lines) - len(kept)
 
     # -- panels ------------------------------------------------------------------------------------------------------
@@ -178,9 +208,8 @@ class RunFolder:
         self._put(self.path / PANELS, write_json(panels, default=_listed).encode())
 
     def panels(self) -> list[dict[str, Any]]:
-        """What the task shows in a report, or nothing."""
-        file = self.path / PANELS
-        return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+        """What the task shows in a report, or nothing. Raises CheckpointError where the file is damaged."""
+        return list(self._read(PANELS, list[Any], []))
 
     # -- the data ------------------------------------------------------------------------------------------------------
     def write_survey(self, found: Mapping[str, Any]) -> None:
@@ -260,14 +289,6 @@ def _take(file: IO[str], folder: Path) -> None:
         file.seek(0)
         other = file.read().strip() or "?"
         raise CheckpointError(f"process {other} is training in {folder} already: wait for it or end it") from None
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "step" in record else None
 
 
 def _listed(value: Any) -> Any:

@@ -19,7 +19,7 @@ from ..core.errors import CheckpointError, DataError, DivergenceError, MapstoErr
 from ..core.spec import Spec, digest
 from ..data.stream import StandIn, size
 from .best import Best
-from .checkpoint import Checkpoint, Checkpoints, step_of
+from .checkpoint import Checkpoint, Checkpoints, restoring, step_of
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
@@ -299,27 +299,29 @@ class Loop:
 
         reschedule: the rates are those of the length that the run has now.
         """
-        tree = found.tree
-        if wrong := sorted(set(tree) ^ set(KEYS)):
-            raise CheckpointError(f"{found.path}: missing or unexpected in the state: {', '.join(wrong)}")
-        try:
-            self.program.restore(tree["program"], **({"reschedule": True} if reschedule else {}))
-        except CheckpointError as error:
-            raise CheckpointError(f"{found.path}: {error}") from error
-        steps = (tree["position"], self.program.position, step_of(found.path))
-        if len(set(steps)) > 1:
-            raise CheckpointError(f"{found.path}: the state is of step {steps[0]}, the program's of step {steps[1]}")
-        self.step = self.saved = tree["position"]
-        self._window.extend(tree["window"])
-        self.latest = tree["latest"]
-        notes = [*found.notes]
-        notes += self.best.restore(tree["best"], lambda step: self.checkpoints.path(step).is_dir())
-        notes += self.dispatch.restore(tree["observers"])
-        put_back(tree["random"])
-        if found.manifest["total_steps"] != self.total:
-            notes.append(f"the run was {found.manifest['total_steps']} steps long and is {self.total} now")
+        with restoring(found.path):
+            notes = [*found.notes, *self._put_back(found.tree, step_of(found.path), reschedule)]
+        told = found.manifest.get("total_steps", self.total)
+        if told != self.total:
+            notes.append(f"the run was {told} steps long and is {self.total} now")
         epoch = self.step / self.per_epoch
         return {"path": str(found.path), "step": self.step, "epoch": epoch, "restored": sorted(KEYS), "notes": notes}
+
+    def _put_back(self, tree: Mapping[str, Any], step: int, reschedule: bool) -> list[str]:
+        """The state of a step; sentences on what of it starts afresh."""
+        if wrong := sorted(set(tree) ^ set(KEYS)):
+            raise CheckpointError(f"missing or unexpected in the state: {', '.join(wrong)}")
+        self.program.restore(tree["program"], **({"reschedule": True} if reschedule else {}))
+        steps = (tree["position"], self.program.position, step)
+        if len(set(steps)) > 1:
+            raise CheckpointError(f"the state is of step {steps[0]}, the program's of step {steps[1]}")
+        self.step = self.saved = tree["position"]
+        self._window.extend(tree["window"])
+        self.latest = dict(tree["latest"])
+        notes = self.best.restore(tree["best"], lambda at: self.checkpoints.path(at).is_dir())
+        notes += self.dispatch.restore(tree["observers"])
+        put_back(tree["random"])
+        return notes
 
     # -- events ------------------------------------------------------------------------------------------------------
     def emit(

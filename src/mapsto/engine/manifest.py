@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError
+from ..core.json_text import read_json
+from ..core.typed import shortened
+from .reading import opened, read_bytes, read_shaped
+from .shapes import Manifest
 
 WHOLE, PARTS = 1, 2
 """Formats: all tensors in one file; the parts that ranks hold, in a file each."""
-MANIFEST = "manifest.json"
+MANIFEST, STATE, TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -23,12 +28,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint, verified itself. Raises CheckpointError."""
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_bytes())
-        claimed = manifest.pop("digest")
+        manifest = read_shaped(file, Manifest)
     except FileNotFoundError:
         raise CheckpointError(f"{file} is missing: {path.name} is no checkpoint, or parts of it were lost") from None
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{file} is corrupt: {type(error).__name__}: {error}") from None
+    claimed = manifest.pop("digest")
     if manifest.get("format") not in (WHOLE, PARTS):
         version = manifest.get("versions", {}).get("mapsto", "another version")
         raise CheckpointError(
@@ -37,7 +40,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if claimed != digest(manifest):
         raise CheckpointError(f"{file} is corrupt: it is not what was written")
+    for name in manifest["files"]:
+        if Path(name).name != name or name == "..":
+            raise CheckpointError(f"{file} is corrupt: {shortened(name, 60)} is no name of a file beside it")
+    if lost := [name for name in required(manifest["format"]) if name not in manifest["files"]]:
+        raise CheckpointError(f"{file} is corrupt: it does not list {', '.join(lost)}")
     return manifest  # type: ignore[no-any-return]
+
+
+def required(format: int) -> tuple[str, ...]:
+    """The files that every checkpoint of a format has besides its manifest."""
+    return (STATE, TENSORS) if format == WHOLE else (STATE,)
 
 
 def verify(path: Path, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
@@ -49,14 +62,26 @@ def verify(path: Path, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     for number, (name, told) in enumerate(manifest["files"].items()):
         file = path / name
         try:
-            size = file.stat().st_size
-            if size != told["size"]:
-                raise CheckpointError(f"{file} is corrupt: {size} bytes, and {told['size']} were written")
-            if number % part[1] == part[0] and measure(file)["sha256"] != told["sha256"]:
-                raise CheckpointError(f"{file} is corrupt: its SHA-256 is not that of what was written")
+            with opened(file) as handle:
+                size = os.fstat(handle.fileno()).st_size
+                if size != told["size"]:
+                    raise CheckpointError(f"{file} is corrupt: {size} bytes, and {told['size']} were written")
+                if number % part[1] == part[0] and hashlib.file_digest(handle, "sha256").hexdigest() != told["sha256"]:
+                    raise CheckpointError(f"{file} is corrupt: its SHA-256 is not that of what was written")
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+    for file in path.glob("*.safetensors"):
+        if file.name not in manifest["files"]:
+            raise CheckpointError(f"{file} is none of the files that {MANIFEST} lists: take it away")
     return manifest
+
+
+def read_state(path: Path) -> Any:
+    """The plain data of a checkpoint that was verified. Raises CheckpointError where it is no JSON."""
+    try:
+        return read_json(read_bytes(path / STATE, most=1 << 40))  # as large as what was written
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path / STATE} is corrupt: {error}") from None
 
 
 def why(error: BaseException, folder: Path) -> str:

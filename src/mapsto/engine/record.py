@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, SpecError
-from ..core.spec import read_yaml
+from ..core.errors import CheckpointError
 from .checkpoint import checkpoint_paths, step_of
-from .folder import SPEC, RunFolder
+from .folder import METRICS, RunFolder
 from .manifest import read_manifest
 
 Points = list[tuple[int, float]]
@@ -30,6 +29,8 @@ class RunRecord:
     panels: list[dict[str, Any]]
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     survey: Mapping[str, Any] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+    """What could not be read and was left out, a sentence each that begins with the file (and line)."""
 
     @property
     def name(self) -> str:
@@ -62,13 +63,13 @@ class RunRecord:
     @property
     def status(self) -> str:
         """`finished`, `stopped`, `interrupted`, `failed`, `aborted`, or `unfinished` where no end was told."""
-        return str(self.last_end.get("detail", {}).get("reason", "finished")) if self.last_end else "unfinished"
+        return str((self.last_end.get("detail") or {}).get("reason", "finished")) if self.last_end else "unfinished"
 
     @property
     def why(self) -> str:
         if self.last_end is None:
             return "it is still running, or was killed"
-        return str(self.last_end.get("detail", {}).get("why", ""))
+        return str((self.last_end.get("detail") or {}).get("why", ""))
 
     @property
     def steps(self) -> int:
@@ -108,44 +109,61 @@ class RunRecord:
 
 
 def read_run(folder: RunFolder) -> RunRecord:
-    """Read a run folder. Raises SpecError where it is none."""
-    file = folder.path / SPEC
-    if not file.is_file():
-        raise SpecError(f"{folder.path} is not the folder of a run: it has no {SPEC}")
-    text = file.read_text(encoding="utf-8")
-    try:
-        data = read_yaml(text)
-    except SpecError as error:
-        raise SpecError(f"{file}: {error}") from None
+    """Read a run folder. Raises SpecError where it is none; other files that are damaged are left out and named."""
+    damaged: list[str] = []
     return RunRecord(
         folder=folder.path,
-        spec_text=text,
-        spec=data if isinstance(data, Mapping) else {},
-        environment=_or_empty(folder.environment, {}),
-        events=list(folder.records()),
-        panels=_or_empty(folder.panels, []),
+        spec_text=folder.spec_text(),
+        spec=folder.spec_data(),
+        environment=_or(folder.environment, {}, damaged),
+        events=_or(lambda: _events(folder, damaged), [], damaged),
+        panels=_or(folder.panels, [], damaged),
         checkpoints=[_checkpoint(path) for path in checkpoint_paths(folder.checkpoints)],
-        survey=_or_empty(folder.survey, {}),
+        survey=_or(folder.survey, {}, damaged),
+        damaged=tuple(damaged),
     )
+
+
+MOST_NAMED = 3
+"""Damaged lines of a file that are named each."""
+
+
+def _events(folder: RunFolder, damaged: list[str]) -> list[dict[str, Any]]:
+    """The events that can be read. A last line that is torn is that of a run which was killed while it wrote, or writes now."""
+    found: list[dict[str, Any]] = []
+    bad: list[tuple[int, str]] = []
+    whole = True
+    for number, line, event in folder.lines():
+        whole = line.endswith(b"\n")
+        if isinstance(event, dict):
+            found.append(event)
+        else:
+            bad.append((number, event))
+    if bad and not whole:
+        bad.pop()
+    damaged += [f"{folder.path / METRICS}:{number}: {reason}" for number, reason in bad[:MOST_NAMED]]
+    damaged += [f"{folder.path / METRICS}: {len(bad) - MOST_NAMED} more lines are damaged"] if len(bad) > MOST_NAMED else []
+    return found
 
 
 def as_float(value: Any) -> float:
     """A metric as a float; what is no number is not-a-number."""
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
-def _or_empty(read: Any, empty: Any) -> Any:
+def _or(read: Callable[[], Any], empty: Any, damaged: list[str]) -> Any:
     try:
         return read()
-    except (ValueError, TypeError):  # a run that was killed while it wrote tells what it can
+    except CheckpointError as error:
+        damaged.append(str(error))
         return empty
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    size = sum(p.stat().st_size for p in path.iterdir() if p.is_file())
+    size = sum(p.lstat().st_size for p in path.iterdir() if p.is_file())
     try:
         manifest = read_manifest(path)
     except CheckpointError as error:

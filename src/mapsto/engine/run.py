@@ -17,10 +17,11 @@ from ..core.errors import CheckpointError, DataError, MapstoError, SpecError, ne
 from ..core.parts import build
 from ..core.recipes import loaded_recipes
 from ..core.spec import Spec
+from ..core.trust import trust
 from ..data.class_folders import share_classes
 from ..data.source import notes_of
 from .awaited import require_awaited
-from .checkpoint import Checkpoint, Checkpoints
+from .checkpoint import Checkpoint, Checkpoints, restoring
 from .dispatch import Dispatch, build_observers
 from .environment import changed_recipes, describe, recipe_hashes, versions
 from .fingerprint import digest_of, fingerprint
@@ -355,6 +356,8 @@ class Run(Generic[P]):
         self.folder.write_recipes(loaded_recipes())
         found_here = describe(self.spec, self.identity, self.wing, loop.view.summary)
         self.folder.write_environment({**found_here, "resumable_from_folder": named, "data": loop.data})
+        if self.ranks.leader:  # whoever trains has run this code, and so trusts it
+            trust(self.folder.code())
         return detail
 
     def _result(self, loop: Loop, reason: Any, why: str) -> Result:
@@ -497,17 +500,15 @@ class Run(Generic[P]):
                 self._at = before
 
     def _restore(self, found: Checkpoint) -> None:
-        try:
+        with restoring(found.path):
             self.program.restore(found.tree["program"])
-        except CheckpointError as error:
-            raise CheckpointError(f"{found.path}: {error}") from error
 
     def _find(self, which: str | int | Path) -> Path:
         """The path of a checkpoint of this very spec, the same on all ranks. Raises CheckpointError naming what differs."""
 
         def find() -> Path:
             path = self.checkpoints.find(which)
-            other, self._elsewhere = moved(read_manifest(path)["identity"], self.identity)
+            other, self._elsewhere = moved(read_manifest(path).get("identity", {}), self.identity)
             if other:
                 listed = "\n  ".join(other)
                 raise CheckpointError(f"{path} is a checkpoint of another spec:\n  {listed}")

@@ -18,6 +18,10 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
+from ..core.errors import CheckpointError
+from .reading import read_bytes, shaped
+from .shapes import Beat
+
 STALLS = Path("logs") / "stalls"
 """Where the files of the ranks stand within the run folder, `rank-N.txt`; those of a run that ended are removed."""
 LIMIT = 60.0
@@ -99,8 +103,10 @@ def read_stalls(folder: Path) -> list[Stall]:
     found = []
     for file in (folder / STALLS).glob("rank-*.txt"):
         try:
-            head, _, stacks = file.read_text(encoding="utf-8", errors="replace").partition("\n")
-            found.append(Stall(file=file, stacks=stacks.strip(), **json.loads(head)))
-        except (OSError, ValueError, TypeError):  # killed while it was written
+            head, _, stacks = read_bytes(file).partition(b"\n")
+            beat = shaped(head, Beat)
+        except (OSError, ValueError, CheckpointError):  # killed while it was written
             continue
+        told = {name: beat[name] for name in Beat.__annotations__}
+        found.append(Stall(file=file, stacks=stacks.decode("utf-8", "replace").strip(), **told))
     return sorted(found, key=lambda stall: stall.rank)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import CheckpointError
+from ..core.json_text import DEEPEST
 from ..core.per_rank import PerRank
 
 TAG = "$"
@@ -57,15 +58,22 @@ def references(plain: Any) -> tuple[list[str], dict[str, bool]]:
             for item in value:
                 look(item)
         elif isinstance(value, dict) and value.get(TAG) == "tensor":
-            tensors.append(value["v"])
+            tensors.append(_named(value.get("v")))
         elif isinstance(value, dict) and value.get(TAG) == "per_rank":
-            own[value["v"][0]] = value["v"][1]
+            name, afresh = value["v"] if isinstance(value.get("v"), list) and len(value["v"]) == 2 else (None, False)
+            own[_named(name)] = bool(afresh)
         elif isinstance(value, dict):
             for item in value.values():
                 look(item)
 
     look(plain)
     return tensors, own
+
+
+def _named(name: Any) -> str:
+    if not isinstance(name, str):
+        raise CheckpointError(f"the state refers to a tensor by {str(name)[:40]!r}, which is no name")
+    return name
 
 
 def merged(trees: list[Any]) -> Any:
@@ -131,6 +139,8 @@ class _Writer:
         return _tagged("per_rank", [path, value.afresh])
 
     def _container(self, value: Any, path: str) -> Any:
+        if len(self._open) > DEEPEST // 4:  # a level here is up to four of JSON
+            raise CheckpointError(f"{path[:80]}...: more than {DEEPEST // 4} levels within each other cannot be kept")
         if id(value) in self._open:
             raise CheckpointError(f"{path or 'the state'}: it contains itself, which a checkpoint cannot hold")
         self._open.add(id(value))

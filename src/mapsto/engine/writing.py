@@ -20,12 +20,11 @@ from typing import Any
 
 from ..core.errors import CheckpointError
 from .durable import sync, write
-from .manifest import MANIFEST, PARTS, WHOLE, digest, measure, why
+from .manifest import MANIFEST, PARTS, STATE, TENSORS, WHOLE, digest, measure, why
 from .ranks import Ranks, each, lead
 from .tree import flatten, merged
 from .wing import Wing
 
-STATE, TENSORS = "state.json", "tensors.safetensors"
 SEEN = 20.0
 """Seconds within which a directory that the leader made is to be seen by every rank (network file systems are late)."""
 

@@ -140,6 +140,7 @@ DETECTORS = (
     Detector("loss_diverging", "the training loss", losses.loss_diverging, _logs(thresholds.TREND_LOGS)),
     Detector("loss_stuck", "whether the training loss fell", losses.loss_stuck, _logs(thresholds.TREND_LOGS)),
     Detector("overfitting", "evaluations beside the training loss", losses.overfitting, _evaluations),
+    Detector("files_damaged", "whether its files can be read", saved.files_damaged, _nothing),
     Detector("checkpoints_damaged", "checkpoints, byte by byte", saved.checkpoints_damaged, _nothing),
     Detector("numbers_outside", "targets and ids against the model", targets.numbers_outside, _data),
     Detector("input_nonfinite", "inputs that are not finite", inputs.input_nonfinite, _data),

@@ -139,7 +139,7 @@ def restarted(evidence: Evidence) -> list[Finding]:
 
 def observers_detached(evidence: Evidence) -> list[Finding]:
     """Observers that raised and were called no more."""
-    detached = dict((evidence.record.last_end or {}).get("detail", {}).get("detached") or {})
+    detached = dict(((evidence.record.last_end or {}).get("detail") or {}).get("detached") or {})
     if not detached:
         return []
     return [

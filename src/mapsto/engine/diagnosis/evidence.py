@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import socket
 from collections.abc import Mapping
@@ -13,8 +13,11 @@ from typing import Any
 
 import yaml
 
+from ...core.errors import CheckpointError
 from ..folder import METRICS, SPEC, SURVEY
+from ..reading import read_lines, read_shaped, shaped
 from ..record import RunRecord, as_float
+from ..shapes import Error, Launch
 from ..stall import Stall, read_stalls
 from ..survey.told import SetTold, SurveyTold, survey_of
 from . import thresholds
@@ -130,10 +133,10 @@ class Evidence:
         found = []
         for file in sorted((self.record.folder / ERRORS).glob("rank-*.json")):
             try:
-                error = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # a rank that was killed while it wrote
+                error = read_shaped(file, Error)
+            except (OSError, CheckpointError):  # a rank that was killed while it wrote
                 continue
-            if isinstance(error, dict) and as_float(error.get("time", 0.0)) >= self.began:
+            if error.get("time", 0.0) >= self.began:
                 found.append({**error, "file": str(file)})
         return sorted(found, key=lambda error: as_float(error.get("time", 0.0)))
 
@@ -142,13 +145,10 @@ class Evidence:
         """What the launcher tells: `started`, `failed` (a `sentence`, its `kind`, the `ranks`), `ended`, ... in their order."""
         file = self.record.folder / LAUNCHES
         found = []
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
-            try:
-                event = json.loads(line)
-            except ValueError:  # the last line of a launcher that was killed
-                continue
-            if isinstance(event, dict) and "event" in event:
-                found.append(event)
+        with contextlib.suppress(OSError, CheckpointError):
+            for line in read_lines(file):
+                with contextlib.suppress(ValueError):  # the last line of a launcher that was killed
+                    found.append(shaped(line, Launch))
         return found
 
     @cached_property
@@ -176,7 +176,7 @@ class Evidence:
         found = []
         for log in self.logs:
             ranks = log.detail.get("ranks")
-            values = [as_float(v) for v in ranks.get(name) or ()] if isinstance(ranks, Mapping) else []
+            values = [as_float(v) for v in ranks.get(name) or ()] if ranks else []
             if len(values) > 1 and all(map(math.isfinite, values)):
                 found.append((log, values))
         return found

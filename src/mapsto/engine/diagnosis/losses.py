@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from ..figures import number
+from ..record import as_float
 from . import thresholds
 from .curves import noise, stretches
 from .evidence import Evidence
@@ -55,8 +57,8 @@ def loss_diverging(evidence: Evidence) -> list[Finding]:
 def first_loss(evidence: Evidence) -> float | None:
     """The loss of the very first step, where the first log tells it."""
     first = evidence.logs[0].detail.get("first") if evidence.logs else None
-    value = first.get("loss") if isinstance(first, dict) else None
-    return float(value) if isinstance(value, (int, float)) and value == value else None
+    value = as_float(first.get("loss")) if first else math.nan
+    return None if math.isnan(value) else value
 
 
 def loss_stuck(evidence: Evidence) -> list[Finding]:

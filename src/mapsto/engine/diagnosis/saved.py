@@ -22,13 +22,30 @@ def damaged(folder: Path) -> list[tuple[Path, str]]:
             if read <= thresholds.VERIFIED_BYTES:
                 verify(path)
             for name, told in files.items():
-                there = (path / name).stat().st_size if (path / name).is_file() else None
+                there = (path / name).lstat().st_size if (path / name).is_file() else None
                 if there != told["size"]:
                     raise CheckpointError(f"{path / name} is {'missing' if there is None else f'{there} bytes'}, "
                                           f"and {told['size']} were written")  # fmt: skip
         except CheckpointError as error:
             found.append((path, str(error)))
     return found
+
+
+def files_damaged(evidence: Evidence) -> list[Finding]:
+    """Files besides the checkpoints of which something could not be read."""
+    said = evidence.record.damaged
+    if not said:
+        return []
+    return [
+        Finding(
+            "files_damaged",
+            Gravity.WRONG,
+            f"what the folder tells is not whole: {said[0]}",
+            evidence=said[1:],
+            advice=("a disk that fails or was full, a copy that was cut off, or a file that something else has written",),
+            values={"damaged": list(said)},
+        )
+    ]
 
 
 def checkpoints_damaged(evidence: Evidence) -> list[Finding]:
@@ -38,7 +55,9 @@ def checkpoints_damaged(evidence: Evidence) -> list[Finding]:
     there = {path.name for path in checkpoint_paths(folder)}
     intact = sorted(there - {path.name for path, _ in bad})
     told = [
-        Path(str(e["detail"]["path"])).name for e in evidence.record.events if e.get("name") == "checkpoint" and e.get("detail")
+        Path(e["detail"]["path"]).name
+        for e in evidence.record.events
+        if e.get("name") == "checkpoint" and (e.get("detail") or {}).get("path")
     ]
     lost = told[-1:] if told and told[-1] not in there else []  # the newest is never pruned
     torn = sorted(p.name for p in folder.glob(".step-*.tmp")) if folder.is_dir() and not evidence.alive else []

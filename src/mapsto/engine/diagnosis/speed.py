@@ -27,8 +27,10 @@ def data_starved(evidence: Evidence) -> list[Finding]:
             return []
     worst = max(told, key=lambda t: t[1] / max(t[2], 1e-12))
     steps = sum(log.steps for log, _, _ in told)
-    workers = evidence.record.spec.get("data", {}).get("train", {})
-    workers = workers.get("workers", 0) if isinstance(workers, dict) else 0
+    data = evidence.record.spec.get("data")
+    train = data.get("train") if isinstance(data, dict) else None
+    told_workers = train.get("workers") if isinstance(train, dict) else 0
+    workers = told_workers if isinstance(told_workers, int) else 0
     said = [
         f"{duration(waited)} of {duration(spent)} were spent waiting for data: {short_time(waited / steps)} of "
         f"{short_time(spent / steps)} a step",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from ...core.json_text import write_json
 from . import charts
 
 TABLE_CLASSES = 24
@@ -31,8 +31,8 @@ def laid_out(panels: Sequence[Any]) -> list[dict[str, Any]]:
         kind = panel.get("kind") if isinstance(panel, Mapping) else None
         try:
             made = makers[str(kind)](panel)
-        except (KeyError, TypeError, ValueError, IndexError):
-            made = {"kind": "other", "text": json.dumps(panel, indent=1, default=str)[:20_000]}
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+            made = {"kind": "other", "text": write_json(panel, indent=1)[:20_000]}
         title = str(panel.get("title", kind)) if isinstance(panel, Mapping) else "Panel"
         found.append({"title": title, "id": f"panel-{number}", **made})
     return found
@@ -151,5 +151,5 @@ def scatter(panel: Mapping[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = value if isinstance(value, str) else write_json(value)
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " …"

@@ -109,9 +109,9 @@ def warned(record: RunRecord) -> list[str]:
     find as it was."""
     found: list[str] = []
     for event in record.events:
-        if event.get("name") == "start":
-            found += [note for note in event.get("detail", {}).get("data", ()) if note not in found]
-        resumed = event.get("detail", {}).get("resumed") if event.get("name") == "start" else None
+        detail = (event.get("detail") or {}) if event.get("name") == "start" else {}
+        found += [note for note in detail.get("data", ()) if note not in found]
+        resumed = detail.get("resumed")
         found += (
             [f"at the resume from step {resumed['step']:,}: {note}" for note in resumed.get("notes", ())] if resumed else []
         )
@@ -218,7 +218,7 @@ def sessions(record: RunRecord) -> list[dict[str, str]]:
     found = []
     for event in record.events:
         if event.get("name") == "start":
-            resumed = event.get("detail", {}).get("resumed")
+            resumed = (event.get("detail") or {}).get("resumed")
             when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if "time" in event else ""
             found.append({"when": when, "what": f"went on from {resumed['path']}" if resumed else "began"})
     return found
@@ -229,7 +229,7 @@ def commands(record: RunRecord) -> list[tuple[str, str]]:
     folder = str(record.folder)
     folder = f"'{folder}'" if " " in folder else folder
     more = "" if record.status not in ("finished", "stopped") else " steps=..." if record.spec.get("steps") else " epochs=..."
-    detail = (record.last_end or {}).get("detail", {})
+    detail = (record.last_end or {}).get("detail") or {}
     return [
         ("go on", str(detail.get("go_on") or f"mapsto train --resume {folder}{more}")),
         ("evaluate", f"mapsto evaluate {folder} --checkpoint best"),
