@@ -125,7 +125,8 @@ def test_a_recipe_is_code_that_its_user_names_and_nothing_is_said(mapsto, tmp_pa
     recipe.write_text(
         "from torch import nn\nfrom mapsto import Spec, use\n\n\ndef spec():\n"
         "    source = use('arrays', input=[[1.0]], target=[0])\n"
-        "    return Spec(model=use(nn.Linear, in_features=1, out_features=2), data={'train': {'source': source, 'batch_size': 1}})\n"
+        "    data = {'train': {'source': source, 'batch_size': 1}}\n"
+        "    return Spec(model=use(nn.Linear, in_features=1, out_features=2), data=data)\n"
     )
     said = mapsto("show", recipe)
     assert (said.code, said.err) == (0, "")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, SpecError
+from ..core.errors import CheckpointError, MapstoError
 from .manifest import PARTS, TENSORS, read_manifest, read_state, verify
 from .ranks import Alone, Ranks, each
 from .tree import of_rank, references, unflatten
@@ -190,10 +190,10 @@ def restoring(path: Path) -> Iterator[None]:
     """Within it a state is put back. Raises CheckpointError naming the checkpoint, also where the state is of no such kind."""
     try:
         yield
-    except SpecError:
-        raise
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except MapstoError:
+        raise
     except Exception as error:
         said = " ".join(str(error).split())[:500]
         raise CheckpointError(f"{path}: its state cannot be put back: {type(error).__name__}: {said}") from error

@@ -48,6 +48,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest  # type: ignore[no-any-return]
 
 
+def read_run_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint that a run wrote: it tells whose it is, too. Raises CheckpointError."""
+    manifest = read_manifest(path)
+    if lost := [name for name in ("identity", "total_steps", "step") if name not in manifest]:
+        raise CheckpointError(f"{path / MANIFEST} does not tell {', '.join(lost)}: no run wrote it")
+    return manifest
+
+
 def required(format: int) -> tuple[str, ...]:
     """The files that every checkpoint of a format has besides its manifest."""
     return (STATE, TENSORS) if format == WHOLE else (STATE,)

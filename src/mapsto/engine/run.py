@@ -28,7 +28,7 @@ from .fingerprint import digest_of, fingerprint
 from .folder import Onlooker, RunFolder, default_folder
 from .identity import identity_of, moved
 from .loop import Loop, counted, evaluate, whole
-from .manifest import MANIFEST, read_manifest
+from .manifest import MANIFEST, read_run_manifest
 from .ranks import Alone, Ranks, agree, lead
 from .resuming import Accepted, compared_data, compared_schedule
 from .signals import interruptible
@@ -184,7 +184,7 @@ class Run(Generic[P]):
     def _told_length(self) -> dict[str, int] | None:
         """The same as the newest checkpoint tells it: who evaluates needs no training data."""
         paths = self.checkpoints.paths()
-        manifest = read_manifest(paths[-1]) if paths and "train" not in self._readers else {}
+        manifest = read_run_manifest(paths[-1]) if paths and "train" not in self._readers else {}
         if "train" not in manifest.get("data", {}):
             return None
         return {"total_steps": manifest["total_steps"], "steps_per_epoch": manifest["data"]["train"]["batches_per_epoch"]}
@@ -308,7 +308,7 @@ class Run(Generic[P]):
 
     def _compared(self, loop: Loop, found: Checkpoint) -> tuple[list[str], bool]:
         """Notes on what is not as it was when a checkpoint was written, and whether the rates change with the length."""
-        with untouched(self.wing):
+        with untouched(self.wing), restoring(found.path):
             notes = compared_data(found.manifest, loop.data, loop.readers, loop.versions, self._accepted.data)
         here, was = self._length, found.manifest.get("data", {}).get("train", {})
         there = {
@@ -448,7 +448,7 @@ class Run(Generic[P]):
         """The reader of that name. Raises DataError where its data were said to lie elsewhere and are others."""
         reader = self.reader(name)
         if name in ("train", *self.spec.validation_sets) and any(path.startswith(f"data.{name}.") for path in self._elsewhere):
-            manifest = read_manifest(self.checkpoints.find(checkpoint or self._from or "last"))
+            manifest = read_run_manifest(self.checkpoints.find(checkpoint or self._from or "last"))
             here = {name: self._fingerprint(name)}
             for note in compared_data(manifest, here, self._readers, versions(self.wing), self._accepted.data):
                 log.warning("%s", note)
@@ -456,7 +456,7 @@ class Run(Generic[P]):
 
     def _note(self, record: dict[str, Any]) -> None:
         length = self._told_length() or self._length
-        epoch = record["step"] / length["steps_per_epoch"]
+        epoch = record["step"] / max(length["steps_per_epoch"], 1)
         with contextlib.closing(RunFolder(self.folder.path)) as folder:
             folder.append({**record, "epoch": epoch, "detail": {"asked": True}, "time": time.time()})
 
@@ -508,7 +508,7 @@ class Run(Generic[P]):
 
         def find() -> Path:
             path = self.checkpoints.find(which)
-            other, self._elsewhere = moved(read_manifest(path).get("identity", {}), self.identity)
+            other, self._elsewhere = moved(read_run_manifest(path)["identity"], self.identity)
             if other:
                 listed = "\n  ".join(other)
                 raise CheckpointError(f"{path} is a checkpoint of another spec:\n  {listed}")

@@ -114,6 +114,17 @@ class Best(TypedDict, total=False):
     entries: Required[list[Entry]]
 
 
+class Fingerprint(TypedDict, total=False):
+    """What a reader's data were."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+    records: Required[Count]
+    batches_per_epoch: Required[Count]
+    contents: dict[str, str | None]
+    batches: dict[str, str | None]
+    fields: dict[str, Any]
+
+
 class Manifest(TypedDict, total=False):
     """manifest.json of a checkpoint."""
 
@@ -125,6 +136,7 @@ class Manifest(TypedDict, total=False):
     versions: dict[str, str]
     identity: dict[str, Any]
     total_steps: Step
+    data: dict[str, Fingerprint]
     ranks: Annotated[int, Field(ge=1, lt=1 << 31)]
     best: Best
     files: Required[dict[str, File]]
