@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import random
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -34,9 +35,20 @@ epochs: 3
 log_every: 1
 device: cpu
 """
-CHEAP = [["doctor"], ["doctor", "--json"], ["consolidate"], ["show"], ["evaluate"], ["predict", "--output", "p.jsonl"]]
+CHEAP = [["doctor", "--json"], ["consolidate"], ["show"], ["evaluate"], ["predict", "--output", "p.jsonl"]]
 DEAR = [["report"], ["train", "--quiet", "epochs=4", "--resume"]]
-"""A page with its charts, and steps that are taken: of these each folder has one in its turn."""
+"""A page with its charts, and steps that are taken."""
+
+
+SETTING = re.compile(r"error: (\w+\.)*\w+: |middleware")
+"""An error of a setting names its path in the spec instead of the file."""
+
+
+def readers(number: int, every: bool) -> list[list[str]]:
+    """The commands that read a folder: all of them, or of a few each in its turn."""
+    if every:
+        return [["doctor"], *CHEAP, *DEAR]
+    return [["doctor"], CHEAP[number % 5], *([DEAR[number // 25 % 2]] if number % 25 == 0 else [])]
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +112,13 @@ def read_all(whole, tmp_path, bounded, seed, count, every) -> int:
     for number in range(count):
         rng, folder = random.Random(f"{seed} {number}"), tmp_path / "run"
         what = f"folder {number} of seed {seed}: {damaged(whole, folder, rng)}"
-        for words in [*CHEAP, *(DEAR if every else [DEAR[number % 8 % 2]] if number % 4 == 0 else [])]:
+        for words in readers(number, every):
             words = [word.replace("p.jsonl", str(tmp_path / "p.jsonl")) for word in words]
             code, said = answers([*words, str(folder)] if words[-1] == "--resume" else [words[0], str(folder), *words[1:]],
                                  bounded, f"{what}: {words[0]}")  # fmt: skip
             errors += code == 1
             if code == 1:
-                assert str(folder) in said or "data." in said or "task" in said, f"{what}: {said}"
+                assert str(folder) in said or SETTING.search(said), f"{what}: {said}"
         shutil.rmtree(folder)
         (tmp_path / "p.jsonl").unlink(missing_ok=True)
         assert sorted(p.name for p in tmp_path.iterdir()) == outside
@@ -116,7 +128,7 @@ def read_all(whole, tmp_path, bounded, seed, count, every) -> int:
 def test_every_reader_answers(whole, tmp_path, bounded, caplog):
     caplog.set_level(logging.CRITICAL)
     errors = read_all(whole, tmp_path, bounded, seed=0, count=200, every=False)
-    assert errors > 200  # the damages do damage
+    assert errors > 50  # the damages do damage
 
 
 def test_the_whole_folder_is_read_without_an_error(whole, tmp_path, bounded):

@@ -48,7 +48,7 @@ def of_folder(what: str) -> tuple[Path, list[Code]]:
 
     path = Path(what)
     folder = path.parent.parent if (path / MANIFEST).is_file() else path
-    return folder, code_of(RunFolder(folder).spec_data(), folder)
+    return folder, RunFolder(folder).code()
 
 
 def _of_file(file: Path) -> list[Code]:

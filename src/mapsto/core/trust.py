@@ -8,11 +8,13 @@ is whatever its argument is.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +41,21 @@ class Code:
         return f"{', '.join(self.names[:3])}{more} ({self.section})"
 
 
-def code_of(data: Mapping[str, Any], base: Path) -> list[Code]:
-    """The code that the plain data of a spec name; nothing is imported. base: what `imports` are relative to.
+def code_of(data: Mapping[str, Any], base: Path, kept: Mapping[str, bytes] | None = None) -> list[Code]:
+    """The code that the plain data of a spec name; nothing is imported. base: what `imports` are relative to; kept: what is
+    read in the place of files, by their paths, of which all count. Raises SpecError where recipes import too many files.
 
     Any text that has the form of a reference counts: which argument wants one is known to its target alone.
     """
     found = []
+    listed = data.get("imports")
+    files = [(base / str(file)).resolve() for file in listed] if isinstance(listed, (list, tuple)) else []
+    for path, source in _sources(files, dict(kept or {})).items():
+        found.append(Code("imports", (path,), hashlib.sha256(b"file\0" + source).hexdigest()))
     for section, value in data.items():
         if section == "imports":
-            files = [base / str(file) for file in value] if isinstance(value, (list, tuple)) else []
-            found += [Code("imports", (str(file),), _of_file(file)) for file in files if file.is_file()]
-        elif names := tuple(dict.fromkeys(_references(value))):
+            continue
+        if names := tuple(dict.fromkeys(_references(value))):
             text = json.dumps([str(section), value], sort_keys=True, default=str, skipkeys=True)
             found.append(Code(str(section), names, hashlib.sha256(text.encode()).hexdigest()))
     return found
@@ -67,8 +73,39 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
 
 
-def _of_file(file: Path) -> str:
-    return hashlib.sha256(b"file\0" + file.read_bytes()).hexdigest()
+MOST_FILES = 1000
+"""Files of recipes, and of what stands beside them, that are looked at."""
+
+
+def _sources(files: Iterable[Path], kept: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of recipes and of the modules beside them that they may import, by path; `kept` in any case."""
+    found = dict(kept)
+    waiting = [(file, file.parent) for file in files] + [(Path(path), Path(path).parent) for path in kept]
+    seen: set[tuple[Path, Path]] = set()
+    while waiting:
+        file, folder = at = waiting.pop()
+        if at in seen or (str(file) not in found and not file.is_file()):
+            continue
+        seen.add(at)
+        if len(seen) > MOST_FILES:
+            raise SpecError(f"{file}: the recipes import more than {MOST_FILES} files from beside them")
+        source = found[str(file)] if str(file) in found else file.read_bytes()
+        found[str(file)] = source
+        for top in _imported_names(source):
+            waiting += [(folder / f"{top}.py", folder)]
+            waiting += [(inside, folder) for inside in (folder / top).rglob("*.py")]
+    return found
+
+
+def _imported_names(source: bytes) -> set[str]:
+    """The first parts of all names that a source imports from elsewhere than its own package; none of one that is no Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
+    return {name.partition(".")[0] for name in names if name} - sys.stdlib_module_names
 
 
 # -- what has been trusted -----------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Checkpoints:
     def best(self) -> Path | None:
         """The best one by the metric that the run keeps, or None."""
         paths = self.paths()
-        for entry in read_manifest(paths[-1])["best"]["entries"] if paths else ():
+        for entry in read_manifest(paths[-1]).get("best", {}).get("entries", ()) if paths else ():
             if (path := self.path(entry["step"])).is_dir():
                 return path
         return None

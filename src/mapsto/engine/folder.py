@@ -18,9 +18,10 @@ from ..core.errors import CheckpointError, SpecError
 from ..core.json_text import write_json
 from ..core.recipes import Kept, Recipe
 from ..core.spec import Spec, read_yaml
+from ..core.trust import Code, code_of
 from .durable import replace
 from .manifest import why
-from .reading import opened, read_lines, read_shaped, read_text, shaped
+from .reading import opened, read_bytes, read_lines, read_shaped, read_text, shaped
 from .shapes import Environment, Event
 
 SPEC, ENVIRONMENT, METRICS, PANELS, SURVEY, RECIPES, LOCK, LOGS, SECRET = (
@@ -119,12 +120,18 @@ class RunFolder:
         found = {}
         for path, told in dict(self.environment().get("recipes", {})).items():
             copy = self.recipe(Path(path), told)
-            if copy.is_file():
-                source = copy.read_bytes()
+            if os.path.lexists(copy):
+                source = read_bytes(copy)
                 if hashlib.sha256(source).hexdigest() != told:
                     raise CheckpointError(f"{copy} is corrupt: its SHA-256 is not that of the recipe that was kept")
                 found[path] = Recipe("", path, source, str(copy))
         return found
+
+    def code(self) -> list[Code]:
+        """The code that going on with the run would import: what its spec names, and what its recipes import from beside
+        them, as it was kept. Raises SpecError and CheckpointError where the folder is damaged."""
+        kept = {path: recipe.source for path, recipe in self.kept_recipes().items()}
+        return code_of(self.spec_data(), self.path, kept)
 
     def recipe(self, file: Path, sha256: str) -> Path:
         """Where the copy of a recipe file of that hash is kept."""

@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def read_run_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a checkpoint that a run wrote: it tells whose it is, too. Raises CheckpointError."""
     manifest = read_manifest(path)
-    if lost := [name for name in ("identity", "total_steps", "step") if name not in manifest]:
+    if lost := [name for name in ("identity", "total_steps", "step", "versions", "best") if name not in manifest]:
         raise CheckpointError(f"{path / MANIFEST} does not tell {', '.join(lost)}: no run wrote it")
     return manifest
 

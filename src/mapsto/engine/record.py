@@ -173,6 +173,6 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "step": step_of(path),
         "size": size,
         "created": str(manifest.get("created", "")),
-        "best": [entry["step"] for entry in manifest["best"]["entries"]],
+        "best": [entry["step"] for entry in manifest.get("best", {}).get("entries", ())],
         "error": None,
     }
