@@ -160,3 +160,16 @@ def test_registered_names_alone_are_built(mapsto, tmp_path, monkeypatch):
     file.write_text("model: line\n" + DATA)
     said = mapsto("train", file, "--registered-only", "--run", tmp_path / "run", "--quiet")
     assert (said.code, said.err) == (0, "")
+
+
+def test_a_module_beside_a_trusted_recipe_is_code_too(mapsto, tmp_path):
+    recipe, beside = tmp_path / "beside_recipe.py", tmp_path / "beside_module.py"
+    recipe.write_text("import beside_module\n")
+    beside.write_text("import mapsto\n")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "spec.yaml").write_text(f"model: null\n{DATA}imports: [{recipe}]\n")
+    mapsto("show", folder, "--trust")
+    assert "not trusted" not in mapsto("show", folder).out
+    beside.write_text("import mapsto, os\n")
+    assert f"imports  {beside}" in mapsto("show", folder).out

@@ -73,7 +73,7 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
 
 
-MOST_FILES = 1000
+MOST_FILES = 20_000
 """Files of recipes, and of what stands beside them, that are looked at."""
 
 

@@ -356,8 +356,9 @@ class Run(Generic[P]):
         self.folder.write_recipes(loaded_recipes())
         found_here = describe(self.spec, self.identity, self.wing, loop.view.summary)
         self.folder.write_environment({**found_here, "resumable_from_folder": named, "data": loop.data})
-        if self.ranks.leader:  # whoever trains has run this code, and so trusts it
-            trust(self.folder.code())
+        if self.ranks.leader:  # whoever trains has run this code, and so trusts it; that it cannot be told ends no run
+            with contextlib.suppress(MapstoError, OSError):
+                trust(self.folder.code())
         return detail
 
     def _result(self, loop: Loop, reason: Any, why: str) -> Result:
