@@ -41,7 +41,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if claimed != digest(manifest):
         raise CheckpointError(f"{file} is corrupt: it is not what was written")
     for name in manifest["files"]:
-        if Path(name).name != name or name == "..":
+        if not name or Path(name).name != name or name == "..":
             raise CheckpointError(f"{file} is corrupt: {shortened(name, 60)} is no name of a file beside it")
     if lost := [name for name in required(manifest["format"]) if name not in manifest["files"]]:
         raise CheckpointError(f"{file} is corrupt: it does not list {', '.join(lost)}")
