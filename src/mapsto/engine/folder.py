@@ -221,12 +221,11 @@ class RunFolder:
     # -- the data ------------------------------------------------------------------------------------------------------
     def write_survey(self, found: Mapping[str, Any]) -> None:
         """Keep what the data were like (see `survey`)."""
-        self._put(self.path / SURVEY, json.dumps(found, allow_nan=False).encode())
+        self._put(self.path / SURVEY, write_json(found).encode())
 
     def survey(self) -> dict[str, Any]:
-        """What the data were like, or nothing."""
-        file = self.path / SURVEY
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        """What the data were like, or nothing. Raises CheckpointError where the file is damaged."""
+        return dict(self._read(SURVEY, dict[str, Any], {}))
 
     # -- one writer --------------------------------------------------------------------------------------------------
     @contextlib.contextmanager
