@@ -3,6 +3,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,8 +103,13 @@ def test_a_target_that_is_defined_again_replaces_itself() -> None:
     assert registry.name_of("transform", first) is None
 
 
-def test_place_of_something_without_source() -> None:
+def test_place_of_something_without_source(tmp_path: Path) -> None:
     assert place_of(len) == "builtins:len"
+    changed = tmp_path / "changed.py"
+    names: dict[str, Any] = {"__name__": "changed"}
+    exec(compile("def f():\n    return 1\n", str(changed), "exec"), names)
+    changed.write_text("def f(\n")
+    assert place_of(names["f"]) == "changed:f"
     assert reference_of(3) == "?:int"
 
 

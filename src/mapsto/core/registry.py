@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import re
+import tokenize
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -55,7 +56,7 @@ def place_of(target: Any) -> str:
     """`file:line` where it can be found, else the reference."""
     try:
         return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
-    except (TypeError, OSError):
+    except (TypeError, OSError, SyntaxError, tokenize.TokenError):  # the file is gone, was changed since, or is no Python
         return reference_of(target)
 
 
