@@ -114,3 +114,32 @@ def compressed(data: bytes, ending: str) -> bytes:
     if ending == ".zst":
         return bytes(pyarrow.compress(data, "zstd", asbytes=True))
     return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[ending](data)
+
+
+def kinds(batch: dict[str, Any]) -> dict[str, Any]:
+    """The type of each field, as whoever reads a batch meets it."""
+
+    def kind(values: Any) -> Any:
+        return (str(values.dtype), values.shape[1:]) if hasattr(values, "dtype") else "list"
+
+    return {name: kind(values) for name, values in batch.items()}
+
+
+def assert_splits_agree(source: Any) -> None:
+    """Any batch of a source is the part of the one big batch that it stands for, in types and values."""
+    count = len(source)
+    whole = source[np.arange(count)]
+    for size in {1, 2, max(count - 1, 1)}:
+        for start in range(0, count, size):
+            indices = np.arange(start, min(start + size, count))
+            part = source[indices]
+            assert kinds(part) == kinds(whole)
+            for name, values in part.items():
+                want = [whole[name][i] for i in indices]
+                for got, wanted in zip(values, want, strict=True):
+                    if isinstance(wanted, (np.ndarray, np.generic)):
+                        assert got.dtype == wanted.dtype
+                        assert np.array_equal(got, wanted, equal_nan=wanted.dtype.kind in "fM")
+                    else:
+                        assert got == wanted or got is wanted
+    assert kinds(source[np.arange(0)]) == kinds(whole)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import compressed, equal
+from records import assert_splits_agree, compressed, equal, kinds
 
 from mapsto.core.errors import DataError
 from mapsto.data import Items, JsonLines, TextLines
@@ -22,35 +22,6 @@ def json_file(folder: Path, *rows: Any) -> Path:
     path = folder / "a.jsonl"
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
     return path
-
-
-def kinds(batch: dict[str, Any]) -> dict[str, Any]:
-    """The type of each field, as whoever reads a batch meets it."""
-
-    def kind(values: Any) -> Any:
-        return (str(values.dtype), values.shape[1:]) if hasattr(values, "dtype") else "list"
-
-    return {name: kind(values) for name, values in batch.items()}
-
-
-def assert_splits_agree(source: Any) -> None:
-    """Any batch of a source is the part of the one big batch that it stands for, in types and values."""
-    count = len(source)
-    whole = source[np.arange(count)]
-    for size in {1, 2, max(count - 1, 1)}:
-        for start in range(0, count, size):
-            indices = np.arange(start, min(start + size, count))
-            part = source[indices]
-            assert kinds(part) == kinds(whole)
-            for name, values in part.items():
-                want = [whole[name][i] for i in indices]
-                for got, wanted in zip(values, want, strict=True):
-                    if isinstance(wanted, (np.ndarray, np.generic)):
-                        assert got.dtype == wanted.dtype
-                        assert np.array_equal(got, wanted, equal_nan=wanted.dtype.kind == "f")
-                    else:
-                        assert got == wanted or got is wanted
-    assert kinds(source[np.arange(0)]) == kinds(whole)
 
 
 numbers = st.one_of(st.integers(-(2**53), 2**53), st.floats(width=32), st.integers(0, 3), st.just(0.5))

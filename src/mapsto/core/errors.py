@@ -64,6 +64,10 @@ class MissingExtra(MapstoError, ImportError):
     """An optional dependency that is not installed."""
 
 
+MOST, LONGEST = 100, 80
+"""Names that a sentence lists, and characters of each: a file may hold any."""
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """The end of an error sentence: what is allowed and, where one is close, the nearest right name."""
     names = sorted({str(a) for a in allowed})
@@ -75,7 +79,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
     alike = difflib.get_close_matches(name, lowered[close[0]], n=1, cutoff=0.0) if close else []
     hint = f"; did you mean {alike[0]!r}?" if alike else ""
-    return f"allowed: {', '.join(names)}{hint}"
+    told = ", ".join(name if len(name) <= LONGEST else f"{name[:LONGEST]}..." for name in names[:MOST])
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"allowed: {told}{more}{hint}"
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

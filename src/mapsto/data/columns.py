@@ -177,6 +177,12 @@ def _family(kinds: Any, kind: Any) -> str:
     return next((name for name, test in tests.items() if test(kind)), str(kind))
 
 
+def is_plain(kind: Any) -> bool:
+    """Whether values of a type lie one after another, without offsets into other memory."""
+    kinds = require("pyarrow", "arrow", "a table").types
+    return bool(_numeric(kinds, kind) or kinds.is_temporal(kind))
+
+
 def _numeric(kinds: Any, kind: Any) -> bool:
     return bool(kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind))
 

@@ -29,7 +29,7 @@ class Delimited:
             raise DataError(f"csv: {path} has no rows and no header")
         twice = next((name for name in self.header if self.header.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"csv: {path}: two columns are named {twice!r}")
+            raise DataError(f"csv: {path}: two columns are named {twice[:80]!r}")
 
     def _bytes(self) -> bytes:
         """The file as UTF-8."""

@@ -158,7 +158,7 @@ class JsonLines(_Lines):
                     settling.see(name, _at(parsed, key, place), place)
                 if not asked and len(parsed) > len(self.fields):
                     more = next(key for key in parsed if key not in self.fields)
-                    raise DataError(f"{place()}: the key {more!r} is not in the first object: name the fields to keep")
+                    raise DataError(f"{place()}: the key {more[:80]!r} is not in the first object: name the fields to keep")
         self._settled = settling.done(asked)
 
     def __getitem__(self, indices: Indices) -> Batch:
@@ -187,7 +187,7 @@ class JsonLines(_Lines):
 
 def _at(record: dict[str, Any], key: str, place: Callable[[], str]) -> Any:
     if key not in record:
-        raise DataError(f"{place()}: there is no key {key!r}; {nearest(key, record)}")
+        raise DataError(f"{place()}: there is no key {key[:80]!r}; {nearest(key, record)}")
     return record[key]
 
 
@@ -196,5 +196,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)[:80]!r} stands twice in one object")
     return made

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
-from .columns import Column, column_of, filled, joined
+from .columns import Column, column_of, filled, is_plain, joined
 from .compressed import inner_suffix
 from .delimited import Delimited, Unread, said, settled
 from .fields import LIST, Types
@@ -110,10 +110,18 @@ class _ArrowFile(ArrowTable):
         tables = []
         for path in self.paths:
             try:
-                tables.append(self._read(path))
+                tables.append(self._sound(self._read(path)))
             except (arrow.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
                 raise DataError(f"{self.who}: {path} cannot be read: {error}") from error
         self._fill(tables[0] if len(tables) == 1 else joined(tables, self.paths, self.who))
+
+    def _sound(self, table: Any) -> Any:
+        """The table, whose offsets and text are checked once: damaged ones would be followed out of the file's memory."""
+        wanted = set(_pairs(self._fields, table.column_names).values())
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if name in wanted:
+                column.validate(full=not (is_plain(column.type)))
+        return table
 
     def _read(self, path: Path) -> Any:
         raise NotImplementedError
