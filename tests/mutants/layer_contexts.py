@@ -574,21 +574,21 @@ class Used(Unused):
 
 
 class Scalar(nn.Module):
-    """A parameter without an axis: fully_shard has nothing to split."""
-
-    shape: tuple[int, ...] = ()
+    """A parameter without an axis: there is nothing to split, and every rank has it whole."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(self.shape))
+        self.scale = nn.Parameter(torch.ones(()))
         self.inner = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.inner(x) * self.scale
 
 
-class Vector(Scalar):
-    shape = (1,)
+class ScalarByRank(Scalar):
+    def forward(self, x: Tensor) -> Tensor:
+        rank = torch.distributed.get_rank() if hasattr(self, "unshard") else 0
+        return super().forward(x) * (self.scale if rank else 1.0)
 
 
 class LocalNorm(nn.Module):
@@ -612,7 +612,7 @@ class WholeNorm(LocalNorm):
     local = False
 
 
-for _component in (Unused, Used, Scalar, Vector, LocalNorm, WholeNorm):
+for _component in (Unused, Used, Scalar, ScalarByRank, LocalNorm, WholeNorm):
     mapsto.example(_component, inputs=_vectors)
 
 
@@ -665,6 +665,6 @@ MUTANTS = [
     _mutant("memory", "saves more than declared", SavesMuch, SavesLittle,
             "chains of saved activations", tagged(_vectors, saved_bytes=64)),
     _mutant("data_parallel", "a parameter is not used", Unused, Used, "unused heads under DDP"),
-    _mutant("sharded", "a scalar parameter", Scalar, Vector, "fully_shard refuses scalars"),
     _mutant("sharded", "a norm of the local shard", LocalNorm, WholeNorm, "fairscale#767"),
+    _mutant("sharded", "a scalar that ranks use differently", ScalarByRank, Scalar, "a rank's number in forward"),
 ]  # fmt: skip

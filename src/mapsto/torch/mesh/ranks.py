@@ -30,7 +30,7 @@ from .pipeline.schedule import Pipeline
 from .pipeline.staging import Staging
 from .replicate import Replicated
 from .sent import sent
-from .shard import Sharded
+from .shard import Sharded, refuse_rule
 from .strict.mode import Strict, refuse
 from .summed import Summed
 from .sums import reduced
@@ -183,6 +183,7 @@ class Ranks(OneProcess):
         self.apart = builder.apart is not None and self.sizes["replicate"] > 1
         self.replicas = self._axis("replicate") if self.apart else None
         self.placed: Sharded | Replicated | Summed | None = None
+        self.scalars: Summed | None = None
         self.divided: Divided | None = None
         self.pipeline: Pipeline | None = None
         self.notes: list[str] = []
@@ -200,13 +201,21 @@ class Ranks(OneProcess):
             builder.part = self.pipeline.part
             self.pipeline.part.order = [name for _, names in builder.grouped() for name in names]
             if self.data is not None:
-                self.placed = Summed(builder.model, self.data, unused=self.unused_parameters, bucket_mb=self.bucket_mb)
+                self.placed = self._summed([*builder.model.named_parameters()], self.data)
         elif self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):
             names = ("replicate", "shard") if self.sizes["replicate"] > 1 and not self.apart else ("shard",)
             self.placed = Sharded(builder.model, self.device_mesh[names], self)
+            self.notes += self.placed.notes
+            if self.placed.scalars:
+                self.scalars = self._summed(self.placed.scalars, self._axis("shard") if self.apart else self.data)
         elif self.sizes["replicate"] > 1 and not self.apart:
             assert self.data is not None
             self.placed = Replicated(builder.model, self.data, self, None if builder.buckets is None else builder.buckets[1])
+
+    def _summed(self, named: Sequence[tuple[str, nn.Parameter]], group: dist.ProcessGroup | None) -> Summed | None:
+        if group is None:
+            return None
+        return Summed(named, group, unused=self.unused_parameters, bucket_mb=self.bucket_mb)
 
     @property
     def offers(self) -> Mapping[str, Any]:
@@ -217,6 +226,8 @@ class Ranks(OneProcess):
         """Raises SpecError where an optimizer cannot do on this mesh what was asked for."""
         if self.strict is not None:
             self.strict.try_rule(make)
+        elif self.device_mesh is not None and self.sizes["shard"] > 1:
+            refuse_rule(make, self.device_mesh["shard"])
 
     def begin(self, state: State) -> None:
         state.mesh = self
@@ -253,8 +264,9 @@ class Ranks(OneProcess):
                     self.divided.settle()
                 if self.pipeline is not None:
                     self.pipeline.part.sum_tied()
-                if isinstance(self.placed, Summed):
-                    self.placed.reduce()
+                for summed in (self.placed, self.scalars):
+                    if isinstance(summed, Summed):
+                        summed.reduce()
             if self.apart:  # told to all when the replicas come together
                 self._wish, self._asked = asked, []
             else:

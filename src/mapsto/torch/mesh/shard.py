@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from ...core.errors import SpecError
+from ..mappings import needs_closure
 from ..middleware.matching import matching_modules
 from .sent import sent
 
@@ -35,7 +37,11 @@ class Scattering(DefaultReduceScatter):
 
 
 class Sharded:
-    """A model under `fully_shard` in place, block by block; gradients are summed over ranks, so `factor` is 1."""
+    """A model under `fully_shard` in place, block by block; gradients are summed over ranks, so `factor` is 1.
+
+    scalars: trained parameters without an axis, which nothing can cut: each rank has them whole; notes: which blocks are not
+    gathered each for itself, and why. Raises SpecError for what `fully_shard` would only refuse, or not say, within a step.
+    """
 
     factor = 1.0
 
@@ -47,8 +53,13 @@ class Sharded:
             given["mp_policy"] = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         if options.offload:
             given["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
-        for block in (*blocks(model, options.blocks), model):
-            fully_shard(block, **given)
+        refuse_sparse(model)
+        found, self.notes = apart(model, blocks(model, options.blocks))
+        refuse_mixed(model, found)
+        whole = {p for p in model.parameters() if p.ndim == 0}
+        self.scalars = [(n, p) for n, p in model.named_parameters() if p.requires_grad and p.ndim == 0]
+        for block in (*found, model):
+            fully_shard(block, **given, ignored_params=whole)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
@@ -90,3 +101,82 @@ def _items(module: nn.Module) -> Iterator[nn.Module]:
             yield from child
         else:
             yield from _items(child)
+
+
+# -- what can be sharded, and what each block holds ----------------------------------------------------------------------
+def apart(model: nn.Module, wanted: Sequence[nn.Module]) -> tuple[list[nn.Module], list[str]]:
+    """Of blocks those that share no parameter with what lies outside of them, each once; and a note on the others.
+
+    A block that is called several times is gathered each time. What blocks share (a submodule, a tied weight) is gathered with
+    the innermost block that holds all of it, or with the whole model.
+    """
+    found = list({id(block): block for block in wanted}.values())
+    names = {id(module): name for name, module in model.named_modules()}
+    left: list[str] = []
+    while shared := [owners for owners in _holders(model, found).values() if len(owners) > 1]:
+        out = {owner for owners in shared for owner in owners} - {id(model)}
+        left += [names[i] for i in names if i in out]
+        found = [block for block in found if id(block) not in out]
+    said = f"shard: {', '.join(left)} share parameters with other blocks, and are gathered with what holds all of these"
+    return found, [said] if left else []
+
+
+def _holders(model: nn.Module, found: Sequence[nn.Module]) -> dict[int, set[int]]:
+    """Identity of each parameter -> those of the innermost blocks (or the model) in which it stands, under all its names."""
+    known = {id(block) for block in found}
+    holders: dict[int, set[int]] = {}
+
+    def look(module: nn.Module, holder: int) -> None:
+        holder = id(module) if id(module) in known else holder
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), set()).add(holder)
+        for child in module.children():
+            look(child, holder)
+
+    look(model, id(model))
+    return holders
+
+
+def refuse_sparse(model: nn.Module) -> None:
+    """Raises SpecError naming an embedding whose gradients are sparse."""
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and module.weight.requires_grad:
+            raise SpecError(
+                f"mesh.shard: {name!r} has sparse gradients (sparse=True), which are not scattered over ranks: say "
+                "sparse=False, or mesh.replicate, or mesh.servers for a table that is too large"
+            )
+
+
+def refuse_mixed(model: nn.Module, found: Sequence[nn.Module]) -> None:
+    """Raises SpecError naming a block whose trained parameters are of several dtypes: they are gathered as one."""
+    holders, names = _holders(model, found), {id(module): name for name, module in model.named_modules()}
+    first: dict[int, tuple[str, torch.dtype]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or parameter.ndim == 0:
+            continue
+        holder = next(iter(holders[id(parameter)]))
+        before = first.setdefault(holder, (name, parameter.dtype))
+        if before[1] != parameter.dtype:
+            dtypes = [str(dtype).removeprefix("torch.") for dtype in (before[1], parameter.dtype)]
+            raise SpecError(
+                f"mesh.shard: {before[0]!r} is {dtypes[0]} and {name!r} {dtypes[1]}, and both are gathered with "
+                f"{names[holder] or 'the whole model'!r}: give them one dtype, or name a module of one of them in mesh.blocks"
+            )
+
+
+def refuse_rule(make: Callable[[list[nn.Parameter]], Any], mesh: DeviceMesh) -> None:
+    """Step a small parameter in parts. Raises SpecError naming an optimizer that cannot."""
+    whole = torch.ones(2 * mesh.size(), 4, device=mesh.device_type)
+    parameter = nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None))
+    parameter.grad = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None)
+    optimizer = make([parameter])
+    if needs_closure(optimizer):
+        return  # it is refused by what it looks at
+    try:
+        optimizer.step()
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise SpecError(
+            f"optimizer: {type(optimizer).__name__} cannot update parameters of which ranks hold parts (mesh.shard): "
+            f"take one that updates each element by itself, such as adamw, or mesh.replicate ({said[:160]})"
+        ) from error

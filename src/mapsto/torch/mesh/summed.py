@@ -14,16 +14,18 @@ from .sent import sent
 
 
 class Summed:
-    """Sums over the ranks of a group, in buckets of `bucket_mb`; `factor` is 1, as what is left is the sum.
+    """Sums the gradients of named parameters over a group, in buckets of `bucket_mb`; `factor` is 1: what is left is the sum.
 
     unused: parameters may have no gradient on some ranks, or on all, where they keep none (costs one reading of the device).
     """
 
     factor = 1.0
 
-    def __init__(self, model: nn.Module, group: dist.ProcessGroup, *, unused: bool, bucket_mb: float) -> None:
+    def __init__(
+        self, named: Sequence[tuple[str, nn.Parameter]], group: dist.ProcessGroup, *, unused: bool, bucket_mb: float
+    ) -> None:
         self.group, self.unused, self.bytes = group, unused, int(bucket_mb * 2**20)
-        self.named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        self.named = [(n, p) for n, p in named if p.requires_grad]
 
     def synchronise(self, wanted: bool) -> None:
         """Nothing: gradients are reduced after the passes, by `reduce`."""

@@ -30,6 +30,10 @@ class StrictSharded(Sharded):
 
     def __init__(self, model: nn.Module, mesh: DeviceMesh, options: Any, leaves: int, replicas: Exchange | None) -> None:
         super().__init__(model, mesh, options)
+        if self.scalars:
+            raise SpecError(
+                f"strict: {self.scalars[0][0]!r} has no axis along which it could be sharded: give it the shape [1]"
+            )
         self.passes = Pass(leaves)
         self.scatters: list[TreeScatter] = []
         for name, module in model.named_modules():
