@@ -197,6 +197,17 @@ def test_a_server_that_is_stopped_at_its_start_is_named_and_ended(monkeypatch):
         assert server.wait(server.fork("time:sleep", [0])) == 0
 
 
+def test_a_server_that_is_stopped_before_it_has_begun_holds_up_nobody(monkeypatch):
+    from mapsto.processes import forks, spawned
+
+    monkeypatch.setattr(forks, "STOPPED", 0.5)
+    monkeypatch.setattr(spawned, "dies_with_parent", lambda parent: os.kill(os.getpid(), signal.SIGSTOP))
+    with forks.ForkServer((), threads=1) as server:
+        with pytest.raises(LaunchError, match="stands still"):
+            server.fork("time:sleep", [60])
+        assert not is_alive(server._process.pid)
+
+
 def test_a_server_that_is_stopped_while_ranks_run_ends_the_launch_and_the_ranks(tmp_path, monkeypatch):
     from mapsto.processes import forks
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from ..core.errors import LaunchError
-from .system import dies_with_parent, end_tree, is_stopped, state_of
+from .spawned import Spawned
+from .system import end_tree, is_stopped, state_of
 
 START_LIMIT = 180.0
 """Seconds in which the server must have imported what it is to import."""
@@ -76,14 +77,11 @@ class ForkServer:
             **self._environment,
             "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
-        parent = os.getpid()
         try:
-            self._process = subprocess.Popen(  # noqa: S603  # our own module
-                [*command, str(theirs.fileno()), asked], stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),),
-                stdout=subprocess.DEVNULL if self._quiet else None, stderr=self._said,
-                start_new_session=True, env=environment,
-                preexec_fn=lambda: dies_with_parent(parent),  # from its first moment: it may be stopped in it
-            )  # fmt: skip
+            error = None if self._said is None else self._said.fileno()
+            self._process = Spawned(
+                [*command, str(theirs.fileno()), asked], environment, theirs.fileno(), error, quiet=self._quiet
+            )
         finally:
             theirs.close()
 
