@@ -94,7 +94,7 @@ def test_a_cycle_names_both_sides(mapsto, tmp_path):
         "import mapsto\nfrom mapsto import Spec\n"
         "@mapsto.middleware(wraps='step', before='hen')\ndef egg(inner): return inner\n"
         "@mapsto.middleware(wraps='step', before='egg')\ndef hen(inner): return inner\n"
-        "def spec(): return Spec(model='torch.nn:Identity', data={}, middleware=['egg', 'hen'])\n"
+        "def spec(): return Spec(model='torch.nn:Identity', data={'train': 'builtins:dict'}, middleware=['egg', 'hen'])\n"
     )
     said = mapsto("show", path)
     assert said.code == 1

@@ -25,10 +25,11 @@ def tiny_optimizer(params, lr=0.1):
     return lr
 
 def spec():
-    return mapsto.Spec(model=mapsto.use("tiny_net", width=2), data={}, task=tiny_task, optimizer=tiny_optimizer)
+    data = {"train": {"source": {"input": [1]}, "batch_size": 1}}
+    return mapsto.Spec(model=mapsto.use("tiny_net", width=2), data=data, task=tiny_task, optimizer=tiny_optimizer)
 
 def wide(width=8):
-    return mapsto.Spec(model=mapsto.use(tiny_net, width=width), data={})
+    return mapsto.Spec(model=mapsto.use(tiny_net, width=width), data={"train": {"source": {"input": [1]}, "batch_size": 1}})
 
 def nothing():
     return 3
@@ -118,7 +119,7 @@ def test_a_recipe_brings_the_recipes_that_it_loads(recipe: Path, tmp_path: Path)
 def test_a_yaml_file_and_a_run_folder(recipe: Path, tmp_path: Path) -> None:
     spec = load_spec(str(recipe))
     (tmp_path / "spec.yaml").write_text(spec.to_yaml())
-    (tmp_path / "near.yml").write_text("{model: tiny_net, data: {}, imports: ['my recipe.py']}")
+    (tmp_path / "near.yml").write_text("{model: tiny_net, data: {train: 'builtins:dict'}, imports: ['my recipe.py']}")
     again = load_spec(str(tmp_path / "spec.yaml")).check()
     assert again == load_spec(str(tmp_path))
     assert again.to_data() == spec.to_data()

@@ -6,16 +6,17 @@ import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 import mapsto
 from mapsto.core.errors import ComposeError, SpecError
-from mapsto.core.parts import Part, build, use
+from mapsto.core.parts import Part, build, check, use
 from mapsto.core.spec import CheckpointPlan, Spec, digest
 from mapsto.core.values import PLAIN, Reference
 
@@ -550,3 +551,59 @@ def test_a_run_s_name_is_that_of_a_folder_below_runs(name: str, why: str) -> Non
 @pytest.mark.parametrize("name", ["run", "first try", "größe-2", "a.b", "字" * 33])
 def test_any_other_name_is_taken(name: str) -> None:
     assert Spec(model="torch.nn:Identity", data={}, name=name).name == name
+
+
+# -- values that cannot be -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimizer.lr=.nan", "optimizer.lr: nan is not a number, and float is wanted"),
+        ("optimizer.lr=.inf", "optimizer.lr: inf is out of range: finite float of at least 0 is wanted"),
+        ("optimizer.lr=-1", "optimizer.lr: -1 is out of range: finite float of at least 0 is wanted"),
+        ("optimizer.betas=[0.9, 1.5]", "optimizer.betas: 1.5 is out of range: float of at least 0 and below 1 is wanted"),
+        ("optimizer.eps=-1", "optimizer.eps: -1 is out of range"),
+        ("optimizer={use: 'torch.optim:SGD', momentum: -1}", "optimizer.momentum: -1 is out of range"),
+        ("schedule={use: 'torch.optim.lr_scheduler:StepLR', step_size: 1, gamma: .nan}", "schedule.gamma: nan is not a number"),
+        ("schedule={use: plateau, factor: 1}", "schedule.factor: 1 is out of range: float of at least 0 and below 1 is wanted"),
+        (
+            "middleware=[{use: clip_norm, max_norm: -1}]",
+            r"middleware.clip_norm.max_norm: -1 is out of range: float above 0 \| None",
+        ),
+        (
+            "middleware=[{use: ema, decay: 1.5}]",
+            "middleware.ema.decay: 1.5 is out of range: float of at least 0 and of at most 1",
+        ),
+        ("observers=[{use: early_stopping, patience: 0}]", "observers.early_stopping.patience: 0 is out of range"),
+        ("data.train.source=3", "data.train.source: 3 is a int, and a source is wanted"),
+        ("data.train.batch_size=0", "data.train.batch_size: 0 is out of range: int of at least 1 is wanted"),
+        ("data={}", "data.train: missing, and it is what a run trains on; there is no data set"),
+        ("data.train=null", "data.train: null, and a reader is wanted"),
+        ("epochs=0", "epochs: 0 is too small; the least is 1"),
+        ("seed=1.5", "seed: 1.5 is a float, and int is wanted"),
+        ("seed=.nan", "seed: nan is not a number, and int is wanted"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_before_anything_is_built(change: str, message: str) -> None:
+    spec = Spec(
+        model=use("torch.nn:Linear", in_features=2, out_features=2),
+        data={"train": {"source": {"input": [[0.0, 1.0]], "target": [0]}, "batch_size": 1}},
+        optimizer=use("adamw", lr=0.1),
+    )
+    assert spec.check() is spec
+    with pytest.raises(SpecError, match=f"^{message}"):
+        spec.override(change).check()
+
+
+def test_a_number_may_be_infinite_or_missing_where_that_is_meant() -> None:
+    source = {"input": [[float("nan"), 1.0]], "target": [0]}
+    clip = use("clip_norm", max_norm=float("inf"), norm_type=float("inf"))
+    Spec(model="torch.nn:Identity", data={"train": {"source": source, "batch_size": 1}}, middleware=[clip]).check()
+
+
+def test_a_mapping_states_its_ranges_in_its_signature() -> None:
+    def ranged(inner: Any, rate: Annotated[float, Field(gt=0, le=2)] = 1.0, free: float = float("nan")) -> Any:
+        return inner
+
+    assert check(use(ranged, rate=2, free=float("nan")), "middleware", "x").args["rate"] == 2.0
+    with pytest.raises(SpecError, match="x.rate: 3 is out of range: float above 0 and of at most 2 is wanted"):
+        check(use(ranged, rate=3), "middleware", "x")

@@ -205,7 +205,7 @@ def test_built_from_a_spec_with_the_runs_seed() -> None:
     expected = Shuffled(10, 6)(0, np.arange(4))
     assert np.array_equal(reader.batch(0)["input"], expected)
     with pytest.raises(SpecError, match=r"data.train.shufle.*did you mean 'shuffle'"):
-        build(Part("batches", {"source": 1, "batch_size": 4, "shufle": True}), "reader", path="data.train")
+        build(Part("batches", {"source": [1], "batch_size": 4, "shufle": True}), "reader", path="data.train")
 
 
 class Reversed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
@@ -16,9 +17,10 @@ from typing import Any
 
 from .errors import MissingExtra, RegistryError, SpecError, UnknownName, nearest
 from .kinds import Kind, parameters_of
+from .ranges import CONVENTIONS
 from .registry import reference_of, registry
 from .trust import REFERENCE, must_be_registered
-from .typed import EMPTY, hints_of, kind_of_hint, say, takes_class, takes_text, validated
+from .typed import EMPTY, hints_of, holds_nan, kind_of_hint, say, takes_class, takes_text, validated
 from .values import Frozen, Part, Reference, as_part, contains, freeze, thaw, use
 
 __all__ = [
@@ -122,7 +124,11 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
         where = f"{path}.{name}"
         if name not in known.named and not known.open_ended:
             raise SpecError(f"{where}: {label(target)} has no argument {name!r}; {nearest(str(name), known.named)}")
-        args[name] = _argument(value, name, hints.get(name, EMPTY), where, offers)
+        hint = hints.get(name, EMPTY)
+        usual = known.named[name].default if name in known.named else EMPTY
+        args[name] = value if holds_nan(value) and holds_nan(usual) else _argument(value, name, hint, where, offers)
+        if found is not None and typing.get_origin(hint) is not typing.Annotated:
+            _conventional(value, CONVENTIONS.get(found.name, {}).get(name), where)
     if known.unnamed:
         raise SpecError(
             f"{path}: {label(target)} takes {', '.join(known.unnamed)} by position only, which a spec cannot state; "
@@ -142,9 +148,21 @@ def _argument(value: Any, name: str, hint: Any, path: str, offers: Collection[st
         value = as_part(value)
     if isinstance(value, Part):
         return check(value, kind, path, offers)
+    if hint in (EMPTY, Any) or kind_of_hint(hint) is not None:  # it says nothing of numbers
+        if kind is not None and type(value) in (int, float, bool):
+            raise SpecError(f"{path}: {value!r} is a {type(value).__name__}, and a {kind.name} is wanted")
+        if type(value) is float and holds_nan(value):
+            raise SpecError(f"{path}: {value!r} is not a number")
     if contains(value, Part) or (kind is not None and contains(value, str)):
         return _inside(value, kind, path, offers)
     return validated(thaw(value), hint, path)
+
+
+def _conventional(value: Any, hint: Any, path: str) -> None:
+    """Raise SpecError where a number, or one of several, is none that an option of that name can be."""
+    for number in value if type(value) is tuple else (value,):
+        if hint is not None and type(number) in (int, float):
+            validated(number, hint, path)
 
 
 def _dereferenced(value: Any, path: str) -> Any:

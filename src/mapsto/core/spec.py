@@ -103,7 +103,7 @@ class Spec:
         if not isinstance(self.checkpoint, CheckpointPlan):
             raise SpecError(f"checkpoint: {shortened(self.checkpoint)} is not a mapping, such as {{every: 100, keep: 3}}")
         put(self, "imports", tuple(str(path) for path in listed(self.imports, "imports", "recipe files")))
-        least = {"steps": 0, "epochs": 0, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
+        least = {"steps": 0, "epochs": 1, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
         names = ["name", "steps", "epochs", "seed", "device", "log_every", "evaluate_every", "wing", "micro_shards", "strict"]
         validate(self, names, least=least)
         if reason := _unfit(self.name):
@@ -132,6 +132,12 @@ class Spec:
         self.load_imports()
         if self.model is None:
             raise SpecError("model: null, and a part is wanted")
+        if "train" not in self.data:
+            raise SpecError(
+                f"data.train: missing, and it is what a run trains on; there is {', '.join(self.data) or 'no data set'}"
+            )
+        if empty := [name for name, reader in self.data.items() if reader is None]:
+            raise SpecError(f"data.{empty[0]}: null, and a reader is wanted")
         for path, kind, part in self.parts():
             if isinstance(part, Part):
                 check(part, kind, path, offers=OFFERED)

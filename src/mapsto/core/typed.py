@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -18,6 +18,9 @@ from pydantic.errors import PydanticUserError
 
 from .errors import SpecError, nearest
 from .kinds import Kind
+
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+"""pydantic's names of the errors of a number that has the right type and cannot be all the same."""
 
 EMPTY: Any = inspect.Parameter.empty
 
@@ -77,6 +80,8 @@ def validated(value: Any, hint: Any, path: str) -> Any:
     adapter = _adapter(hint)
     if adapter is None:
         return value
+    if holds_nan(value):
+        raise SpecError(f"{path}: {shortened(value)} is not a number, and {say(hint)} is wanted")
     try:
         converted = adapter.validate_python(value)
     except ValidationError as error:
@@ -86,6 +91,11 @@ def validated(value: Any, hint: Any, path: str) -> Any:
     if isinstance(value, bool) and type(converted) in (int, float):
         raise SpecError(f"{path}: {value!r} is a bool, and {say(hint)} is wanted")
     return value if isinstance(converted, Iterator) else converted
+
+
+def holds_nan(value: Any) -> bool:
+    """Whether a number, or one in a list of numbers, is not a number."""
+    return any(holds_nan(v) for v in value) if type(value) in (list, tuple) else isinstance(value, float) and value != value
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:
@@ -111,6 +121,8 @@ def _cached_adapter(hint: Any) -> TypeAdapter[Any] | None:
 def _explain(value: Any, hint: Any, error: ValidationError) -> str:
     if choices := choices_of(hint):
         return f"{value!r} is not a choice; {nearest(str(value), choices)}"
+    if any(found["type"] in OUT_OF_RANGE for found in error.errors()):
+        return f"{shortened(value)} is out of range: {say(hint)} is wanted"
     first = error.errors()[0]
     inside = ".".join(str(step) for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
     where = f" (at {inside})" if inside and isinstance(value, (list, tuple, dict)) else ""
@@ -132,7 +144,21 @@ def say(hint: Any) -> str:
     """A hint in words."""
     if hint is EMPTY:
         return "a value"
+    if typing.get_origin(hint) is typing.Annotated:
+        base, *more = typing.get_args(hint)
+        finite, bounds = _bounds(more)
+        return " ".join([*(["finite"] if finite else []), say(base), *([" and ".join(bounds)] if bounds else [])])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and "Annotated" in str(hint):
+        return " | ".join("None" if member is type(None) else say(member) for member in typing.get_args(hint))
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _bounds(metadata: Iterable[Any]) -> tuple[bool, list[str]]:
+    """Whether pydantic's constraints want a finite number, and the bounds that they set, in words."""
+    words = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
+    found = [constraint for item in metadata for constraint in getattr(item, "metadata", (item,))]
+    finite = any(getattr(constraint, "allow_inf_nan", True) is False for constraint in found)
+    return finite, [f"{words[key]} {value}" for c in found for key in words if (value := getattr(c, key, None)) is not None]
 
 
 def shortened(value: Any, width: int = 80) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
+from ..core.ranges import Share
 from ..core.registry import decorator
 from .source import Batch
 from .transforms import Array, array_of
@@ -30,7 +31,7 @@ def _whole(name: str, value: int, who: str) -> int:
 class RandomFlip:
     """Maps each image to its mirror image (left to right) with probability p."""
 
-    def __init__(self, field: str = "input", p: float = 0.5) -> None:
+    def __init__(self, field: str = "input", p: Share = 0.5) -> None:
         if not 0 <= p <= 1:
             raise DataError(f"random_flip: p {p} is not a probability")
         self.field, self.p = field, p

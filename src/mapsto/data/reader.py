@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.random import generator
+from ..core.ranges import Count, Whole
 from ..core.registry import decorator, registry
 from .adapt import as_source
 from .order import Sequential, Shuffled
@@ -36,17 +37,17 @@ class Batches:
     def __init__(
         self,
         source: Any,
-        batch_size: int,
+        batch_size: Count,
         *,
         shuffle: bool = False,
         order: Any = None,
         transforms: Any = (),
         bucket_by: Any = None,
-        window: int = 100,
+        window: Count = 100,
         drop_last: bool = False,
-        limit: int | None = None,
-        workers: int = 0,
-        prefetch: int = 2,
+        limit: Count | None = None,
+        workers: Whole = 0,
+        prefetch: Count = 2,
         seed: int = 0,
     ) -> None:
         for name, value, least in (

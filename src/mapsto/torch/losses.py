@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.errors import DataError, LossError
 from ..core.kinds import KINDS
+from ..core.ranges import Share
 from ..core.registry import decorator
 
 loss = decorator("loss")
@@ -136,7 +137,7 @@ def cross_entropy(
     prediction: Tensor,
     target: Tensor,
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: Share = 0.0,
     ignore_index: int | None = None,
     class_weights: list[float] | None = None,
 ) -> tuple[Tensor, Weight]:

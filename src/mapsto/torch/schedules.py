@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ..core.errors import SpecError
 from ..core.parts import as_part, build
+from ..core.ranges import BelowOne, NonNegative, Whole
 from ..core.registry import decorator
 
 schedule = decorator("schedule")
@@ -25,7 +26,7 @@ def warmup(
     *,
     steps: int | float = 0.0,
     decay: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine",
-    final: float = 0.0,
+    final: NonNegative = 0.0,
 ) -> LambdaLR:
     """Linear warm-up, then a decay: the factor on each group's learning rate at step t (the update after t steps).
 
@@ -56,10 +57,10 @@ def plateau(
     *,
     metric: str = "valid/loss",
     mode: Literal["min", "max"] = "min",
-    factor: float = 0.1,
-    patience: int = 10,
-    threshold: float = 1e-4,
-    min_lr: float = 0.0,
+    factor: BelowOne = 0.1,
+    patience: Whole = 10,
+    threshold: NonNegative = 1e-4,
+    min_lr: NonNegative = 0.0,
 ) -> ReduceLROnPlateau:
     """Multiply the learning rate by `factor` when `metric` has not improved for `patience` evaluations."""
     made = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience, threshold=threshold, min_lr=min_lr)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ...core.errors import SpecError, nearest
+from ...core.ranges import Count, NonNegative
 from ...core.registry import decorator
 from ..events import Event
 from ..figures import number
@@ -27,8 +28,8 @@ class EarlyStopping:
         metric: str = "valid/loss",
         *,
         mode: Literal["min", "max"] = "min",
-        patience: int = 3,
-        min_delta: float = 0.0,
+        patience: Count = 3,
+        min_delta: NonNegative = 0.0,
     ) -> None:
         if mode not in ("min", "max"):
             raise SpecError(f"early_stopping: mode {mode!r} is neither; {nearest(str(mode), ('min', 'max'))}")

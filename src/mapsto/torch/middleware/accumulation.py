@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core.compose import middleware
 from ...core.errors import DataError, SpecError, nearest
+from ...core.ranges import Count
 from ..mappings import Batch, Grad, Metrics
 from ..mesh.one import local
 from ..state import State
@@ -28,7 +29,7 @@ class Accumulate:
     Metrics: pairs are summed, scalars averaged over the micro-batches. Raises SpecError, DataError.
     """
 
-    def __init__(self, steps: int, *, count: str | None = None, whole: Sequence[str] = ()) -> None:
+    def __init__(self, steps: Count, *, count: str | None = None, whole: Sequence[str] = ()) -> None:
         if steps < 1:
             raise SpecError(f"accumulate.steps: {steps} is less than 1 micro-batch")
         self.steps, self.count, self.whole = steps, count, frozenset(whole)

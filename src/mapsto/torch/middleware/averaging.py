@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.compose import middleware
 from ...core.errors import CheckpointError, SpecError
+from ...core.ranges import Count, Share, Whole
 from ..mappings import Metrics, Update
 from ..mesh.one import local, whole
 from ..saving import same_keys, weights
@@ -31,7 +32,7 @@ class EMA:
     """
 
     def __init__(
-        self, decay: float = 0.999, *, warmup: int = 0, every: int = 1, buffers: Literal["copy", "average"] = "copy"
+        self, decay: Share = 0.999, *, warmup: Whole = 0, every: Count = 1, buffers: Literal["copy", "average"] = "copy"
     ) -> None:
         if not 0 <= decay <= 1 or warmup < 0 or every < 1:
             raise SpecError(f"ema: wanted 0 <= decay <= 1, warmup >= 0 and every >= 1, got {decay}, {warmup} and {every}")

@@ -8,6 +8,7 @@ import torch
 
 from ...core.compose import middleware
 from ...core.errors import SpecError
+from ...core.ranges import Positive
 from ..mappings import Metrics, Update
 from ..mesh.one import local
 from ..state import State
@@ -26,7 +27,7 @@ class ClipNorm:
 
     edits_gradients = True
 
-    def __init__(self, max_norm: float | None, norm_type: float = 2.0) -> None:
+    def __init__(self, max_norm: Positive | None, norm_type: Positive = 2.0) -> None:
         if max_norm is not None and not max_norm > 0:
             raise SpecError(f"clip_norm.max_norm: {max_norm} is not above 0")
         if not norm_type > 0:
@@ -59,7 +60,7 @@ class ClipValue:
 
     edits_gradients = True
 
-    def __init__(self, value: float | None) -> None:
+    def __init__(self, value: Positive | None) -> None:
         if value is not None and not value > 0:
             raise SpecError(f"clip_value.value: {value} is not above 0")
         self.value = value

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...core.compose import middleware
 from ...core.errors import DataError, LossError, SpecError, nearest
 from ...core.kinds import KINDS
+from ...core.ranges import Positive, Share
 from ..losses import IGNORE
 from ..mappings import Batch, Loss
 from ..state import Builder, State
@@ -30,8 +31,8 @@ class Distillation:
     def __init__(
         self,
         teacher: Annotated[Any, KINDS["model"]],
-        alpha: float = 0.5,
-        temperature: float = 2.0,
+        alpha: Share = 0.5,
+        temperature: Positive = 2.0,
         *,
         input: str | Sequence[str] = "input",
         target: str = "target",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core.compose import middleware
 from ...core.errors import SpecError
+from ...core.ranges import Count
 from ..mappings import Batch, Grad, Metrics, Step, needs_closure
 from ..state import State
 from .copies import kept
@@ -43,7 +44,7 @@ class Nonfinite:
     to its scaler. Raises SpecError.
     """
 
-    def __init__(self, every: int = 1, action: Literal["raise", "skip"] = "raise") -> None:
+    def __init__(self, every: Count = 1, action: Literal["raise", "skip"] = "raise") -> None:
         if every < 1:
             raise SpecError(f"nonfinite.every: {every} is less than 1 step")
         if action not in ("raise", "skip"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...core.compose import middleware
 from ...core.errors import DataError, SpecError, nearest
 from ...core.random import generator
+from ...core.ranges import NonNegative
 from ..mappings import Batch, Loss
 from ..state import State
 
@@ -26,7 +27,7 @@ class Mixing(ABC):
 
     name: str
 
-    def __init__(self, alpha: float, *, input: str | Sequence[str] = "input", target: str = "target") -> None:
+    def __init__(self, alpha: NonNegative, *, input: str | Sequence[str] = "input", target: str = "target") -> None:
         if alpha < 0:
             raise SpecError(f"{self.name}.alpha: {alpha} is negative")
         self.alpha, self.target = alpha, target

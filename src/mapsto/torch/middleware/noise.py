@@ -8,6 +8,7 @@ import torch
 
 from ...core.compose import middleware
 from ...core.errors import SpecError
+from ...core.ranges import NonNegative
 from ..mappings import Metrics, Update
 from ..mesh.one import cut, local
 from ..state import State
@@ -24,7 +25,7 @@ class GradientNoise:
 
     edits_gradients = True
 
-    def __init__(self, eta: float, gamma: float = 0.55) -> None:
+    def __init__(self, eta: NonNegative, gamma: float = 0.55) -> None:
         if eta < 0:
             raise SpecError(f"gradient_noise.eta: the variance {eta} is negative")
         self.eta, self.gamma = eta, gamma

@@ -6,6 +6,7 @@ import torch
 
 from ...core.compose import middleware
 from ...core.errors import SpecError
+from ...core.ranges import NonNegative
 from ..mappings import Batch, Grad, Metrics
 from ..mesh.one import local
 from ..state import State
@@ -22,7 +23,7 @@ class SAM:
     first pass. `rho` 0 is no perturbation. Raises SpecError.
     """
 
-    def __init__(self, rho: float = 0.05, *, adaptive: bool = False, eta: float = 0.01) -> None:
+    def __init__(self, rho: NonNegative = 0.05, *, adaptive: bool = False, eta: NonNegative = 0.01) -> None:
         if rho < 0 or eta < 0:
             raise SpecError(f"sam: wanted rho >= 0 and eta >= 0, got {rho} and {eta}")
         self.rho, self.adaptive, self.eta = rho, adaptive, eta

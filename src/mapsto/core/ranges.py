@@ -1,0 +1,38 @@
+"""Ranges of numbers as types: `decay: Share` says in the signature what may be stated, so a value that cannot be is told
+before anything is built. Mappings of one's own say it the same way, by `Annotated[float, pydantic.Field(ge=0)]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A probability, or a part of a whole."""
+
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+"""What an average keeps of itself, such as a momentum."""
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A finite number of at least 0, such as a learning rate."""
+
+Positive = Annotated[float, Field(gt=0)]
+"""A number above 0; infinity, such as the order of the maximum norm, is one."""
+
+Whole = Annotated[int, Field(ge=0)]
+"""A number of things."""
+
+Count = Annotated[int, Field(ge=1)]
+"""A number of things of which there is at least one."""
+
+CONVENTIONS: Mapping[str, Mapping[str, Any]] = {
+    "optimizer": {
+        **dict.fromkeys(("lr", "weight_decay", "eps", "lr_decay"), NonNegative),
+        **dict.fromkeys(("momentum", "betas"), BelowOne),
+        "rho": Share,
+    },
+    "schedule": dict.fromkeys(("base_lr", "max_lr", "eta_min", "min_lr", "gamma"), NonNegative),
+}
+"""What every optimizer and schedule means by an option of such a name, whatever package it is from; of several numbers (the
+betas) each. What its own signature says of a range comes first."""
