@@ -259,3 +259,21 @@ def test_batches_without_data() -> None:
     assert found["scale"] == 2.0
     with pytest.raises(DataError, match="has no record"):
         sized({"x": np.zeros((0, 5))}, 2)
+
+
+def test_each_mesh_is_told_as_soon_as_it_is_known_and_what_does_not_go_together_is_not_rehearsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    rehearsed: list[tuple[str, int]] = []
+    step = Planner._rehearsed
+
+    def watched(planner: Planner, axes: Any) -> Any:
+        rehearsed.append((say_axes(axes), len(told)))
+        return step(planner, axes)
+
+    monkeypatch.setattr(Planner, "_rehearsed", watched)
+    plan(spec(), EXAMPLE, 64, OFFERS, meshes=["pipeline=2,shard=2", "replicate=2", "shard=2"], progress=told.append)
+    assert rehearsed == [("replicate=2", 2), ("shard=2", 3)]
+    assert told[1].startswith("1 of 3: pipeline=2,shard=2: mesh.pipeline and shard do not go together")
+    assert told[2].startswith("2 of 3: replicate=2: peak ")

@@ -83,14 +83,12 @@ def _limits(options: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _shown() -> Iterator[Callable[[str], None]]:
-    """What is being rehearsed, on stderr, where a terminal looks on."""
+    """Each mesh as soon as it is known, on stderr; on a terminal something moves until the next one is."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield note
         return
-    from rich.text import Text
-
     with screen(stderr=True).status("planning") as status:
-        yield lambda said: status.update(Text(f"planning {said}"))
+        yield lambda said: status.console.print(said, markup=False, highlight=False)
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...core.errors import DataError, MapstoError, PlanError, SpecError
+from ...core.errors import ComposeError, DataError, MapstoError, PlanError, SpecError
+from ...core.parts import Part, as_part
 from ...core.sizes import say_size
 from ...core.spec import Spec
+from ..mesh import together
 from ..mesh.axes import AXES
 from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing
@@ -167,9 +169,10 @@ class Planner:
             progress("one rank, to know what all meshes share")
             self.whole = self._alone()
         found = []
-        for axes in meshes:
-            progress(say_axes(axes))
+        for number, axes in enumerate(meshes, 1):
             found.append(self.outlook(axes))
+            if len(meshes) > 1:
+                progress(f"{number} of {len(meshes)}: {say_axes(axes)}: {_said(found[-1])}")
         return sorted(
             found, key=lambda one: (not one.fits, one.measured is None, one.sent, one.measured.peak if one.measured else 0)
         )
@@ -209,6 +212,10 @@ class Planner:
 
     def _hopeless(self, axes: Mapping[str, int]) -> str:
         """Why a mesh need not be rehearsed."""
+        try:
+            together.refuse(axes, (part.name for part in map(as_part, self.spec.middleware) if isinstance(part, Part)))
+        except ComposeError as error:
+            return " ".join(str(error).split())
         data = axes["replicate"] * axes["shard"]
         if data > self.records:
             return (
@@ -242,6 +249,13 @@ class Planner:
             reason = f"needs {say_size(worst.peak)} a rank: {say_size(worst.peak - usable)} too many"
             reason += f"; micro-batches of {most} of {records} would fit" if most else ""
         return Outlook(axes, worst, reason, most, self.limits.bandwidth, (), tuple(stages))
+
+
+def _said(one: Outlook) -> str:
+    """An outlook in a few words."""
+    if one.reason or one.measured is None:
+        return one.reason
+    return f"peak {say_size(one.measured.peak)}, {say_size(one.sent)} sent a step"
 
 
 def _peaks(rehearsal: Rehearsal) -> Callable[[int], int]:
