@@ -62,14 +62,13 @@ def test_the_momentum_that_a_schedule_moves_goes_on_as_the_rate_does(tmp_path):
 
 @pytest.mark.parametrize(
     "schedule",
-    [None, {"use": "step", "step_size": 3}, {"use": "warmup", "steps": 2, "decay": "constant"}, {"use": "plateau"}],
+    [None, {"use": "step", "step_size": 3}, {"use": "warmup", "steps": 2, "decay": "constant"}],
 )
 def test_a_schedule_that_does_not_depend_on_the_length_goes_on_bitwise(tmp_path, schedule):
     fit(spec(schedule, 4), tmp_path / "run")
     Run.resume(tmp_path / "run", "steps=8").fit()
     fit(spec(schedule, 8), tmp_path / "whole")
-    if schedule is None or schedule["use"] != "plateau":  # which saw the evaluation of the shorter run's end in neither
-        assert trajectory(tmp_path / "run", 8, "torch") == trajectory(tmp_path / "whole", 8, "torch")
+    assert trajectory(tmp_path / "run", 8, "torch") == trajectory(tmp_path / "whole", 8, "torch")
 
 
 def test_a_shorter_run_is_another_schedule_too(tmp_path):
@@ -106,7 +105,7 @@ class Fading:
 def test_any_part_that_took_the_length_counts(tmp_path):
     made = torch_spec(schedule=None, middleware=[{"use": "test_lengthened:Fading"}], steps=2, checkpoint=KEPT)
     fit(made, tmp_path / "run")
-    with pytest.raises(SpecError, match=r"middleware\.Fading was built for total_steps 2, and it is 3 now\. Go on all"):
+    with pytest.raises(SpecError, match=r"middleware\.fading was built for total_steps 2, and it is 3 now\. Go on all"):
         Run.resume(tmp_path / "run", "steps=3").fit()
     assert Run.resume(tmp_path / "run", "steps=3", schedule_changed=True).fit().steps == 3
 

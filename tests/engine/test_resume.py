@@ -251,6 +251,35 @@ def test_a_corrupt_newest_is_fatal_and_names_what_to_do_and_that_works(tmp_path,
     assert trajectory(tmp_path / "run", 13) == trajectory(whole, 13)
 
 
+@pytest.mark.parametrize("act", [lambda folder: Run.resume(folder).fit(), lambda folder: Run.resume(folder).evaluate("test")])
+def test_a_corrupt_manifest_names_the_intact_ones_too(tmp_path, whole, act):
+    shutil.copytree(whole, tmp_path / "run")
+    file = tmp_path / "run/checkpoints/step-00000013" / MANIFEST
+    file.write_text(file.read_text().replace("total_steps", "total_stops"))
+    with pytest.raises(CheckpointError) as error:
+        act(tmp_path / "run")
+    assert f"{file} is corrupt" in str(error.value)
+    command = str(error.value).rsplit("mapsto train --resume ", 1)[1]
+    assert command.endswith("step-00000012")
+    assert Run.resume(command).evaluate("test")["loss"] > 0
+    assert Run.resume(command).fit().steps == 13
+    assert trajectory(tmp_path / "run", 13) == trajectory(whole, 13)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_run_folder_that_is_removed_is_told_at_the_next_checkpoint(tmp_path, asynchronous):
+    def remove(event):
+        if event.name == "log" and event.step == 4:
+            shutil.rmtree(tmp_path / "run")
+
+    spec = numpy_spec(checkpoint={"every": 5, "asynchronous": asynchronous})
+    with pytest.raises(
+        CheckpointError, match=r"the run folder .*run was removed or moved while the run goes on, so the checkpoint"
+    ):
+        fit(spec, tmp_path / "run", observers=[remove])
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_changed_versions_and_recipes_are_told(tmp_path, monkeypatch):
     recipe = tmp_path / "noted.py"
     recipe.write_text("import mapsto\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import signal
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ examples:
   mapsto train --resume runs/first                            go on where it stopped, bitwise the same on CPU
   mapsto train --resume runs/first epochs=40                  train it for longer (--schedule-changed where rates depend on it)
   mapsto train --resume runs/first --checkpoint 1200          go on from an earlier checkpoint
+  mapsto train recipes/digits.py --init-from runs/base@best --except head      from the weights of another run
   mapsto train recipes/digits.py --run runs/job --continue    start, or go on where it was started before
   mapsto train recipes/digits.py --ranks 4                    four ranks on this machine
   mapsto train SPEC --ranks 8 --nodes 2 --node-rank 0 --rendezvous node-0:29500 --run runs/job     on each of two
@@ -58,6 +60,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         dest="go_on",
         action="store_true",
         help="go on with the run in --run FOLDER where there is one, else start it",
+    )
+    parser.add_argument(
+        "--init-from", metavar="RUN[@WHICH]", help="start from the weights of a run (@best, @STEP) or of a file"
+    )
+    parser.add_argument("--only", metavar="PATTERN", action="append", help="of --init-from, only these names of the model")
+    parser.add_argument(
+        "--except", dest="without", metavar="PATTERN", action="append", help="of --init-from, all but these names"
     )
     parser.add_argument("--data-changed", action="store_true", help="go on although the data are not those of the checkpoint")
     parser.add_argument("--recipes-changed", action="store_true", help="go on with recipe files as they are now")
@@ -150,7 +159,15 @@ def _clear(run: Run) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Wrong usage ends here."""
+    """Wrong usage ends here. What the run starts from becomes a word of the command, as the spec has it."""
+    for name, given in (("only", options.only), ("except", options.without)):
+        if given and options.init_from is None:
+            options.parser.error(f"--{name} goes with --init-from")
+    if options.init_from is not None:
+        if options.resume is not None:
+            options.parser.error("--init-from is for a new run; --resume goes on with the weights that a run has")
+        said = {"path": options.init_from, "only": options.only, "except": options.without}
+        options.words.append("init_from=" + json.dumps({k: v for k, v in said.items() if v is not None}))
     if options.resume is None:
         if options.checkpoint is not None:
             options.parser.error("--checkpoint goes with --resume RUN")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from .compose import Placed
 from .errors import SpecError, nearest
 from .fields import from_mapping, listed, put, slot, validate
+from .initial import initial
 from .overrides import overridden
 from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
@@ -63,7 +64,8 @@ class Spec:
     strict: the weights are bitwise the same on any number of ranks; seed: of every random stream; device: `auto`, `cpu`,
     `cuda`, `cuda:1`, ...; log_every: steps between two records of metrics; evaluate_every: steps between two evaluations
     of the validation sets (None: at the end of each epoch);
-    wing: the framework; imports: recipe files whose mappings the names come from.
+    wing: the framework; imports: recipe files whose mappings the names come from; init_from: a run or a file whose weights
+    are taken where they fit, {path: runs/base, checkpoint: best, only: [encoder.*], except: [encoder.head]}.
 
     Specs of equal parts are equal; a live object is equal to itself only.
     """
@@ -88,6 +90,7 @@ class Spec:
     evaluate_every: int | None = None
     wing: str = "torch"
     imports: tuple[str, ...] = ()
+    init_from: Any = None
 
     def __post_init__(self) -> None:
         for name in SLOTS:
@@ -102,6 +105,7 @@ class Spec:
             put(self, "checkpoint", from_mapping(CheckpointPlan, self.checkpoint, "checkpoint."))
         if not isinstance(self.checkpoint, CheckpointPlan):
             raise SpecError(f"checkpoint: {shortened(self.checkpoint)} is not a mapping, such as {{every: 100, keep: 3}}")
+        put(self, "init_from", initial(self.init_from))
         put(self, "imports", tuple(str(path) for path in listed(self.imports, "imports", "recipe files")))
         least = {"steps": 0, "epochs": 1, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
         names = ["name", "steps", "epochs", "seed", "device", "log_every", "evaluate_every", "wing", "micro_shards", "strict"]
@@ -218,7 +222,11 @@ class Spec:
         """What decides the trajectory, as plain data: a checkpoint goes on only where this is the same."""
         data = self.to_data(live=True)
         keys = ("model", "data", "task", "optimizer", "schedule", "middleware", "seed", "wing")
-        more = ("micro_shards", "strict")  # only where they are said, so that checkpoints of before they were still fit
+        more = (
+            "micro_shards",
+            "strict",
+            "init_from",
+        )  # only where they are said, so that checkpoints of before they were still fit
         return {key: data.get(key) for key in keys} | {key: data[key] for key in more if key in data}
 
     # -- overrides ---------------------------------------------------------------------------------------------------

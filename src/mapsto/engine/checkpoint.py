@@ -11,13 +11,13 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError, MapstoError
-from .manifest import PARTS, TENSORS, read_manifest, read_state, verify
+from .manifest import PARTS, TENSORS, read_manifest, read_run_manifest, read_state, verify
 from .ranks import Alone, Ranks, each
 from .tree import of_rank, references, unflatten
 from .wing import Program, Wing
@@ -126,10 +126,17 @@ class Checkpoints:
     def best(self) -> Path | None:
         """The best one by the metric that the run keeps, or None."""
         paths = self.paths()
-        for entry in read_manifest(paths[-1]).get("best", {}).get("entries", ()) if paths else ():
+        for entry in self.manifest(paths[-1], read_manifest).get("best", {}).get("entries", ()) if paths else ():
             if (path := self.path(entry["step"])).is_dir():
                 return path
         return None
+
+    def manifest(self, path: Path, read: Callable[[Path], dict[str, Any]] = read_run_manifest) -> dict[str, Any]:
+        """The manifest of one, verified itself. Raises CheckpointError that names the intact ones too."""
+        try:
+            return read(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}\n{self._instead(path)}") from None
 
     def load(self, path: Path, program: Program | None = None, *, looking: bool = False) -> Checkpoint:
         """Read and verify one; all ranks do. Raises CheckpointError naming the file that is wrong and the intact ones.

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import CheckpointError
 from .checkpoint import Checkpoints
@@ -47,6 +48,13 @@ def consolidate(run: str | Path, checkpoint: str | int | Path = "last", output: 
 
 def consolidated(path: Path, wing: Wing, target: Path) -> Consolidated:
     """The weights of the checkpoint at a path, written to a file (see `consolidate`)."""
+    weights = weights_of(path, wing)
+    _write(wing, weights, target)
+    return Consolidated(target, path, len(weights), target.stat().st_size)
+
+
+def weights_of(path: Path, wing: Wing) -> dict[str, Any]:
+    """The whole canonical weights and buffers in the checkpoint at a path, by name, on the CPU. Raises CheckpointError."""
     manifest = verify(path)
     names = [n for n in references(read_state(path))[0] if n.startswith(WEIGHTS)]
     if not names:
@@ -54,14 +62,12 @@ def consolidated(path: Path, wing: Wing, target: Path) -> Consolidated:
     try:
         parts = manifest["format"] == PARTS
         found = wing.load_parts(path, names, None, Alone()) if parts else wing.load_tensors(path / TENSORS)
-        weights = {name.removeprefix(WEIGHTS): found[name] for name in names}
+        return {name.removeprefix(WEIGHTS): found[name] for name in names}
     except CheckpointError:
         raise
     except Exception as error:  # the bytes are those that were written, and yet they are no tensors
         said = " ".join(str(error).split())[:500]
         raise CheckpointError(f"{path}: its tensors cannot be read: {type(error).__name__}: {said}") from error
-    _write(wing, weights, target)
-    return Consolidated(target, path, len(weights), target.stat().st_size)
 
 
 def _write(wing: Wing, weights: Mapping[str, object], target: Path) -> None:

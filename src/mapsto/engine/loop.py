@@ -53,6 +53,7 @@ class Loop:
     total: int
     ranks: Ranks
     data: Mapping[str, Any] = field(default_factory=dict)
+    init: Mapping[str, Any] | None = None
     step: int = 0
     latest: dict[str, float] = field(default_factory=dict)
     saved: int = -1
@@ -292,6 +293,7 @@ class Loop:
             "identity": self.identity,
             "identity_digest": digest(self.identity),
             "data": dict(self.data),
+            **({"init": self.init} if self.init is not None else {}),
         }
 
     def restore(self, found: Checkpoint, *, reschedule: bool = False) -> dict[str, Any]:
@@ -301,6 +303,7 @@ class Loop:
         """
         with restoring(found.path):
             notes = [*found.notes, *self._put_back(found.tree, step_of(found.path), reschedule)]
+        self.init = found.manifest.get("init")
         told = found.manifest.get("total_steps", self.total)
         if told != self.total:
             notes.append(f"the run was {told} steps long and is {self.total} now")

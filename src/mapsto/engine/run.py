@@ -27,12 +27,14 @@ from .environment import changed_recipes, describe, recipe_hashes, versions
 from .fingerprint import digest_of, fingerprint
 from .folder import Onlooker, RunFolder, default_folder
 from .identity import identity_of, moved
+from .initial import Initial, lines_of, read_initial
 from .loop import Loop, counted, evaluate, whole
 from .manifest import MANIFEST, read_run_manifest
-from .ranks import Alone, Ranks, agree, lead
+from .ranks import Alone, Ranks, agree, each, lead
 from .resuming import Accepted, compared_data, compared_schedule
 from .signals import interruptible
 from .streams import seeded, untouched
+from .tree import flatten
 from .wing import Program, Wing, find_wing
 
 if TYPE_CHECKING:  # a default for what a program is typed as came to Python's own typing in 3.13
@@ -90,6 +92,8 @@ class Run(Generic[P]):
         self._moved = self._alone = False
         self._accepted = Accepted()
         self._elsewhere: list[str] = []
+        self._begins = True
+        self._init: dict[str, Any] | None = None
         self._readers: dict[str, Any] = {}
 
     @classmethod
@@ -124,6 +128,7 @@ class Run(Generic[P]):
                 "data.test, the workers of readers and where the same data lie may change)"
             )
         run._from = checkpoint if checkpoint is not None else "last"
+        run._begins = False
         run._accepted = Accepted(data_changed, schedule_changed, recipes_changed)
         return run
 
@@ -173,8 +178,15 @@ class Run(Generic[P]):
     def _build(self, spec: Spec, length: Mapping[str, int] | None = None) -> P:
         spec.check()
         offers = {**(length or self._length), "seed": self.spec.seed}
+        initial = None
+        if spec.init_from is not None and self._begins:
+            found: list[Initial] = []
+            each(self.ranks, lambda: found.append(read_initial(spec.init_from, self.wing)))  # a rank that cannot, stops all
+            (initial,) = found
         with seeded(spec.seed, "build", self.wing):
-            return cast(P, self.wing.build(spec, offers))
+            made = self.wing.build(spec, offers, initial) if initial is not None else self.wing.build(spec, offers)
+        self._init = initial.finish() if initial is not None else None
+        return cast(P, made)
 
     @property
     def _length(self) -> dict[str, int]:
@@ -184,7 +196,12 @@ class Run(Generic[P]):
     def _told_length(self) -> dict[str, int] | None:
         """The same as the newest checkpoint tells it: who evaluates needs no training data."""
         paths = self.checkpoints.paths()
-        manifest = read_run_manifest(paths[-1]) if paths and "train" not in self._readers else {}
+        if not paths or "train" in self._readers:
+            return None
+        try:
+            manifest = read_run_manifest(paths[-1])
+        except CheckpointError:  # another one may be asked for; whoever asks for this one is told
+            return None
         if "train" not in manifest.get("data", {}):
             return None
         return {"total_steps": manifest["total_steps"], "steps_per_epoch": manifest["data"]["train"]["batches_per_epoch"]}
@@ -223,6 +240,10 @@ class Run(Generic[P]):
             path = ranks.share(self.folder.path)
             self.folder = RunFolder(path) if ranks.leader else Onlooker(path)
         lead(ranks, lambda: self._check_folder(start))
+        if start is not None and self._begins:
+            self._begins = False
+            if self._init is not None and not self._moved:  # a program that took weights to begin with is none to go on with
+                del self.__dict__["program"]
         wing = self.wing
         self.spec.check()
         if self._alone:  # what evaluated is not what trains
@@ -262,13 +283,13 @@ class Run(Generic[P]):
             stack.callback(loop.dispatch.close)
             stack.callback(getattr(loop.program, "close", _nothing))  # processes that it started
             found = self._load(path) if path is not None else None
-            told = lead(self.ranks, lambda: self._compared(loop, found)) if found is not None else ([], False)
+            compared = lead(self.ranks, lambda: self._compared(loop, found)) if found is not None else ([], False)
             require_awaited(loop)
             stack.enter_context(loop.watch)
             stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
             self._moved, self._at = True, None
             try:
-                loop.emit("start", detail=self._begin(loop, found, *told))
+                loop.emit("start", detail=self._begin(loop, found, *compared))
                 loop.run()
                 done = ("finished", f"{loop.total} steps are done")
                 reason, why = done if loop.step >= loop.total else loop.stop or done
@@ -285,11 +306,14 @@ class Run(Generic[P]):
         if self.ranks.world > 1:
             agree(self.ranks, self._told())
         data = lead(self.ranks, lambda: {name: self._fingerprint(name) for name in readers})
+        program = self.program
+        if self._init is not None and self.ranks.world > 1:
+            agree(self.ranks, {"weights to start from": self._init["sha256"]})
         observers = build_observers(self.spec.observers, self.observers) if self.ranks.leader else []
         dispatch = Dispatch(observers, self.wing)
         return Loop(
             spec=self.spec,
-            program=self.program,
+            program=program,
             wing=self.wing,
             readers=readers,
             folder=self.folder,
@@ -300,6 +324,7 @@ class Run(Generic[P]):
             total=self.total_steps,
             ranks=self.ranks,
             data=data,
+            init=self._init,
         )
 
     def _fingerprint(self, name: str) -> dict[str, Any]:
@@ -352,14 +377,31 @@ class Run(Generic[P]):
                     log.warning("resumed from %s: %s", found.path, note)
             if not any(r["step"] == loop.step for r in self.folder.records("checkpoint")):  # killed before it was told
                 loop.write("checkpoint", {}, {"path": str(found.path), "best": loop.best.is_new(loop.step)})
+        elif loop.init is not None:
+            detail["init"] = dict(loop.init)
+            if not loop.dispatch.active and self.ranks.leader:
+                log.info("starting from %s", "; ".join(lines_of(loop.init)))
+        each(self.ranks, lambda: self._check_kept(loop.program))
         named = self.folder.write_spec(self.spec)
         self.folder.write_recipes(loaded_recipes())
         found_here = describe(self.spec, self.identity, self.wing, loop.view.summary)
-        self.folder.write_environment({**found_here, "resumable_from_folder": named, "data": loop.data})
+        more = {"init": loop.init} if loop.init is not None else {}
+        self.folder.write_environment({**found_here, "resumable_from_folder": named, "data": loop.data, **more})
         if self.ranks.leader:  # whoever trains has run this code, and so trusts it; that it cannot be told ends no run
             with contextlib.suppress(MapstoError, OSError):
                 trust(self.folder.code())
         return detail
+
+    def _check_kept(self, program: Program) -> None:
+        """Before the first step: whether files can hold the program's state. Raises CheckpointError naming what they cannot."""
+        tensors = flatten(program.state_tree(), self.wing.is_tensor, "program", self.ranks.rank)[1]
+        if not hasattr(self.wing, "unsaved"):
+            return
+        parts = self.ranks.world > 1 and any(map(self.wing.is_part, tensors.values()))
+        wrong = [f"{name} is {why}" for name, value in tensors.items() if (why := self.wing.unsaved(value, parts)) is not None]
+        if wrong:
+            more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+            raise CheckpointError(f"no checkpoint could hold this program: {', '.join(wrong[:4])}{more}")
 
     def _result(self, loop: Loop, reason: Any, why: str) -> Result:
         path = self.folder.path
@@ -449,7 +491,7 @@ class Run(Generic[P]):
         """The reader of that name. Raises DataError where its data were said to lie elsewhere and are others."""
         reader = self.reader(name)
         if name in ("train", *self.spec.validation_sets) and any(path.startswith(f"data.{name}.") for path in self._elsewhere):
-            manifest = read_run_manifest(self.checkpoints.find(checkpoint or self._from or "last"))
+            manifest = self.checkpoints.manifest(self.checkpoints.find(checkpoint or self._from or "last"))
             here = {name: self._fingerprint(name)}
             for note in compared_data(manifest, here, self._readers, versions(self.wing), self._accepted.data):
                 log.warning("%s", note)
@@ -509,7 +551,7 @@ class Run(Generic[P]):
 
         def find() -> Path:
             path = self.checkpoints.find(which)
-            other, self._elsewhere = moved(read_run_manifest(path)["identity"], self.identity)
+            other, self._elsewhere = moved(self.checkpoints.manifest(path)["identity"], self.identity)
             if other:
                 listed = "\n  ".join(other)
                 raise CheckpointError(f"{path} is a checkpoint of another spec:\n  {listed}")

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import CheckpointError
 from ..core.spec import CheckpointPlan
 from .background import Background
 from .best import Best
 from .checkpoint import Checkpoints
-from .folder import RunFolder
+from .folder import SPEC, RunFolder
 from .ranks import lead
 
 clock = time.perf_counter
@@ -52,6 +53,7 @@ class Saves:
 
         def work() -> Written:
             began, computed = clock(), time.thread_time()
+            lead(writing.ranks, lambda: self._there(step))
             path = writing()
             lead(writing.ranks, lambda: self._tidy(kept))
             waited = clock() - began - (time.thread_time() - computed)
@@ -62,6 +64,14 @@ class Saves:
             self._open = (self._thread.result, step, best.is_new(step), clock() - since)
         else:
             self._open = (work, step, best.is_new(step), clock() - since)
+
+    def _there(self, step: int) -> None:
+        """A checkpoint in a folder that was removed would come back without what it is a checkpoint of."""
+        if not (self.folder.path / SPEC).is_file():
+            raise CheckpointError(
+                f"the run folder {self.folder.path} was removed or moved while the run goes on, so the checkpoint of "
+                f"step {step} cannot be written, and what was trained since the last one is lost"
+            )
 
     def _tidy(self, best: tuple[int, ...]) -> None:
         self.folder.sync()

@@ -103,8 +103,13 @@ class Program(Protocol):
 class Wing(Protocol):
     """A framework's room: modules implement it as functions."""
 
-    def build(self, spec: Spec, offers: Mapping[str, Any]) -> Program:
-        """The program of a spec; `offers` are total_steps, steps_per_epoch and seed."""
+    def build(self, spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Program:
+        """The program of a spec; `offers` are total_steps, steps_per_epoch and seed. initial: given where the model is to
+        take weights (`mapsto.engine.initial.Initial`), before anything copies its own."""
+        ...
+
+    def read_weights(self, path: Path) -> Mapping[str, Any]:
+        """The named tensors of a file of the framework, read without running code."""
         ...
 
     def ranks(self, spec: Spec) -> Ranks | None:
@@ -125,6 +130,10 @@ class Wing(Protocol):
 
     def is_tensor(self, value: Any) -> bool:
         """Whether a leaf of the state tree goes into the tensor file."""
+        ...
+
+    def unsaved(self, tensor: Any, parts: bool) -> str | None:
+        """What a tensor is that no file can hold, or None; parts: the ranks write parts, each into a file of its own."""
         ...
 
     def save_tensors(self, tensors: Mapping[str, Any], path: Path) -> None:

@@ -20,6 +20,7 @@ from .mesh.one import OneProcess
 from .placement import find_device
 from .program import Program
 from .rates import fits
+from .saving import take
 from .state import Builder, State
 
 
@@ -59,6 +60,7 @@ def build_program(
     micro_shards: int | None = None,
     strict: bool = False,
     offers: Mapping[str, Any] | None = None,
+    initial: Any = None,
 ) -> Program:
     """Build a program for one's own loop (`Run` calls the same).
 
@@ -66,7 +68,8 @@ def build_program(
     optimizer, schedule: parts (`use("adamw", lr=1e-3)`, `use(torch.optim.SGD, lr=0.1)`) or functions of the parameters (the
     optimizer); middleware: parts, classes, functions or objects, outermost first; mesh: a part or an object of that kind
     (None: data parallel over the ranks that a launcher started, where it did; `OneProcess()`: this process alone);
-    micro_shards, strict: as in a Spec. offers: values for arguments that parts leave open (`total_steps`, `steps_per_epoch`).
+    micro_shards, strict: as in a Spec. offers: values for arguments that parts leave open (`total_steps`, `steps_per_epoch`);
+    initial: weights to start from (`mapsto.engine.initial.Initial`).
     Order: model from the seed, placed, changed by middleware, then the optimizer from names, then the schedule.
     Raises SpecError and ComposeError naming the path.
     """
@@ -95,9 +98,13 @@ def build_program(
         raise SpecError(f"model: an nn.Module is wanted, and {label(model)} gave a {type(net).__name__}")
     net.to(where)
     builder = Builder(net, seed, where, strict=strict)
+    if initial is not None:
+        take(net, initial)
     for _, made in placed:
         if made is not ranks and hasattr(made, "setup"):
             made.setup(builder)
+    if initial is not None:  # what names fit only now: a part that middleware added, in a checkpoint that has it too
+        take(builder.model, initial)
     if ranks is not None:  # the last: what is placed is the model as it will be
         ranks.setup(builder)
     state = State(builder.model, seed, where)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -169,6 +171,36 @@ def weights(model: nn.Module, instead: Mapping[str, Tensor] | None = None) -> di
     copies = {n: whole(v).to("cpu", copy=True) for n, v in held.items() if isinstance(v, Tensor)}
     lacking = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
     return {n: v if v.dtype in lacking else v.numpy() for n, v in copies.items()}
+
+
+def weights_in(path: Path) -> dict[str, Tensor]:
+    """The named tensors in a file that torch saved. Raises CheckpointError where there are none, or it would run code."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{path} holds more than weights, and reading it would run code: {why}; save its state_dict alone"
+        ) from None
+    inside = list(found.values()) if isinstance(found, Mapping) else []
+    for tree in (found, *inside):
+        if isinstance(tree, Mapping) and (tensors := {str(n): v for n, v in tree.items() if isinstance(v, Tensor)}):
+            return tensors
+    raise CheckpointError(f"{path} holds no named tensors, but a {type(found).__name__}")
+
+
+def take(model: nn.Module, initial: Any) -> None:
+    """Put into a model what it takes of the weights that a run starts from (see `mapsto.engine.initial.Initial`)."""
+    own = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    with torch.no_grad():
+        for name, value in initial.fit(own, _like).items():
+            own[name].copy_(value)
+
+
+def _like(tensor: Tensor) -> tuple[str, list[int]]:
+    """The kind of a tensor's numbers, between which nothing is converted, and its shape."""
+    kind = "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "whole"
+    return kind, list(tensor.shape)
 
 
 def _same_model(model: nn.Module, saved: Mapping[str, Any]) -> None:

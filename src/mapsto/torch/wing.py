@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import require
+from ..core.errors import SpecError, require
 from ..core.parts import build as build_part
 from ..core.spec import Spec
 
@@ -25,10 +26,12 @@ from .rates import rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
 
 
-def build(spec: Spec, offers: Mapping[str, Any]) -> Any:
+def build(spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Any:
     """The program of a spec; a mesh that has a `program` of its own, such as one of servers, makes it."""
     mesh = build_part(spec.mesh, "mesh", path="mesh", offers=offers)
     if hasattr(mesh, "program"):
+        if initial is not None:
+            raise SpecError("init_from: servers build the model in processes of their own; start such a run without it")
         return mesh.program(spec, offers)
     return build_program(
         spec.model,
@@ -42,7 +45,18 @@ def build(spec: Spec, offers: Mapping[str, Any]) -> Any:
         micro_shards=spec.micro_shards,
         strict=spec.strict,
         offers=offers,
+        initial=initial,
     )
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, or of one that torch saved: of a mapping in it, such as `state_dict`, if need be.
+
+    Raises CheckpointError where it holds none, or would run code.
+    """
+    from .saving import weights_in
+
+    return load_tensors(path) if path.suffix == ".safetensors" else weights_in(path)
 
 
 def ranks(spec: Spec) -> Any:
@@ -72,15 +86,33 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
+PAIRS = "complex128"
+"""The key of a file's metadata that names the tensors which are complex, in double precision, and held as pairs of float64."""
+
+
+def unsaved(tensor: Any, parts: bool) -> str | None:
+    """What a tensor is that no file can hold, or None."""
+    if tensor.is_quantized or tensor.layout is not torch.strided or tensor.dtype == torch.complex32:
+        return f"a tensor of {tensor.dtype}" + ("" if tensor.layout is torch.strided else f" in the layout {tensor.layout}")
+    if parts and tensor.dtype == torch.complex128:
+        return "a tensor of torch.complex128, which files of parts cannot hold: use complex64, or a mesh that only replicates"
+    return None
+
+
 def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
     """Write named tensors of the host to a safetensors file, each with storage of its own."""
-    tensor_file.write(tensors, path)
+    pairs = [name for name, tensor in tensors.items() if tensor.dtype == torch.complex128]
+    plain = {name: torch.view_as_real(t).contiguous() if name in pairs else t for name, t in tensors.items()}
+    tensor_file.write(plain, path, {PAIRS: json.dumps(pairs)} if pairs else None)
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
     """Read them back on the CPU."""
     found: dict[str, Any] = safetensors.load_file(path, device="cpu")
-    return found
+    with safetensors.safe_open(path, "pt") as file:
+        pairs = json.loads((file.metadata() or {}).get(PAIRS, "[]"))
+    # Copied, since a file aligns by 8 bytes, and a kernel that copies 16 at once ends the process on an odd address.
+    return {**found, **{name: torch.view_as_complex(found[name].clone()) for name in pairs}}
 
 
 def prepare() -> None:

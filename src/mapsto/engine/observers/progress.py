@@ -19,6 +19,7 @@ from ...core.registry import decorator
 from ...core.shown import shown, shown_in_line
 from ..events import Event
 from ..figures import count, duration, number, share, short_time
+from ..initial import lines_of
 
 observer = decorator("observer")
 REDRAW = 0.1
@@ -156,6 +157,8 @@ def started(event: Event) -> list[Line]:
         restored = ", ".join(found.get("restored", ()))
         lines.append(("bold", f"  resumed     step {found['step']:,} from {found['path']}: {restored}"))
         lines += [("yellow", f"              {note}") for note in found.get("notes", ())]
+    if found := event.detail.get("init"):
+        lines += [("", f"  {'starts from' if i == 0 else '':<12}{line}") for i, line in enumerate(lines_of(found))]
     return lines
 
 
