@@ -33,6 +33,18 @@ def test_evaluation_is_exact_however_the_records_are_cut(sizes):
     assert found["accuracy"] == float((logits.argmax(-1) == WHOLE["target"]).double().mean())
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool])
+def test_class_indices_may_be_of_any_whole_type(dtype):
+    trained = []
+    for target in (WHOLE["target"] % 2, (WHOLE["target"] % 2).to(dtype)):
+        made = build_program(plain, device="cpu")
+        made.step({**WHOLE, "target": target})
+        trained.append((made.model.state_dict(), made.evaluate([{**WHOLE, "target": target}])))
+    (weights, found), (others, same) = trained
+    assert found == same
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+
 def test_evaluation_and_prediction_leave_modes_and_random_streams_to_training():
     made, twin = build_program(Net, device="cpu"), build_program(Net, device="cpu")
     made.model.blocks[0].eval()

@@ -46,7 +46,7 @@ class Task(ABC):
 
     def __call__(self, model: nn.Module, batch: Batch) -> Result:
         prediction = self.forward(model, batch)
-        total, weight = self.loss(prediction, self.field(batch, self.target))
+        total, weight = self.loss(prediction, self.wanted(batch))
         return total, weight, prediction
 
     def forward(self, model: nn.Module, batch: Batch) -> Any:
@@ -65,13 +65,17 @@ class Task(ABC):
             raise DataError(f"the batch has no field {name!r}; {nearest(name, batch)}")
         return batch[name]
 
+    def wanted(self, batch: Batch) -> Any:
+        """What the output is compared with."""
+        return self.field(batch, self.target)
+
     @abstractmethod
     def predict(self, outputs: Any) -> dict[str, Tensor]:
         """What the model's output says, as a dict of tensors whose first axis is records."""
 
     def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
         """Measurements of a batch as pairs (sum, weight), averaged exactly over an evaluation."""
-        target = self.field(batch, self.target)
+        target = self.wanted(batch)
         return {n: f(outputs, target) for n, f in self.metrics.items() if not hasattr(f, "compute")}
 
     def stateful_metrics(self) -> dict[str, Any]:
@@ -106,13 +110,15 @@ class Classification(Task):
         super().__init__(_default(loss), input=input, target=target, metrics=metrics)
         self.labels = labels
 
+    def wanted(self, batch: Batch) -> Any:
+        return _indices(super().wanted(batch))
+
     def predict(self, outputs: Tensor) -> dict[str, Tensor]:
         probability = torch.softmax(outputs.float(), -1)
         return {"label": probability.argmax(-1), "probability": probability}
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
-        target = self.field(batch, self.target)
-        classes = _classes(target)
+        classes = _classes(self.wanted(batch))
         right = (outputs.argmax(-1) == classes).sum()
         return {"accuracy": (right, classes.numel()), **super().measure(outputs, batch)}
 
@@ -127,9 +133,14 @@ class Classification(Task):
         return [{"kind": "confusion", "title": "Confusion matrix", "labels": labels, "rows": matrix.tolist()}]
 
 
+def _indices(target: Any) -> Any:
+    """Indices of every whole type (int8 codes of a table, bool) as int64, the one that losses of PyTorch take."""
+    return target.long() if isinstance(target, Tensor) and not target.is_floating_point() else target
+
+
 def _classes(target: Tensor) -> Tensor:
     """Class indices, of targets that are indices or probabilities."""
-    return target.argmax(-1) if target.is_floating_point() else target
+    return target.argmax(-1) if target.is_floating_point() else target.long()
 
 
 @task
@@ -192,11 +203,14 @@ class LanguageModel(Task):
         super().__init__(loss or _token_loss(ignore_index), input=input, target=target, metrics=metrics)
         self.ignore_index, self.decode = ignore_index, decode or _bytes_to_text
 
+    def wanted(self, batch: Batch) -> Any:
+        return _indices(super().wanted(batch))
+
     def predict(self, outputs: Tensor) -> dict[str, Tensor]:
         return {"token": outputs.argmax(-1)}
 
     def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
-        target = self.field(batch, self.target)
+        target = self.wanted(batch)
         counted = target != self.ignore_index
         right = ((outputs.argmax(-1) == target) & counted).sum()
         return {"accuracy": (right, counted.sum()), **super().measure(outputs, batch)}
