@@ -106,8 +106,8 @@ def _mapped(tree: Any, path: str, act: Callable[[str, Tensor], Any]) -> Any:
 
 def _program(trial: Trial) -> Program:
     """AdamW on two ranks that each hold half of every parameter. A mesh that refuses the middleware is no finding."""
-    try:
-        with trial.component("building a program with it on {shard: 2}"):
+    with trial.component("building a program with it on {shard: 2}"):
+        try:
             return build_program(
                 use(plain_model),
                 classify,
@@ -119,8 +119,8 @@ def _program(trial: Trial) -> Program:
                 mesh=Part("ranks", {"shard": 2}),
                 offers={"total_steps": LAST},
             )
-    except (ComposeError, SpecError) as error:
-        trial.skip(f"it does not go with mesh.shard: {error}")
+        except (ComposeError, SpecError) as error:
+            trial.skip(f"it does not go with mesh.shard: {error}")
 
 
 def _run(trial: Trial, made: Program, steps: int) -> None:
