@@ -58,6 +58,11 @@ def test_an_unknown_command_names_the_nearest(mapsto):
     assert "did you mean 'train'?" in said.err
 
 
+def test_a_kind_in_capitals_names_the_right_one(mapsto):
+    said = mapsto("show", "Optimizer/adamw")
+    assert (said.code, "there is no kind 'Optimizer'" in said.err, "did you mean 'optimizer'?" in said.err) == (1, True, True)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

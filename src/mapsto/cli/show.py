@@ -88,7 +88,7 @@ def find_entry(text: str) -> Entry | None:
     Raises UnknownName where it can only be a name and is none.
     """
     kind, slash, name = text.partition("/")
-    if slash and kind in registry.kinds():
+    if slash and kind.lower() in registry.kinds():
         registry.get(kind, name)  # explains itself where there is none, or two claim it
         return next(entry for entry in registry.entries(kind) if entry.name == name)
     found = [entry for entry in registry.entries() if entry.name == text]
