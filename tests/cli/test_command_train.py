@@ -33,7 +33,7 @@ def test_a_run_ends_by_naming_its_report(mapsto, spec, tmp_path):
 def test_quiet_says_only_where_the_report_is(mapsto, spec, tmp_path):
     said = mapsto("train", spec, "--run", tmp_path / "run", "--quiet")
     assert said.out == f"report: {tmp_path / 'run' / 'report.html'}\n"
-    assert said.err == ""
+    assert said.err == f"{spec} names code that is not registered and is run: torch.nn:Linear (model)\n"
 
 
 def test_overrides_may_stand_anywhere(mapsto, spec, tmp_path):

@@ -81,7 +81,6 @@ FIELDS: dict[str, Any] = {
     "observers": "list",
     "data": "mapping",
     "data.train": "part",
-    "data.train.source": "part",
     "data.train.batch_size": int,
     "data.train.shuffle": bool,
     "optimizer.lr": float,
@@ -133,7 +132,7 @@ def nonsense(rng: random.Random) -> tuple[str, str]:
         value = rng.choice(WRONG_TYPE[FIELDS[path]])
         if path == "optimizer.lr" and "optimizer" not in data:
             data["optimizer"] = {"use": "adamw"}
-        if (path, value) in (("mesh", {}), ("data.train.source", {"a": 1})):  # no axis, and a mapping as it is
+        if (path, value) == ("mesh", {}):  # no axis is one process
             path, value = "seed", "x"
     put(data, path, value)
     return write_yaml(data), f"{path}={str(value)[:60]!r}"

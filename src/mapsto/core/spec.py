@@ -96,7 +96,9 @@ class Spec:
         for name in SLOTS:
             put(self, name, slot(getattr(self, name), name, default=_mesh(self.mesh) if name == "mesh" else None))
         for name in LISTS:
-            parts = listed(getattr(self, name), name, "outermost first" if name == "middleware" else "one an item")
+            parts = list(listed(getattr(self, name), name, "outermost first" if name == "middleware" else "one an item"))
+            if nothing := [i for i, v in enumerate(parts) if v is None]:
+                raise SpecError(f"{name}.{nothing[0]}: null, and a part is wanted")
             put(self, name, tuple(slot(v, f"{name}.{i}") for i, v in enumerate(parts)))
         if not isinstance(self.data, Mapping) or isinstance(freeze(self.data), Part):
             raise SpecError("data: a mapping of readers is wanted, such as {train: {source: ..., batch_size: 64}}")
