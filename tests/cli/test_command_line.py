@@ -69,7 +69,7 @@ def test_a_kind_in_capitals_names_the_right_one(mapsto):
         (["--versoin"], "there is no option '--versoin'; allowed: --help, --version; did you mean '--version'?"),
         (["train", "a.yaml", "--Quite"], "there is no option '--Quite'; allowed: "),
         (["train", "a.yaml", "--RESUME=x"], "did you mean '--resume'?"),
-        (["evaluate", "runs/x", "accuracy"], "'accuracy' is one word too many"),
+        (["consolidate", "runs/x", "accuracy"], "'accuracy' is one word too many"),
         (["evaluate"], "the following arguments are required: RUN"),
         (["evaluate", "runs/x", "--checkpont", "1"], "did you mean '--checkpoint'?"),
         (["predict", "runs/x"], "the following arguments are required: --output"),
