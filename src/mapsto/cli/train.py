@@ -42,7 +42,7 @@ A resumed run keeps its trajectory: of its settings, epochs or steps, log_every,
 may change, and where the same data lie. Other data, or a length that the rates depend on, must be said to be meant."""
 
 
-BEGUN = ("spec.yaml", "environment.json", "metrics.jsonl", "recipes", "checkpoints", "panels.json", "report.html")
+BEGUN = ("spec.yaml", "environment.json", "data.json", "metrics.jsonl", "recipes", "checkpoints", "panels.json", "report.html")
 """What a run writes into its folder; with no checkpoint among it, nothing can go on from it."""
 
 
