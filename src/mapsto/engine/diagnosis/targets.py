@@ -165,19 +165,28 @@ def labels_sorted(evidence: Evidence) -> list[Finding]:
 
 
 # -- what the model has no place for -----------------------------------------------------------------------------------
-def numbers_outside(evidence: Evidence) -> list[Finding]:
-    """Class numbers beyond the outputs of the model, and ids beyond its tables: why a run failed with an index."""
-    error, survey, train = failure(evidence), evidence.survey, evidence.set("train")
-    if error is None or survey is None or train is None:
+def targets_outside(evidence: Evidence) -> list[Finding]:
+    """Class numbers beyond the outputs of the model: why a run failed with an index."""
+    error, survey, fields = failure(evidence), evidence.survey, _fields(evidence)
+    target = fields.get(survey.target) if survey is not None else None
+    if error is None or target is None or target.high is None or target.low is None:
         return []
-    message = str(error.get("message", ""))
-    fields = train.fields or train.raw
-    target = fields.get(survey.target)
-    if (told := _BOUNDS.search(message)) and target is not None and target.high is not None and target.low is not None:
-        wrong = int(told["target"] or told["index"])
-        size = int(told["size"]) if told["size"] else None
-        if target.low <= wrong and (size is None or target.high >= size) and target.dtype.startswith(("int", "uint")):
-            return [_outside_outputs(evidence, error, wrong, size, (target.low, target.high))]
+    told = _BOUNDS.search(str(error.get("message", "")))
+    if told is None or not target.dtype.startswith(("int", "uint")):
+        return []
+    wrong, size = int(told["target"] or told["index"]), int(told["size"]) if told["size"] else None
+    if target.low > wrong or (size is not None and target.high < size):
+        return []
+    return [_outside_outputs(evidence, error, wrong, size, (target.low, target.high))]
+
+
+def ids_outside(evidence: Evidence) -> list[Finding]:
+    """Ids beyond the tables that they are looked up in: why a run failed with an index that is no class number."""
+    error, survey = failure(evidence), evidence.survey
+    if error is None or survey is None or targets_outside(evidence):
+        return []
+    message, fields = str(error.get("message", "")), _fields(evidence)
+    told = _BOUNDS.search(message)
     ids = {n: t for n, t in fields.items() if n != survey.target and t.dtype.startswith(("int", "uint")) and t.high is not None}
     if not ids or not (_TABLE.search(message) or (told and told["size"])):
         return []
@@ -186,6 +195,12 @@ def numbers_outside(evidence: Evidence) -> list[Finding]:
     worst = max(ids, key=lambda name: ids[name].high or 0)
     beyond = limit is not None and ((ids[worst].high or 0) >= limit or (ids[worst].low or 0) < 0)
     return [_outside_table(evidence, error, worst if beyond else "", ids, survey.embeddings, limit)]
+
+
+def _fields(evidence: Evidence) -> Any:
+    """What is known of the training set's fields: as batches hold them, else as its records do."""
+    train = evidence.set("train")
+    return (train.fields or train.raw) if train is not None else {}
 
 
 def _outside_outputs(evidence: Evidence, error: Any, wrong: int, size: int | None, span: tuple[float, float]) -> Finding:
