@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 import mapsto
-from mapsto.core.errors import MissingExtra, RegistryError, SpecError
+from mapsto.core.errors import DataError, MissingExtra, RegistryError, SpecError
 from mapsto.core.kinds import KINDS
 from mapsto.core.parts import OFFERED, Reference, build, check, imported, resolve, use
 from mapsto.core.typed import choices_of, say, shortened, validated
@@ -501,6 +501,36 @@ def test_a_spec_error_from_within_gets_its_path() -> None:
 
     with pytest.raises(SpecError, match="^data.train: name: 'x' is not a table$"):
         build(use(fussy, name="x"), "reader", path="data.train")
+
+
+@pytest.mark.parametrize("depth", [0, 5])
+def test_an_error_of_ours_from_within_stays_of_its_kind_and_gets_its_path_once(depth: int) -> None:
+    def empty(n: int) -> None:
+        if n:
+            empty(n - 1)
+        raise DataError("no records: a.csv")
+
+    def outer() -> None:
+        build(use(empty, n=depth), "source", path="data.train.source")
+
+    with pytest.raises(DataError, match="^data.train.source: no records: a.csv$"):
+        build(use(empty, n=depth), "source", path="data.train.source")
+    with pytest.raises(DataError, match="^data.train.source: no records: a.csv$"):
+        build(use(outer), "reader", path="data.train")
+
+
+def test_an_error_of_ours_that_is_more_than_a_sentence_stays_as_it_is() -> None:
+    class Numbered(DataError):
+        def __init__(self, message: str, *, line: int) -> None:
+            super().__init__(message)
+            self.line = line
+
+    def torn() -> None:
+        raise Numbered("a torn line", line=3)
+
+    with pytest.raises(Numbered, match="^a torn line$") as caught:
+        build(use(torn), "source", path="data.train.source")
+    assert caught.value.line == 3
 
 
 def test_nothing_is_imported_for_an_argument_that_only_looks_like_a_reference() -> None:

@@ -64,6 +64,17 @@ class MissingExtra(MapstoError, ImportError):
     """An optional dependency that is not installed."""
 
 
+def placed(error: MapstoError, path: str) -> MapstoError:
+    """The error with the path of what it is about before its sentence; the error itself where it tells that already."""
+    text = str(error)
+    if text.startswith((f"{path}:", f"{path}.")):
+        return error
+    try:
+        return type(error)(f"{path}: {text}")
+    except TypeError:  # one that is made of more than a sentence
+        return error
+
+
 MOST, LONGEST = 100, 80
 """Names that a sentence lists, and characters of each: a file may hold any."""
 

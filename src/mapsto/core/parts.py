@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any
 
-from .errors import MissingExtra, RegistryError, SpecError, UnknownName, nearest
+from .errors import MapstoError, MissingExtra, RegistryError, SpecError, UnknownName, nearest, placed
 from .kinds import Kind, parameters_of
 from .ranges import CONVENTIONS
 from .registry import reference_of, registry
@@ -208,7 +208,8 @@ class Checked:
         """Build it: call the target, or bind the options of a function that is the mapping itself.
 
         given: what the kind supplies; offers: values for parameters of those names that the spec leaves open, here and in
-        nested parts. Raises SpecError with the path where the target refuses its arguments.
+        nested parts. Raises SpecError with the path where the target refuses its arguments; a MapstoError that the target
+        raises stays of its kind and gets the path.
         """
         args = {name: _built(value, offers) for name, value in self.args.items()}
         if offers:
@@ -218,8 +219,10 @@ class Checked:
             return functools.partial(self.target, **args) if args else self.target
         try:
             return self.target(*given, **args)
-        except SpecError as error:
-            raise SpecError(f"{self.path}: {error}") from error
+        except MapstoError as error:  # it says what is wrong; only where is added
+            if (told := placed(error, self.path)) is error:
+                raise
+            raise told from error
         except (TypeError, ValueError) as error:
             if _refused(error):
                 raise SpecError(f"{self.path}: {label(self.target)} refuses these arguments: {error}") from error
