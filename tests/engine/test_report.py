@@ -21,6 +21,7 @@ from mapsto.engine.report import read_run, write_report
 from mapsto.engine.report.charts import POINTS, Series, lines, scatter, stacked, thinned
 from mapsto.engine.report.compare import differing
 from mapsto.engine.report.panels import confusion, laid_out, marked
+from mapsto.engine.report.view import commands
 from mapsto.engine.run import Run
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
@@ -141,6 +142,31 @@ def test_the_report_of_an_interrupted_run_says_how_to_go_on_and_of_the_resumed_o
     assert "Sessions (2)" in found.text
     assert "went on from" in found.text
     assert "finished" in found.text
+
+
+def test_a_run_without_a_checkpoint_is_told_to_begin_again_and_offers_nothing_that_needs_one(tmp_path):
+    path = folder(tmp_path / "run", [START, log(10, train__loss=1.0)])
+    assert commands(read_run(RunFolder(path))) == [
+        ("begin it again", f"mapsto train SPEC --run {path} --continue"),
+        ("this page", f"mapsto report {path}"),
+    ]
+    path = folder(tmp_path / "live", [START])
+    RunFolder(path).write_environment({"resumable_from_folder": False})
+    assert [label for label, _ in commands(read_run(RunFolder(path)))] == ["this page"]
+
+
+def test_the_commands_of_a_report_name_checkpoints_that_are_there(tmp_path):
+    def told(path):
+        return dict(commands(read_run(RunFolder(path))))
+
+    where, _ = tmp_path / "run", fit(numpy_spec(), tmp_path / "run")
+    assert told(where)["evaluate"] == f"mapsto evaluate {where} --checkpoint best"
+    *_, before, last = sorted((where / "checkpoints").iterdir())
+    (last / "manifest.json").write_text("{")
+    assert told(where)["go on"].startswith(f"mapsto train --resume {before}")
+    assert told(where)["evaluate"] == f"mapsto evaluate {where} --checkpoint {int(before.name.removeprefix('step-'))}"
+    where, _ = tmp_path / "no best", fit(numpy_spec(checkpoint={"best": 0}), tmp_path / "no best")
+    assert told(where)["evaluate"] == f"mapsto evaluate '{where}'"
 
 
 def test_the_report_of_a_killed_run_survives_what_was_half_written(tmp_path):

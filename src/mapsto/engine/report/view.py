@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -189,9 +190,7 @@ def speed_charts(record: RunRecord) -> dict[str, Any]:
 def checkpoints(record: RunRecord) -> list[dict[str, Any]]:
     """Those that are kept, newest first, with the tracked metric where it was measured at their step; the best is marked."""
     measured = dict(record.series.get(record.tracked[0], []))
-    readable = [c for c in record.checkpoints if not c["error"]]
-    kept = {c["step"] for c in record.checkpoints}
-    best = next((step for step in readable[-1]["best"] if step in kept), None) if readable else None
+    best = _best(record)
     return [
         {
             **found,
@@ -200,6 +199,13 @@ def checkpoints(record: RunRecord) -> list[dict[str, Any]]:
         }
         for found in reversed(record.checkpoints)
     ]
+
+
+def _best(record: RunRecord) -> int | None:
+    """The step of the best checkpoint that is kept, as the newest readable one tells it."""
+    readable = [c for c in record.checkpoints if not c["error"]]
+    kept = {c["step"] for c in record.checkpoints}
+    return next((step for step in readable[-1]["best"] if step in kept), None) if readable else None
 
 
 def middleware(record: RunRecord) -> list[dict[str, str]]:
@@ -225,16 +231,28 @@ def sessions(record: RunRecord) -> list[dict[str, str]]:
 
 
 def commands(record: RunRecord) -> list[tuple[str, str]]:
-    """How to go on with the run, evaluate it and make this page again."""
-    folder = str(record.folder)
-    folder = f"'{folder}'" if " " in folder else folder
+    """How to go on with the run, evaluate it and make this page again: those that can work with what the folder holds."""
+    folder = shlex.quote(str(record.folder))
+    page = ("this page", f"mapsto report {folder}")
+    from_file = record.environment.get("resumable_from_folder", True)
+    readable = [c for c in record.checkpoints if not c["error"]]
+    if not record.checkpoints:
+        return [*([("begin it again", f"mapsto train SPEC --run {folder} --continue")] if from_file else []), page]
+    if not readable:
+        return [page]
+    if not from_file:
+        return [("go on", f"Run(spec, {str(record.folder)!r}).fit(resume=True)"), page]
+    newest, start, which = readable[-1], folder, ""
+    if newest is not record.checkpoints[-1]:  # the last one is damaged
+        start, which = shlex.quote(str(record.folder / "checkpoints" / newest["name"])), f" --checkpoint {newest['step']}"
+    elif _best(record) is not None:
+        which = " --checkpoint best"
     more = "" if record.status not in ("finished", "stopped") else " steps=..." if record.spec.get("steps") else " epochs=..."
-    detail = (record.last_end or {}).get("detail") or {}
-    return [
-        ("go on", str(detail.get("go_on") or f"mapsto train --resume {folder}{more}")),
-        ("evaluate", f"mapsto evaluate {folder} --checkpoint best"),
-        ("this page", f"mapsto report {folder}"),
-    ]
+    found = [("go on", f"mapsto train --resume {start}{more}")]
+    data = record.spec.get("data")
+    if isinstance(data, Mapping) and set(data) - {"train"}:
+        found.append(("evaluate", f"mapsto evaluate {folder}{which}"))
+    return [*found, page]
 
 
 def environment(found: Mapping[str, Any]) -> list[tuple[str, str]]:
