@@ -26,10 +26,11 @@ from .core.errors import (
 )
 from .core.kinds import Kind, add_kind
 from .core.laws import example
+from .core.load_spec import load_spec
 from .core.parts import Part, use
 from .core.random import derive, generator
 from .core.registry import decorator, registry
-from .core.spec import CheckpointPlan, Spec, load_spec
+from .core.spec import CheckpointPlan, Spec
 from .engine.events import Event, RunView
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mapsto.core import errors
-from mapsto.core.errors import MapstoError, MissingExtra, nearest, require
+from mapsto.core.errors import MapstoError, MissingExtra, first_line, nearest, require
 
 
 def test_every_error_is_the_users_to_mend() -> None:
@@ -28,6 +28,13 @@ def test_every_error_is_the_users_to_mend() -> None:
 )
 def test_nearest(name: str, allowed: list[str], sentence: str) -> None:
     assert nearest(name, allowed) == sentence
+
+
+@pytest.mark.parametrize(
+    ("message", "line"), [("one\ntwo", "one"), ("\n  one\n", "one"), ("", "TimeoutError"), (" \n", "TimeoutError")]
+)
+def test_the_first_line_of_an_error_that_says_nothing_is_its_kind(message: str, line: str) -> None:
+    assert first_line(TimeoutError(message)) == line
 
 
 def test_require() -> None:

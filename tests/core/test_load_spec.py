@@ -7,9 +7,10 @@ import pytest
 
 import mapsto
 from mapsto.core.errors import RegistryError, SpecError
+from mapsto.core.load_spec import load_spec
 from mapsto.core.recipes import load_file, loaded_files, module_name
 from mapsto.core.registry import registry
-from mapsto.core.spec import Spec, load_spec
+from mapsto.core.spec import Spec
 
 RECIPE = """
 import mapsto

@@ -10,7 +10,7 @@ from runs import fit, numpy_spec
 
 from mapsto.core import recipes
 from mapsto.core.errors import CheckpointError, SpecError
-from mapsto.core.spec import load_spec
+from mapsto.core.load_spec import load_spec
 from mapsto.engine.folder import RunFolder
 from mapsto.engine.run import Run
 

@@ -12,8 +12,8 @@ from nonsense import damaged, nonsense
 
 from mapsto.cli import main
 from mapsto.core.errors import MapstoError
+from mapsto.core.load_spec import load_spec
 from mapsto.core.shown import OBEYED
-from mapsto.core.spec import load_spec
 
 SPECS = 2500
 """Of each sort."""

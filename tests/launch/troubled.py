@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mapsto import Run, Spec, use
-from mapsto.core.spec import load_spec
+from mapsto.core.load_spec import load_spec
 
 
 class Troubled(nn.Module):

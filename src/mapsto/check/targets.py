@@ -18,10 +18,11 @@ from typing import Any
 
 from ..core.errors import MapstoError, SpecError, UnknownName, nearest
 from ..core.laws import Example, Subject, example_of
+from ..core.load_spec import load_spec
 from ..core.parts import OFFERED, Checked, Part, check
 from ..core.recipes import load_file, loaded_files
 from ..core.registry import Entry, reference_of, registry
-from ..core.spec import Spec, load_spec
+from ..core.spec import Spec
 from .wings import law_wings
 
 UNCHECKED = ("law", "kind")

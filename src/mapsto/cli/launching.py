@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import LaunchError, MapstoError
-from ..core.spec import Spec, load_spec
+from ..core.load_spec import load_spec
+from ..core.spec import Spec
 from ..core.trust import REGISTERED_ONLY, registered_only
 from ..core.values import Part
 from ..launch import slurm

@@ -17,8 +17,8 @@ from typing import Any
 
 from ..core.errors import SpecError
 from ..core.json_text import write_json
+from ..core.load_spec import load_spec
 from ..core.sizes import parse_rate, parse_size, say_size
-from ..core.spec import load_spec
 from . import trusting
 from .console import heading, note, screen, table, write
 

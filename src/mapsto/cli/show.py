@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UnknownName, nearest
+from ..core.load_spec import load_spec
 from ..core.parts import stated
 from ..core.plan import render
 from ..core.recipes import load_file
 from ..core.registry import Entry, place_of, reference_of, registry
-from ..core.spec import Spec, load_spec
+from ..core.spec import Spec
 from ..core.trust import registered_only, untrusted
 from ..core.typed import hints_of, kind_of_hint, say, shortened
 from ..core.values import Part

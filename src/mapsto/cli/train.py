@@ -13,7 +13,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MapstoError
-from ..core.spec import load_spec
+from ..core.load_spec import load_spec
 from ..core.values import Part
 from ..launch.record import is_follower, is_launched, recorded
 from . import launching, trusting

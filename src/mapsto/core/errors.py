@@ -75,6 +75,11 @@ def placed(error: MapstoError, path: str) -> MapstoError:
         return error
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, in one line: its first, or the name of its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 MOST, LONGEST = 100, 80
 """Names that a sentence lists, and characters of each: a file may hold any."""
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from .compose import Placed
-from .errors import SpecError, nearest
+from .errors import SpecError
 from .fields import from_mapping, listed, put, slot, validate
 from .initial import initial
 from .overrides import overridden
 from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
 from .plan import implied_mesh, plan, suits
-from .recipes import Kept, load_file, loaded_recipes
+from .recipes import Kept, load_file
 from .shown import OBEYED
-from .trust import must_be_registered
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
 from .yaml_text import read_yaml, write_yaml
 
-__all__ = ["LISTS", "SLOTS", "CheckpointPlan", "Spec", "digest", "load_spec", "read_yaml"]
+__all__ = ["LISTS", "SLOTS", "CheckpointPlan", "Spec", "digest", "read_yaml"]
 
 SLOTS = {"model": "model", "task": "task", "optimizer": "optimizer", "schedule": "schedule", "mesh": "mesh"}
 LISTS = {"middleware": "middleware", "observers": "observer"}
@@ -269,57 +266,3 @@ def _unfit(name: str) -> str:
 def _mesh(value: Any) -> str:
     """The part that a mapping of axes is short for."""
     return "servers" if isinstance(value, Mapping) and "servers" in value else "ranks"
-
-
-# -- finding one -------------------------------------------------------------------------------------------------------
-def load_spec(argument: str, kept: Kept | None = None) -> Spec:
-    """A spec from what the command line names. kept: what is to be read in the place of recipe files.
-
-    `file.py` or `file.py:function` (default `spec`), `package.module:function`, `file.yaml`, or a run folder.
-    Raises SpecError with what exists.
-    """
-    place, _, function = argument.rpartition(":") if ":" in argument else (argument, "", "")
-    path = Path(place)
-    if path.suffix == ".py":
-        before = {recipe.path for recipe in loaded_recipes()}
-        spec = _called(load_file(path, kept=kept), function or "spec", str(path))
-        files = [str(path.resolve()), *(r.path for r in loaded_recipes() if r.path not in before and not r.beside)]
-        return dataclasses.replace(spec, imports=tuple(dict.fromkeys([*spec.imports, *files])))
-    if Path(argument).suffix in (".yaml", ".yml"):
-        return _from_file(Path(argument))
-    if Path(argument).is_dir():
-        return _from_file(Path(argument) / "spec.yaml")
-    if function:
-        must_be_registered(argument)
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise SpecError(f"{argument}: no module named {error.name!r}") from None
-        return _called(module, function, place)
-    raise SpecError(
-        f"{argument!r} is not a spec: name a recipe (file.py or file.py:function), package.module:function, "
-        "a YAML file, or a run folder"
-    )
-
-
-def _from_file(path: Path) -> Spec:
-    if not path.is_file():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise SpecError(f"there is no spec file {path}; {nearest(path.name, there)}")
-    try:
-        return Spec.from_yaml(path.read_text(encoding="utf-8"), base=path.parent)
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: this is not UTF-8 text: {error}") from None
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
-
-
-def _called(module: Any, name: str, where: str) -> Spec:
-    function = getattr(module, name, None)
-    if not callable(function):
-        own = [n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == module.__name__]
-        raise SpecError(f"{where} has no function {name!r} that returns a spec; {nearest(name, own)}")
-    spec = function()
-    if not isinstance(spec, Spec):
-        raise SpecError(f"{where}:{name} returned a {type(spec).__name__}, and a mapsto.Spec is wanted")
-    return spec

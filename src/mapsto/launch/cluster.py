@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import LaunchError, require
+from ..core.errors import LaunchError, first_line, require
 from ..core.listening import ray_on_loopback
 from ..processes.system import send, stack_of, state_of
 from . import network
@@ -125,10 +125,9 @@ class Cluster:
             self.ray.init(**given, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
             self._surroundings.close()
-            told = str(error).strip().splitlines()[0]
             raise LaunchError(
-                f"--ray {address}: there is no Ray cluster to connect to ({told}); start one (ray start --head), or say "
-                "--ray local for one of this machine"
+                f"--ray {address}: there is no Ray cluster to connect to ({first_line(error)}); start one (ray start --head), "
+                "or say --ray local for one of this machine"
             ) from None
 
     # -- membership --------------------------------------------------------------------------------------------------
@@ -245,7 +244,7 @@ class Cluster:
         try:
             return self.ray.get(answers, timeout=ANSWER)
         except self._lost() as error:
-            raise LaunchError(f"a node of the Ray cluster does not answer: {str(error).splitlines()[0]}") from None
+            raise LaunchError(f"a node of the Ray cluster does not answer: {first_line(error)}") from None
 
     def _lost(self) -> tuple[type[Exception], ...]:
         return (self.ray.exceptions.RayActorError, self.ray.exceptions.GetTimeoutError)

@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import Any
 
+from ..core.errors import LaunchError, first_line
 from ..core.listening import EVERYWHERE, bound_for_others, resolved
 
 
@@ -43,7 +44,7 @@ def _open(host: str, port: int) -> Any:
             address = "127.0.0.1"  # where this process speaks with it
         return dist.TCPStore(address, port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
     except (dist.DistNetworkError, RuntimeError) as error:
-        print(str(error).splitlines()[0], file=sys.stderr)
+        print(first_line(error), file=sys.stderr)
     except OSError as error:
         print(f"error: {host}:{port} cannot be listened on: {error.strerror}", file=sys.stderr)
     return None
@@ -51,7 +52,6 @@ def _open(host: str, port: int) -> Any:
 
 def main(argument: str) -> int:
     """Keep a store at HOST:PORT until SIGINT or SIGTERM; the exit code."""
-    from ..core.errors import LaunchError
     from .request import Address
 
     try:

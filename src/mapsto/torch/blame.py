@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import DataError, MapstoError
+from ..core.errors import DataError, MapstoError, first_line
 from .placement import describe
 from .state import State
 
@@ -29,7 +29,7 @@ def blaming(state: State, batch: Any) -> Iterator[None]:
 def explain(error: Exception, state: State, batch: Any) -> Exception:
     """A DataError naming the step, the innermost module that raised and the batch; the error itself where no module did."""
     frame = _innermost(error.__traceback__, state.model)
-    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = first_line(error)
     if frame is None:
         error.add_note(f"at step {state.step}; the batch holds {describe(batch)}")
         return error

@@ -9,7 +9,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..core.errors import DataError, SpecError
+from ..core.errors import DataError, SpecError, first_line
 from ..data.stream import StandIn
 
 
@@ -22,7 +22,7 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         count = torch.cuda.device_count()
         there = "cpu" + "".join(f", cuda:{i}" for i in range(count))
-        raise SpecError(f"device: {name!r} cannot be used here (there is {there}): {str(error).splitlines()[0]}") from None
+        raise SpecError(f"device: {name!r} cannot be used here (there is {there}): {first_line(error)}") from None
 
 
 def place(batch: Any, device: torch.device) -> Any:

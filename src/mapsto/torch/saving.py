@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, first_line
 from .mesh.one import is_part, local, whole
 from .rates import advanced
 
@@ -178,7 +178,7 @@ def weights_in(path: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        why = str(error).strip().splitlines()[0]
+        why = first_line(error)
         raise CheckpointError(
             f"{path} holds more than weights, and reading it would run code: {why}; save its state_dict alone"
         ) from None

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...core.errors import MapstoError, SpecError
+from ...core.errors import MapstoError, SpecError, first_line
 from ...core.listening import INTERFACE, bound_for_others, interfaces, is_alone
 from ...core.signing import VARIABLE
 from .signed import sign_objects
@@ -62,8 +62,7 @@ def join(timeout: float | None = None) -> None:
     except (dist.DistError, OSError, RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-        said = str(error).strip().splitlines()[0]
-        raise MapstoError(f"rank {rank} of {world} could not join the others at {where}: {said}") from error
+        raise MapstoError(f"rank {rank} of {world} could not join the others at {where}: {first_line(error)}") from error
 
 
 def _meeting(limit: timedelta) -> dict[str, Any]:
