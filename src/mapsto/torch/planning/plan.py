@@ -13,6 +13,7 @@ from ...core.sizes import say_size
 from ...core.spec import Spec
 from ..mesh import together
 from ..mesh.axes import AXES
+from ..mesh.pipeline.staging import Staging
 from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing
 from .search import largest
@@ -200,7 +201,9 @@ class Planner:
         return max(-(-self.records // self._micro_shards(axes)), 1)
 
     def _micro_shards(self, axes: Mapping[str, int]) -> int:
-        return self.spec.micro_shards or axes["replicate"] * axes["shard"]
+        args = meshed(self.spec, {}).args
+        staging = Staging(args.get("microbatches"), args.get("schedule", "1f1b"), args.get("stages"), args.get("split"))
+        return staging.micro_shards(self.spec.micro_shards, axes)
 
     def _alone(self) -> Measured | None:
         one = dict.fromkeys(AXES, 1)
@@ -238,11 +241,12 @@ class Planner:
         each = axes["replicate"] * axes["shard"] * axes["tensor"]
         mail = Mail()
         for stage in range(axes["pipeline"]):
+            if mail.same(stage, axes["pipeline"]):
+                continue
             with rehearsing(self.spec, axes, stage * each, self.example, self.offers, mail) as rehearsal:
                 stages.append(rehearsal.step(records))
                 if usable is not None:
-                    found = largest(_peaks(rehearsal), usable, {records: stages[-1].peak})
-                    most = found if most is None else min(most, found)
+                    most = _most(rehearsal, usable, {records: stages[-1].peak}, most)
         worst = max(stages, key=lambda stage: stage.peak)
         reason = ""
         if usable is not None and worst.peak > usable:
@@ -258,5 +262,11 @@ def _said(one: Outlook) -> str:
     return f"peak {say_size(one.measured.peak)}, {say_size(one.sent)} sent a step"
 
 
-def _peaks(rehearsal: Rehearsal) -> Callable[[int], int]:
-    return lambda records: rehearsal.step(records).peak
+def _most(rehearsal: Rehearsal, usable: int, known: dict[int, int], others: int | None) -> int:
+    """The largest micro-batch that fits this stage and those before it, which take `others` at most."""
+    if others:
+        if others not in known:
+            known[others] = rehearsal.step(others).peak
+        if known[others] <= usable:  # what is more does not fit another stage
+            return others
+    return 0 if others == 0 else largest(lambda records: rehearsal.step(records).peak, usable, known)

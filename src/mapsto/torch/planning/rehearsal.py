@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,8 @@ class Rehearsal:
 
     def __init__(self, program: Program, meter: Meter, example: Mapping[str, Any], rank: int, mail: Mail) -> None:
         self.program, self.meter, self.example, self.rank, self.mail = program, meter, example, rank, mail
-        self._warm = set[int]() if getattr(program.state.mesh, "pipeline", None) is not None else None
+        self._moment = 0
+        mail.preparing = self._preparing
         state = program.state
         gc.collect()  # what the stages of a pipeline left out is held in cycles
         self.held = {
@@ -72,17 +73,23 @@ class Rehearsal:
         batches = [sized(self.example, records) for _ in range(self.passes)]
         given: Any = batches if self.program.takes else batches[0]
         self.mail.records = records
-        if self._warm is not None and records not in self._warm:  # a pipeline's schedule is made once for each shape
-            self._warm.add(records)
-            with explained("the step"):
-                self.program.step(given)
-        moment, issued = meter.now, len(meter.traffic)
+        self._moment, issued = meter.now, len(meter.traffic)
         with explained("the step"):
             self.program.step(given)
         held = dict(self.held)
         held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
-        peak, at_peak = meter.peak(moment)
+        peak, at_peak = meter.peak(self._moment)
         return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]))
+
+    def _preparing(self) -> Callable[[], None]:
+        """A pipeline's schedule is made ready once for each shape, with a pass of its own: no part of an ordinary step."""
+        issued = len(self.meter.traffic)
+
+        def done() -> None:
+            del self.meter.traffic[issued:]
+            self._moment = self.meter.now
+
+        return done
 
     def _gradients(self, *_: Any) -> None:
         self.held["gradients"] = self.meter.label(self.program.state.gradients(), "gradients")

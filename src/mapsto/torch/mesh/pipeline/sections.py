@@ -24,12 +24,13 @@ DRAWS = ("rand", "dropout", "bernoulli", "multinomial", "normal")
 @dataclass
 class Section:
     """call: (inputs by name, values) -> values; uses: names of the modules and parameters it needs; cost: parameters it
-    multiplies with, roughly the time it takes; what: for people."""
+    multiplies with, roughly the time it takes; what: for people; steps: what is called in turn, nodes of a graph or pieces."""
 
     call: Callable[[dict[str, Any], tuple[Any, ...]], tuple[Any, ...]]
     uses: frozenset[str]
     cost: int
     what: str
+    steps: tuple[Any, ...] = ()
 
 
 def sections(model: nn.Module, stages: int, split: Sequence[str] | None) -> list[Section]:
@@ -92,7 +93,8 @@ def _declared(model: nn.Module, stages: int, split: Sequence[str] | None) -> lis
     for start, stop in zip([0, *cuts], [*cuts, len(pieces)], strict=True):
         own = pieces[start:stop]
         needs = frozenset(name for _, names_used in own for name in names_used)
-        found.append(Section(_chain([c for c, _ in own], start == 0), needs, sum(costs[start:stop]), _words(needs)))
+        calls = [call for call, _ in own]
+        found.append(Section(_chain(calls, start == 0), needs, sum(costs[start:stop]), _words(needs), tuple(calls)))
     return found
 
 
@@ -191,7 +193,7 @@ def _section(
         result = module(*[inputs[name] for name in names], *values)
         return (result,) if whole else result
 
-    return Section(run, uses, cost, _words(uses))
+    return Section(run, uses, cost, _words(uses), tuple(made.nodes))
 
 
 def _free(graph: fx.Graph) -> set[fx.Node]:
