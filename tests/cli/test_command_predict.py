@@ -360,3 +360,43 @@ def test_folders_of_images_with_and_without_classes(mapsto, train_on, tmp_path):
         assert [Path(row["file"]).name for row in found[-1]] == ["a.png", "b.png", "c.png"]
     assert [row["probability"] for row in found[0]] == [row["probability"] for row in found[1]]
     assert {row["label_name"] for row in found[0]} <= {"cat", "dog"}
+
+
+def test_the_names_of_labels_are_those_that_were_learned_whatever_folders_the_input_has(mapsto, train_on, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("train/cat/a.png", "train/dog/b.png", "new/dog/b.png", "new/eel/c.png", "flat/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("L", (2, 2), 80 * ("dog" in name)).save(tmp_path / name)
+    run = train_on(tmp_path, {"use": "image_folder", "path": str(tmp_path / "train"), "mode": "L"})
+    for folder in ("new", "flat"):
+        words = ["--input", tmp_path / folder, "--keep", "file", "--output", tmp_path / "p.jsonl"]
+        said = mapsto("predict", run, *words)
+        assert said.code == 0, said.err
+        for row in read(tmp_path / "p.jsonl"):
+            assert row["label_name"] == ["cat", "dog"][row["label"]]
+            assert Path(row["file"]).parent.parent in (tmp_path, tmp_path / "new")  # and no folder that is gone again
+    (tmp_path / "train").rename(tmp_path / "elsewhere")
+    assert mapsto("predict", run, *words).code == 0
+    assert all("label_name" not in row for row in read(tmp_path / "p.jsonl"))
+
+
+def test_files_that_the_source_is_not_for(mapsto, train_on, tmp_path):
+    pytest.importorskip("pyarrow")
+    run = train_on(tmp_path, {"use": "csv", "path": str(write_texts(tmp_path / "train.csv", True))})
+    said = mapsto("predict", run, "--input", tmp_path, "--output", tmp_path / "p.jsonl")
+    assert said.code == 1
+    assert f"--input: {tmp_path} is a folder, and csv reads files" in said.err
+    np.savez(tmp_path / "new.npz", input=np.array(TEXTS))
+    found = []
+    for name in ("train.csv", "new.npz"):
+        said = mapsto("predict", run, "--input", tmp_path / name, "--output", tmp_path / "p.jsonl")
+        assert said.code == 0, said.err
+        found.append(read(tmp_path / "p.jsonl"))
+    assert found[0] == found[1]
+
+
+def test_predictions_that_are_not_finite_are_told(mapsto, trained, tmp_path):
+    np.savez(tmp_path / "new.npz", input=np.array([[0, 1], [np.nan, 1]], np.float32))
+    said = mapsto("predict", trained, "--input", tmp_path / "new.npz", "--output", tmp_path / "p.jsonl")
+    assert "1 of 2 records have predictions that are not finite" in said.err
+    assert "finite" not in mapsto("predict", trained, "--output", tmp_path / "p.jsonl").err

@@ -17,11 +17,12 @@ class Beside:
     """Maps batches of predictions, in the order of the reader's records, to batches with more fields.
 
     keep: fields of the source, as they are before transforms (of a source of files `file` too); id_field: the one that
-    tells a record, in the place of its number `record`. Labels that have names get the field `label_name`. Raises
-    DataError where there is no such field, or one has the name of a prediction.
+    tells a record, in the place of its number `record`; classes: the names of labels, where folders give them. Labels that
+    have names get the field `label_name`. Raises DataError where there is no such field, or one has the name of a prediction.
     """
 
-    def __init__(self, reader: Any, keep: Sequence[str], id_field: str | None) -> None:
+    def __init__(self, reader: Any, keep: Sequence[str], id_field: str | None, classes: Any = None) -> None:
+        self.classes = classes
         self.first, self.id, self.reader = 0, id_field, reader
         self.names = list(dict.fromkeys([*([id_field] if id_field else []), *keep]))
         self.source: Any = getattr(reader, "source", None)
@@ -61,7 +62,7 @@ class Beside:
             if names is None and getattr(transform, "field", None) == getattr(task, "target", "target"):
                 names = getattr(transform, "classes", None)
         if names is None:
-            names = getattr(self.source, "classes", None)
+            names = self.classes
         label = batch.get("label")
         if not isinstance(names, (list, tuple)) or not isinstance(label, np.ndarray) or label.dtype.kind not in "iu":
             return {}

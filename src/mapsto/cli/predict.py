@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import DataError, nearest
+import numpy as np
+
+from ..core.errors import DataError, SpecError, nearest
 from ..core.parts import build, resolve, stated
 from ..core.registry import registry
 from ..core.values import Part
@@ -82,13 +84,44 @@ def run(options: argparse.Namespace) -> int:
             reader = made.reader(options.data)
         else:
             reader = reader_of(made, options.data, Path(options.input), options.source, stack)
-        beside = Beside(reader, [n.strip() for n in (options.keep or "").split(",") if n.strip()], options.id)
-        count = 0
+        keep = [n.strip() for n in (options.keep or "").split(",") if n.strip()]
+        beside = Beside(reader, keep, options.id, class_names(made, options.data, reader, own=options.input is None))
+        count = broken = 0
         for batch in _shown(made.predict(options.data if options.input is None else reader), reader, options.quiet):
+            broken += int(_not_finite(batch).sum())
             count += rows(beside(batch, getattr(made.program, "task", None)))
+    if broken:
+        note(f"{broken} of {count} records have predictions that are not finite: what was read of them may lack values")
     note(f"{count} records, step {made.program.position} of {made.folder.path}")
     write(str(output))
     return 0
+
+
+def class_names(run: Run, data: str, reader: Any, own: bool) -> Any:
+    """The classes behind label numbers, where a source tells them; own: whether the reader is the run's, not over --input.
+
+    The sub-folders of another folder are no names of what was learned: those that were trained on are, or none where these
+    lie no more where they did.
+    """
+    told = getattr(getattr(reader, "source", None), "classes", None)
+    part = run.spec.data.get("train", run.spec.data[data])
+    source = part.args.get("source") if isinstance(part, Part) else None
+    if own or told is None or not isinstance(source, Part):
+        return told if own else None
+    listed = Part(source.use, {n: v for n, v in source.args.items() if n != "on_error"})  # which decodes every file
+    with contextlib.suppress(DataError, SpecError, OSError):
+        made = build(listed, "source", path="data.train.source", offers={"seed": run.spec.seed})
+        return getattr(made, "classes", None)
+    return None
+
+
+def _not_finite(batch: Mapping[str, Any]) -> Any:
+    """Whether each record's predictions hold what is not finite, [records]."""
+    found = np.zeros(len(next(iter(batch.values()))), bool)
+    for values in batch.values():
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+            found |= ~np.isfinite(values).reshape(len(values), -1).all(1)
+    return found
 
 
 def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack: contextlib.ExitStack | None = None) -> Any:
@@ -106,13 +139,17 @@ def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack:
         raise DataError(f"data.{data} is not made of a source, so no file can take its place; name another with --data")
     run.spec.load_imports()
     labels, flat = labels_of(run.spec.task, part), False
+    said = part.args["source"]
+    if file.is_dir() and (reads := source or (said.name if isinstance(said, Part) else None)) in READ_FILES:
+        raise DataError(f"--input: {file} is a folder, and {reads} reads files")
+    given = file
     if file.is_dir():
         file, flat = (stack or contextlib.ExitStack()).enter_context(folder_of_classes(file))
     said, path = _source(part.args["source"], file, source), f"data.{data}"
     made = without_labels(said, labels, lambda p: build(p, "source", path=f"{path}.source", offers={"seed": run.spec.seed}))
     drop = SERVES_TRAINING if part.name == "batches" else ()
     kept = {name: value for name, value in part.args.items() if name not in drop}
-    read = Part(part.use, {**kept, "source": Without(made, labels) if flat else made})
+    read = Part(part.use, {**kept, "source": Without(made, labels, given) if flat else made})
     reader = build(read, "reader", path=path, offers={"seed": run.spec.seed})
     leave_out_labels(reader, labels)
     return reader
@@ -125,15 +162,13 @@ def _source(before: Any, file: Path, name: str | None = None) -> Part:
     part = before if isinstance(before, Part) else None
     takes = () if part is None else stated(resolve(part, "source", "source")[0], registry.kind("source")).named
     same = name is None and part is not None and ("path" in part.args or "path" in takes)
+    if file.suffix == ".npz" and name is None and not (same and part is not None and part.name not in READ_FILES):
+        with np.load(file, allow_pickle=False) as arrays:
+            return Part("arrays", dict(arrays))
     if part is not None and same and (part.name not in READ_FILES or by_suffix in (None, part.name) or file.is_dir()):
         other = inner_suffix(Path(str(part.args.get("path", "")))) != suffix
         dropped = ("delimiter",) if other and part.name == "csv" else ("classes",) if file.is_dir() else ()
         return Part(part.use, {**{n: v for n, v in part.args.items() if n not in dropped}, "path": str(file)})
-    if file.suffix == ".npz" and name is None:
-        import numpy as np
-
-        with np.load(file, allow_pickle=False) as arrays:
-            return Part("arrays", dict(arrays))
     if by_suffix is None and name is None:
         ending = repr(file.suffix) if file.suffix else "a file without an ending"
         raise DataError(f"--input: no source reads {ending}; {nearest(file.suffix, [*SOURCES, '.npz'])}")

@@ -74,13 +74,15 @@ def folder_of_classes(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 class Without:
-    """A source less some fields."""
+    """A source less some fields, of the files of a folder that stands as `folder_of_classes` made it."""
 
     vectorised = True
 
-    def __init__(self, source: Any, fields: set[str]) -> None:
+    def __init__(self, source: Any, fields: set[str], folder: Path) -> None:
         self.source, self.fields = source, fields
-        self.files = getattr(source, "files", None)
+        self.classes = getattr(source, "classes", None)
+        files = getattr(source, "files", None)
+        self.files = [folder.joinpath(*Path(f).relative_to(source.folder).parts[1:]) for f in files] if files else files
 
     def __len__(self) -> int:
         return len(self.source)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, MapstoError
+from ..core.parts import build
 from ..core.registry import registry
+from ..core.values import Part
 from .arrays import Arrays
 from .items import Items
 from .source import Source, is_tensor, record_count
@@ -22,7 +24,9 @@ def as_source(value: Any, *, claimed: bool = False) -> Any:
     """
     if isinstance(value, Source):
         return value
-    if isinstance(value, Mapping):
+    if isinstance(value, Part):
+        return as_source(build(value, "source", path="source"), claimed=claimed)
+    if isinstance(value, Mapping) and _library(value) != "datasets":
         return Arrays(**value)
     if isinstance(value, np.ndarray) or is_tensor(value):
         return Arrays(input=value)
@@ -43,7 +47,13 @@ def as_source(value: Any, *, claimed: bool = False) -> Any:
 
 def _foreign(value: Any) -> Any | None:
     """Tables and data sets of known libraries, told by the module of their class so that nothing is imported."""
-    library = type(value).__module__.partition(".")[0]
+    library = _library(value)
+    if library == "pandas" and hasattr(value, "columns"):
+        if not value.columns.is_unique:
+            raise DataError("source: two columns of the DataFrame have one name")
+        return Arrays(**{str(name): value[name] for name in value.columns})
+    if library == "pandas":  # whose [] reads by label, wherever the record stands
+        return Arrays(input=value)
     if library == "pyarrow":
         from .tables import ArrowTable
 
@@ -53,6 +63,10 @@ def _foreign(value: Any) -> Any | None:
 
         return HuggingFace(value)
     return None
+
+
+def _library(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def gathers(value: Any, *, claimed: bool = False) -> bool:

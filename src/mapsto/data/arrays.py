@@ -54,12 +54,13 @@ class Arrays(Source):
 
 
 def _array(name: str, value: Any) -> Any:
+    listed = value if isinstance(value, (list, tuple)) else None
     if is_tensor(value):
         if value.device.type != "cpu":
             raise DataError(f"arrays: field {name!r} is on {value.device}; a source holds CPU tensors")
         value = value.detach()
-    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], (str, bytes)):
-        return list(value)
+    elif listed and isinstance(listed[0], (str, bytes)):
+        return list(listed)
     else:
         try:
             value = np.asanyarray(value)
@@ -67,9 +68,22 @@ def _array(name: str, value: Any) -> Any:
             raise DataError(f"arrays: the records of field {name!r} differ in shape; use the `items` source for them") from None
         if value.dtype == object:
             return list(value)
+        if listed is not None and _changed(listed, value, name):
+            return list(listed)
+        if isinstance(value, np.ma.MaskedArray):
+            if np.ma.is_masked(value):
+                raise DataError(f"arrays: field {name!r} has masked values; say what stands for them, such as .filled(0)")
+            value = value.data
     if value.ndim == 0:
         raise DataError(f"arrays: field {name!r} is a single value; its first axis must be the records")
     return value
+
+
+def _changed(listed: Any, array: Any, name: str) -> bool:
+    """Whether NumPy made text of the numbers in a list. Raises DataError where it rounded whole numbers to fractions."""
+    if array.dtype.kind == "f" and any(isinstance(v, int) and abs(v) > 2**53 for v in listed):
+        raise DataError(f"arrays: field {name!r} holds a whole number that no type keeps with the others: give an array")
+    return bool(array.dtype.kind in "US" and array.ndim == 1 and not all(isinstance(v, (str, bytes)) for v in listed))
 
 
 def _gather(values: Any) -> tuple[Any, Any]:
@@ -81,7 +95,7 @@ def _gather(values: Any) -> tuple[Any, Any]:
     if isinstance(values, list):
         return values, _pick
     if isinstance(values, np.ndarray):
-        return values, _rows
+        return values, _rows if values.dtype.isnative else _native_rows
     try:
         return values.numpy(), _tensor_rows
     except (TypeError, RuntimeError):  # bfloat16, sparse and the like have no NumPy twin
@@ -90,6 +104,11 @@ def _gather(values: Any) -> tuple[Any, Any]:
 
 def _rows(values: Any, indices: Indices) -> Any:
     return values.take(indices, 0)
+
+
+def _native_rows(values: Any, indices: Indices) -> Any:
+    """Rows in the byte order of this machine, which is the only one that frameworks take."""
+    return values.take(indices, 0).astype(values.dtype.newbyteorder("="))
 
 
 def _tensor_rows(values: Any, indices: Indices) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..core.errors import DataError, require
-from .fields import LIST
+from .fields import LIST, overflows
 from .source import Indices, lengths_of
 
 
@@ -118,18 +118,21 @@ def filled(values: Any, value: Any, what: str) -> Any:
     """The column with `value` in the place of what is missing. Raises DataError where its type cannot hold that."""
     arrow = require("pyarrow", "arrow", "a table")
     try:
-        return values.fill_null(arrow.scalar(value, values.type))
+        held = arrow.scalar(value, values.type)
+        if (arrow.types.is_integer(values.type) or arrow.types.is_boolean(values.type)) and held.as_py() != value:
+            raise ValueError  # Arrow cuts a fraction off
+        return values.fill_null(held)
     except (arrow.ArrowException, TypeError, OverflowError, ValueError):
         raise DataError(f"{what} is {values.type}, which cannot hold {value!r} in the place of missing values") from None
 
 
 def _in_type(array: np.ndarray[Any, Any], said: Any, what: str) -> np.ndarray[Any, Any]:
-    """Numbers in the type that was said. Raises DataError where whole numbers would change."""
+    """Numbers in the type that was said. Raises DataError where whole numbers would change, or finite ones become infinite."""
     if said is None or array.dtype == said:
         return array
     with np.errstate(all="ignore"):
         cast = array.astype(said)
-        kept = said.kind not in "iub" or np.array_equal(cast.astype(array.dtype), array)
+        kept = np.array_equal(cast.astype(array.dtype), array) if said.kind in "iub" else not overflows(array, cast)
     if not kept:
         raise DataError(f"{what} is {array.dtype} and holds numbers that are not {said}")
     return cast

@@ -74,11 +74,15 @@ class Concatenated(Source):
 
 
 def concatenate(pieces: list[Any], name: str) -> Any:
-    """Pieces of one field one after another. Raises DataError naming the field where their records differ in shape."""
+    """Pieces of one field one after another. Raises DataError naming the field where their records differ in shape, or some
+    are text and others numbers.
+    """
     if len(pieces) == 1:
         return pieces[0]
     if all(isinstance(p, list) for p in pieces):
         return [value for piece in pieces for value in piece]
+    if any(map(_is_text, pieces)) and any(hasattr(p, "dtype") and not _is_text(p) for p in pieces):
+        raise DataError(f"field {name!r} is text in one of the sources that are joined, and numbers in another")
     try:
         if all(is_tensor(p) for p in pieces):
             return sys.modules["torch"].cat(pieces)
@@ -86,6 +90,12 @@ def concatenate(pieces: list[Any], name: str) -> Any:
     except (ValueError, RuntimeError):
         shapes = ", ".join(str(tuple(np.shape(p)[1:])) for p in pieces)
         raise DataError(f"field {name!r} has records of different shapes in the pieces that are joined: {shapes}") from None
+
+
+def _is_text(piece: Any) -> bool:
+    if isinstance(piece, list):
+        return any(isinstance(value, (str, bytes)) for value in piece)
+    return isinstance(piece, np.ndarray) and piece.dtype.kind in "US"
 
 
 def _ordered(values: Any, order: Indices) -> Any:

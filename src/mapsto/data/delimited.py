@@ -194,8 +194,11 @@ def said(column: Any, dtype: np.dtype[Any]) -> Any:
         try:
             if isinstance(value, str) and dtype.kind != "M":
                 raise ValueError
-            found[row] = value
+            with np.errstate(over="ignore"):
+                found[row] = value
             if dtype.kind in "iub" and found[row] != value:
+                raise ValueError
+            if dtype.kind == "f" and np.isinf(found[row]) and np.isfinite(np.float64(value)):
                 raise ValueError
         except (ValueError, OverflowError, TypeError):
             raise Unread(row, f"{text!r}, which is not {dtype}") from None

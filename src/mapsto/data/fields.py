@@ -63,7 +63,7 @@ def field_of_value(value: Any) -> Field:
         return Field("tensor", value.dtype, tuple(value.shape))
     if isinstance(value, (np.ndarray, np.generic)) or type(value).__module__.startswith("PIL."):
         array = np.asarray(value)
-        return OBJECT if array.dtype.kind in "OUSV" else Field("array", array.dtype, array.shape)
+        return OBJECT if array.dtype.kind in "OUSV" else Field("array", array.dtype.newbyteorder("="), array.shape)
     if isinstance(value, (bool, int, float)):
         return Field("numbers", _element(value))
     return _of_list(value) if isinstance(value, list) else OBJECT
@@ -103,6 +103,11 @@ def fits_float32(value: float) -> bool:
         with np.errstate(over="ignore"):
             return bool(float(np.float32(value)) == value)
     return bool(size >= np.finfo(np.float32).tiny)
+
+
+def overflows(raw: np.ndarray[Any, Any], cast: np.ndarray[Any, Any]) -> bool:
+    """Whether finite numbers have become infinite in a floating-point type."""
+    return bool(cast.dtype.kind == "f" and raw.dtype.kind in "iuf" and (np.isinf(cast) & np.isfinite(raw)).any())
 
 
 # -- several values --------------------------------------------------------------------------------------------------------
@@ -307,6 +312,8 @@ def _cast(value: Any, dtype: Any, said: Any) -> Any:
         cast = raw.astype(dtype)
         if dtype.kind in "iub" and not np.array_equal(cast.astype(raw.dtype), raw):
             raise Unfit(f"holds numbers that are not {dtype}")
+        if said is not None and overflows(raw, cast):
+            raise Unfit(f"holds numbers beyond {dtype}")
         if said is None and dtype == np.float32 and raw.dtype != np.float32:
             real = raw.astype(np.float64)
             if ((np.abs(real) >= 2**24) & np.isfinite(real) & (cast.astype(np.float64) != real)).any():

@@ -37,6 +37,8 @@ class HuggingFace(Source):
     ) -> None:
         data = _loaded(data, split, options) if isinstance(data, (str, Path)) else data
         if isinstance(data, Mapping):
+            if split is None:
+                raise DataError(f"huggingface: the data set has several splits; say one of {', '.join(map(str, data))}")
             if split not in data:
                 raise DataError(f"huggingface: the data set has no split {split!r}; {nearest(str(split), data)}")
             data = data[split]
@@ -90,4 +92,7 @@ def _loaded(name: str | Path, split: str | None, options: dict[str, Any]) -> Any
     datasets = require("datasets", "datasets", "the source `huggingface`")
     if Path(name).is_dir() and any((Path(name) / f).exists() for f in ("dataset_info.json", "dataset_dict.json")):
         return datasets.load_from_disk(str(name))
-    return datasets.load_dataset(str(name), split=split, **options)
+    try:
+        return datasets.load_dataset(str(name), split=split, **options)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise DataError(f"huggingface: {name} cannot be loaded: {' '.join(str(error).split())}") from error

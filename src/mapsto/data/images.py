@@ -50,7 +50,7 @@ def check_size(size: int | Sequence[int] | None) -> Size | None:
     """(height, width) of one number or two. Raises DataError where they are not whole numbers of at least 1."""
     if size is None:
         return None
-    both = (size, size) if isinstance(size, int) else tuple(size)
+    both = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(both) != 2 or any(isinstance(n, bool) or int(n) != n or n < 1 for n in both):
         raise DataError(f"image_folder: size {size!r} is not allowed; it is one whole number, or (height, width)")
     return int(both[0]), int(both[1])

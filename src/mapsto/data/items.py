@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, nearest
 from ..core.registry import decorator
 from .fields import Field, Settling, Types, batch_of
 from .source import Batch, Indices, Source, check_indices, record_count
@@ -21,23 +21,25 @@ SAMPLE = 32
 class Items(Source):
     """Maps indices to the stacked records of any object with `__len__` and `__getitem__` (torch data sets, lists, ...).
 
-    A record is a dict of fields, a tuple whose elements are named by `fields`, or a single value (the first of
-    `fields`). `__getitems__(list of int)` is used where the object has it. Python integers become int64 and other numbers
-    float32, lists of numbers arrays; text, and arrays whose shapes differ, stay lists. A field has one type, settled by all
-    records of a list and by 32 that are spread over any other object, or said: types, field -> a NumPy type or `text`;
-    missing, field -> the value that stands for None. Raises DataError where a record has other fields, or does not fit.
+    A record is a dict (`fields`: the keys to keep, or a mapping of field names to keys; else all), a tuple whose elements
+    `fields` names (input, target), or a single value (the first of `fields`). `__getitems__(list of int)` is used where the
+    object has it. Python integers become int64 and other numbers float32, lists of numbers arrays; text, and arrays whose
+    shapes differ, stay lists. A field has one type, settled by all records of a list and by 32 that are spread over any
+    other object, or said: types, field -> a NumPy type or `text`; missing, field -> the value that stands for None. Raises
+    DataError where a record has other fields, or does not fit.
     """
 
     def __init__(
         self,
         items: Any,
-        fields: Sequence[str] = ("input", "target"),
+        fields: Mapping[str, str] | Sequence[str] | None = None,
         *,
         types: Mapping[str, Any] | None = None,
         missing: Mapping[str, Any] | None = None,
     ) -> None:
         self.items = items
-        self.names = tuple(fields)
+        self.fields = fields
+        self.names = ("input", "target") if fields is None else tuple(fields)
         self.types = Types("items", types, missing)
         self._count = record_count(items)
         self._many = getattr(items, "__getitems__", None)
@@ -72,10 +74,11 @@ class Items(Source):
         records = self._many(chosen) if self._many is not None else [self.items[i] for i in chosen]
         first = records[0]
         if isinstance(first, Mapping):
+            keys = self._keys(first)
             for record in records:
-                if record.keys() != first.keys():
+                if record.keys() != first.keys() and (self.fields is None or not record.keys() >= set(keys.values())):
                     raise _differ(first, record)
-            return {name: [record[name] for record in records] for name in first}
+            return {name: [record[key] for record in records] for name, key in keys.items()}
         if not isinstance(first, tuple):
             return {self.names[0]: records}
         if len(first) > len(self.names) or any(len(r) != len(first) for r in records):
@@ -84,6 +87,16 @@ class Items(Source):
                 "name them: use('items', items=..., fields=['input', 'target', ...])"
             )
         return dict(zip(self.names, zip(*records, strict=True), strict=False))
+
+    def _keys(self, record: Mapping[str, Any]) -> Mapping[str, str]:
+        """Field -> key of a record that is a dict."""
+        if self.fields is None:
+            return {name: name for name in record}
+        keys = self.fields if isinstance(self.fields, Mapping) else {name: name for name in self.fields}
+        for key in keys.values():
+            if key not in record:
+                raise DataError(f"items: a record has no key {key!r}; {nearest(key, record)}")
+        return keys
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> DataError:

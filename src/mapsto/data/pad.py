@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from .fields import overflows
 from .source import Batch, field_of, is_tensor
 
 Array = npt.NDArray[Any]
@@ -100,7 +101,7 @@ def _fill(value: float, dtype: np.dtype[Any], field: str) -> Any:
     try:
         with np.errstate(all="ignore"):
             held = np.array(value).astype(dtype)
-        exact = dtype.kind == "f" or (held.item() == value and np.isfinite(value))
+        exact = not overflows(np.array(value), held) if dtype.kind == "f" else bool(held.item() == value and np.isfinite(value))
     except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact:
@@ -141,9 +142,9 @@ def _listed(rows: Any, count: int) -> Array:
 
 
 def _cast(flat: Array, dtype: np.dtype[Any], field: str) -> Array:
-    """Numbers in the type that was asked for. Raises DataError where whole numbers would change."""
+    """Numbers in the type that was asked for. Raises DataError where it cannot hold them."""
     with np.errstate(all="ignore"):
         cast = flat.astype(dtype)
-    if dtype.kind in "iub" and not np.array_equal(cast.astype(flat.dtype), flat):
+    if overflows(flat, cast) or (dtype.kind in "iub" and not np.array_equal(cast.astype(flat.dtype), flat)):
         raise DataError(f"pad: field {field!r} holds numbers that are not {dtype}")
     return cast

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError, nearest
+from ..core.parts import build
 from ..core.random import generator
 from ..core.ranges import Count, Whole
 from ..core.registry import decorator, registry
+from ..core.values import Part
 from .adapt import as_source
 from .order import Sequential, Shuffled
 from .source import Batch, Indices, check_batch, check_indices, record_count
@@ -125,10 +127,12 @@ class Batches:
         batch: Batch = self.source[indices]
         check_batch(batch, len(indices), self.source)
         for index, transform in enumerate(self.transforms):
-            if self._draws[index]:
-                batch = transform(batch, rng=generator(self.seed, "transform", index, position, shard))
-            else:
-                batch = transform(batch)
+            drawn = {"rng": generator(self.seed, "transform", index, position, shard)} if self._draws[index] else {}
+            made: Any = transform(batch, **drawn)
+            if not isinstance(made, Mapping):
+                name = getattr(transform, "__name__", type(transform).__name__)
+                raise DataError(f"transform {name} returned a {type(made).__name__}, and a batch, a dict of fields, is wanted")
+            batch = made  # type: ignore[assignment]
         return batch
 
     def stream(self, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> Stream:
@@ -176,11 +180,13 @@ def _order(order: Any, shuffle: bool, records: int, seed: int) -> Any:
 
 
 def _transforms(transforms: Any) -> Iterable[Callable[..., Batch]]:
-    listed = [transforms] if callable(transforms) or isinstance(transforms, str) else list(transforms)
+    listed = [transforms] if callable(transforms) or isinstance(transforms, (str, Part)) else list(transforms)
     for transform in listed:
         if isinstance(transform, str):
             target = registry.get("transform", transform)
             transform = target() if inspect.isclass(target) else target
+        elif isinstance(transform, Part):
+            transform = build(transform, "transform", path="transforms")
         if not callable(transform):
             raise DataError(f"transforms: a {type(transform).__name__} cannot be called; a transform maps a batch to a batch")
         yield transform
