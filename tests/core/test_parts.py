@@ -474,6 +474,17 @@ def test_arguments_that_the_target_refuses() -> None:
         build(use(Picky, lr=-1), "model", path="optimizer")
     assert isinstance(caught.value.__cause__, ValueError)
 
+    class Third(Picky):
+        def __init__(self, lr: float) -> None:
+            super().__init__(lr)
+
+    class Fourth(Third):
+        def __init__(self, lr: float) -> None:
+            super().__init__(lr)
+
+    with pytest.raises(SpecError, match="^optimizer: Fourth refuses these arguments: Invalid learning rate"):
+        build(use(Fourth, lr=-1), "model", path="optimizer")
+
 
 def test_a_call_that_does_not_fit_is_refused() -> None:
     with pytest.raises(SpecError, match="^model: zip refuses these arguments: "):

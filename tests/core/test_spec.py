@@ -558,6 +558,11 @@ def test_any_other_name_is_taken(name: str) -> None:
     ("change", "message"),
     [
         ("optimizer.lr=.nan", "optimizer.lr: nan is not a number, and float is wanted"),
+        ("optimizer.lr=nan", "optimizer.lr: 'nan' is not a number, and float is wanted"),
+        ("optimizer.lr=inf", "optimizer.lr: 'inf' is out of range: finite float of at least 0 is wanted"),
+        ("optimizer.lr='-1'", "optimizer.lr: '-1' is out of range: finite float of at least 0 is wanted"),
+        ("optimizer.betas=[0.9, nan]", r"optimizer.betas: .* is not a number"),
+        ("middleware=[{use: clip_norm, max_norm: nan}]", "middleware.clip_norm.max_norm: 'nan' is"),
         ("optimizer.lr=.inf", "optimizer.lr: inf is out of range: finite float of at least 0 is wanted"),
         ("optimizer.lr=-1", "optimizer.lr: -1 is out of range: finite float of at least 0 is wanted"),
         ("optimizer.betas=[0.9, 1.5]", "optimizer.betas: 1.5 is out of range: float of at least 0 and below 1 is wanted"),

@@ -157,7 +157,8 @@ class Trap:
 def test_a_file_that_would_run_code_is_refused_in_a_line(tmp_path, capsys):
     torch.save({"weight": torch.zeros(1), "more": Trap()}, tmp_path / "w.pt")
     with pytest.raises(
-        CheckpointError, match=r"w\.pt holds more than weights, and reading it would run code: .*its state_dict alone"
+        CheckpointError,
+        match=r"w\.pt holds more than weights, and reading it would run code: (builtins\.)?print; save its state_dict alone",
     ):
         Run(spec(str(tmp_path / "w.pt")), tmp_path / "run").fit()
     assert "must not run" not in capsys.readouterr().out
@@ -165,8 +166,14 @@ def test_a_file_that_would_run_code_is_refused_in_a_line(tmp_path, capsys):
     (tmp_path / "torn.pt").write_bytes(b"PK torn")
     (tmp_path / "number.pt").unlink(missing_ok=True)
     torch.save(3, tmp_path / "number.pt")
+    torch.save({"0.weight": torch.zeros(2, 2).to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"0.weight": torch.empty(2, 2, device="meta")}, tmp_path / "meta.pt")
+    (tmp_path / "text.pt").write_text("no weights")
     for name, said in (
         ("torn.pt", "torn.pt"),
+        ("sparse.pt", "the tensor '0.weight' is not dense"),
+        ("meta.pt", "the tensor '0.weight' is without data"),
+        ("text.pt", "is no file of weights alone"),
         ("number.pt", "holds no named tensors, but a int"),
         ("w.safetensors", "nothing of the 0"),
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
         usual = known.named[name].default if name in known.named else EMPTY
         args[name] = value if holds_nan(value) and holds_nan(usual) else _argument(value, name, hint, where, offers)
         if found is not None and typing.get_origin(hint) is not typing.Annotated:
-            _conventional(value, CONVENTIONS.get(found.name, {}).get(name), where)
+            _conventional(value, args[name], CONVENTIONS.get(found.name, {}).get(name), where)
     if known.unnamed:
         raise SpecError(
             f"{path}: {label(target)} takes {', '.join(known.unnamed)} by position only, which a spec cannot state; "
@@ -158,11 +159,15 @@ def _argument(value: Any, name: str, hint: Any, path: str, offers: Collection[st
     return validated(thaw(value), hint, path)
 
 
-def _conventional(value: Any, hint: Any, path: str) -> None:
-    """Raise SpecError where a number, or one of several, is none that an option of that name can be."""
-    for number in value if type(value) is tuple else (value,):
+def _conventional(value: Any, fitted: Any, hint: Any, path: str) -> None:
+    """Raise SpecError where a number, or one of several, is none that an option of that name can be.
+
+    fitted: the value as its own hint wants it, by which a text that stands for a number is known as one.
+    """
+    several = type(value) is tuple and type(fitted) in (tuple, list)
+    for given, number in zip(value, fitted, strict=True) if several else ((value, fitted),):
         if hint is not None and type(number) in (int, float):
-            validated(number, hint, path)
+            validated(given, hint, path)
 
 
 def _dereferenced(value: Any, path: str) -> Any:
@@ -233,12 +238,12 @@ def _refused(error: BaseException) -> bool:
     """Whether the arguments were refused, rather than something within the target broke.
 
     A call that does not fit raises TypeError without entering the target; a constructor that checks its values raises
-    ValueError in its first frames.
+    ValueError in its first frames, those of the constructors that it inherits from not counted.
     """
-    depth, trace = 0, error.__traceback__
-    while trace is not None:
-        depth, trace = depth + 1, trace.tb_next
-    return depth == 1 if isinstance(error, TypeError) else depth <= 3
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, TypeError):
+        return len(names) == 1
+    return len(names) <= 3 or all(name == "__init__" for name in names[3:])
 
 
 def _built(value: Any, offers: Mapping[str, Any] | None) -> Any:

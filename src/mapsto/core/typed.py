@@ -88,6 +88,8 @@ def validated(value: Any, hint: Any, path: str) -> Any:
         raise SpecError(f"{path}: {_explain(value, hint, error)}") from None
     except PydanticUserError:  # a model with a field of a type that is not defined
         return value
+    if holds_nan(converted):  # a text such as "nan", which a float may be read from
+        raise SpecError(f"{path}: {shortened(value)} is not a number, and {say(hint)} is wanted")
     if isinstance(value, bool) and type(converted) in (int, float):
         raise SpecError(f"{path}: {value!r} is a bool, and {say(hint)} is wanted")
     return value if isinstance(converted, Iterator) else converted

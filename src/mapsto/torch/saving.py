@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import CheckpointError, first_line
+from ..core.errors import CheckpointError
 from .mesh.one import is_part, local, whole
 from .rates import advanced
 
@@ -177,14 +178,20 @@ def weights_in(path: Path) -> dict[str, Tensor]:
     """The named tensors in a file that torch saved. Raises CheckpointError where there are none, or it would run code."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        why = first_line(error)
+    except pickle.UnpicklingError as error:  # torch's own text advises to read it all the same, so only the name is told
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is None:
+            raise CheckpointError(f"{path} is no file of weights alone; save its state_dict alone") from None
         raise CheckpointError(
-            f"{path} holds more than weights, and reading it would run code: {why}; save its state_dict alone"
+            f"{path} holds more than weights, and reading it would run code: {named[1]}; save its state_dict alone"
         ) from None
     inside = list(found.values()) if isinstance(found, Mapping) else []
     for tree in (found, *inside):
         if isinstance(tree, Mapping) and (tensors := {str(n): v for n, v in tree.items() if isinstance(v, Tensor)}):
+            for name, tensor in tensors.items():
+                if tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided:
+                    kind = "without data" if tensor.is_meta else "quantized" if tensor.is_quantized else "not dense"
+                    raise CheckpointError(f"{path}: the tensor {name!r} is {kind}, and dense ones are wanted")
             return tensors
     raise CheckpointError(f"{path} holds no named tensors, but a {type(found).__name__}")
 
