@@ -510,6 +510,8 @@ def test_axes_of_a_mesh_that_is_not_set_are_said_one_by_one() -> None:
 def test_an_override_of_both_lengths() -> None:
     with pytest.raises(SpecError, match="steps, epochs: say one of them, not both"):
         BASE.override("steps=3", "epochs=2")
+    for changes in (("epochs=null", "steps=3"), ("steps=3", "epochs=null")):
+        assert (BASE.override(*changes).steps, BASE.override(*changes).epochs) == (3, None)
 
 
 def test_a_name_that_stands_twice_wants_an_index() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -467,6 +468,20 @@ def test_the_lock_file_is_no_way_to_another_file(tmp_path, how):
     with pytest.raises(CheckpointError, match="a run cannot be kept in"):
         Run(numpy_spec(), run).fit()
     assert other.read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "recipes"])
+def test_a_link_in_a_run_s_folder_is_no_way_to_another_folder(tmp_path, name):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    Run(numpy_spec(), mine).fit()
+    (mine / name).mkdir(exist_ok=True)
+    kept = sorted(mine.rglob("*"))
+    shutil.copytree(mine, theirs)
+    shutil.rmtree(theirs / name)
+    (theirs / name).symlink_to(mine / name)
+    with pytest.raises(CheckpointError, match=f"{name} is a link, and what it leads to is left alone"):
+        Run(numpy_spec(), theirs).fit(resume=True)
+    assert sorted(mine.rglob("*")) == kept
 
 
 def test_mapsto_run_is_this_run():

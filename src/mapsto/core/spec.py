@@ -240,8 +240,6 @@ class Spec:
         said = {change.partition("=")[0].strip() for change in changes}
         if self.mesh is None and any(path.startswith("mesh.") for path in said):
             values["mesh"] = Frozen()  # its axes can be said one by one
-        if {"steps", "epochs"} <= said:
-            raise SpecError("steps, epochs: say one of them, not both")
         for one, other in (("steps", "epochs"), ("epochs", "steps")):
             if one in said:
                 values[other] = None

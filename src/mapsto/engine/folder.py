@@ -232,8 +232,15 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Be the only process that trains here; the lock dies with its process. Raises CheckpointError where one is.
 
-        What is written into the lock file goes into this folder: a link that lies in its place is not followed.
+        What is written and removed, such as checkpoints too many, lies in this folder: links that stand in the place
+        of the lock or of a folder of the run are not followed.
         """
+        for own in (self.checkpoints, self.path / RECIPES):
+            if own.is_symlink():
+                raise CheckpointError(
+                    f"a run cannot be kept in {self.path}: {own.name} is a link, and what it leads to is left alone: "
+                    "make the run's folder a link instead"
+                )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             held = open(self.path / LOCK, "a+", opener=_own_file)  # noqa: SIM115  # closed just below
