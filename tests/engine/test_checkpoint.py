@@ -187,6 +187,16 @@ def test_pruning_keeps_the_newest_and_the_best(checkpoints, keep, best, left):
     assert len(list(checkpoints.folder.iterdir())) == len(left)
 
 
+def test_of_a_checkpoint_that_lies_elsewhere_the_link_alone_is_removed(checkpoints, tmp_path):
+    first, second = save(checkpoints, 1, 2)
+    elsewhere = shutil.move(first, tmp_path / "elsewhere")
+    first.symlink_to(elsewhere, target_is_directory=True)
+    files = sorted(elsewhere.rglob("*"))
+    assert checkpoints.prune(1, []) == [first]
+    assert list(checkpoints.folder.iterdir()) == [second]
+    assert sorted(elsewhere.rglob("*")) == files != []
+
+
 def test_left_over_temporaries_are_removed_and_nothing_else(checkpoints):
     (path,) = save(checkpoints, 1)
     for name in (".step-00000002.99.tmp", ".step-00000001.77.tmp"):

@@ -58,7 +58,7 @@ class Checkpoints:
         """Remove what a killed writer left; the names of it. Only for the one process that writes here."""
         found = list(self.folder.glob(".step-*.tmp"))
         for path in found:
-            shutil.rmtree(path)
+            _remove(path)
         return [p.name for p in found]
 
     def begin(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any], *, keep: bool = False) -> Writing:
@@ -93,7 +93,7 @@ class Checkpoints:
         for path in gone:  # hidden first, so that a kill in between leaves no half of one under its name
             hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             os.rename(path, hidden)
-            shutil.rmtree(hidden)
+            _remove(hidden)
         return gone
 
     def set_aside(self, step: int) -> list[str]:
@@ -102,7 +102,7 @@ class Checkpoints:
         for path in later:
             aside = path.with_name(f"was-{path.name}")
             if aside.exists():
-                shutil.rmtree(aside)
+                _remove(aside)
             os.rename(path, aside)
         return [f"was-{p.name}" for p in later]
 
@@ -204,6 +204,14 @@ def restoring(path: Path) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())[:500]
         raise CheckpointError(f"{path}: its state cannot be put back: {type(error).__name__}: {said}") from error
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; where it is a link to one that lies elsewhere, the link alone."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
