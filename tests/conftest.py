@@ -1,4 +1,4 @@
-"""What all tests share: nothing of a test is written into the settings of whoever runs it."""
+"""What all tests share: nothing of a test is left to the settings of whoever runs it, nor to the tests after it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from mapsto.core import recipes
+
+
+@pytest.fixture(autouse=True)
+def _recipes_end_with_the_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A run keeps every recipe that its process has loaded; those that a test wrote are no longer of the process after it."""
+    before, written = set(recipes._LOADED), str(tmp_path_factory.getbasetemp())
+    yield
+    for name in [n for n, recipe in recipes._LOADED.items() if n not in before and str(recipe.path).startswith(written)]:
+        del recipes._LOADED[name]
 
 
 @pytest.fixture(autouse=True, scope="session")

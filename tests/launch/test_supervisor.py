@@ -192,7 +192,7 @@ def test_a_server_that_is_stopped_at_its_start_is_named_and_ended(monkeypatch):
         for _ in range(2):  # and whoever asks again hears the same
             with pytest.raises(LaunchError, match=stands):
                 server.fork("time:sleep", [60])
-        assert not is_alive(pid)
+        await_(lambda: not is_alive(pid))
         server.revive()
         assert server.wait(server.fork("time:sleep", [0])) == 0
 
@@ -205,7 +205,7 @@ def test_a_server_that_is_stopped_before_it_has_begun_holds_up_nobody(monkeypatc
     with forks.ForkServer((), threads=1) as server:
         with pytest.raises(LaunchError, match="stands still"):
             server.fork("time:sleep", [60])
-        assert not is_alive(server._process.pid)
+        await_(lambda: not is_alive(server._process.pid))
 
 
 def test_a_server_that_is_stopped_while_ranks_run_ends_the_launch_and_the_ranks(tmp_path, monkeypatch):

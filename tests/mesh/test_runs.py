@@ -170,4 +170,4 @@ def test_an_error_of_the_leader_is_raised_on_all(tmp_path: Path) -> None:
     (tmp_path / "run" / "something").write_text("here")
     found = on_ranks(2, held, str(tmp_path / "run"))
     assert found[0] == found[1]
-    assert "holds a run already" in found[0]
+    assert "is not empty and holds no run" in found[0]

@@ -15,9 +15,9 @@ def pool() -> Iterator[None]:
     To start a process costs seconds (each imports the framework); to build another program in it, milliseconds.
     """
     ray = pytest.importorskip("ray")
+    from mapsto.core.listening import ray_on_loopback
     from mapsto.torch.servers.cluster import Cluster
 
-    ray.init(address="local", num_cpus=12, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     spare: dict[str, list[object]] = {"server": [], "worker": []}
     made = {kind: getattr(Cluster, kind) for kind in spare}
     kill = Cluster.kill
@@ -42,7 +42,8 @@ def pool() -> Iterator[None]:
         self.__dict__.setdefault("dead", []).append(actor)
         kill(self, actor)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with ray_on_loopback(), pytest.MonkeyPatch.context() as patch:  # one token a process: Ray reads it once
+        ray.init(address="local", num_cpus=12, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         for kind in spare:
             patch.setattr(Cluster, kind, taken(kind))
         patch.setattr(Cluster, "stop", stop)

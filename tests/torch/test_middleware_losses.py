@@ -190,7 +190,7 @@ def test_a_teacher_of_other_fields_and_a_task_of_other_outputs_are_refused():
 
     with pytest.raises(LossError, match=r"the teacher's logits are \[16, 3\], the student's dict"):
         program(use("distillation", teacher=Net()), task=task).step(batch(0))
-    with pytest.raises(SpecError, match="distillation.teacher: an nn.Module is wanted, not a int"):
+    with pytest.raises(SpecError, match="teacher: 3 is a int, and a model is wanted"):
         program(use("distillation", teacher=3))
 
 
