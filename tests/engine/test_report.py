@@ -281,6 +281,13 @@ def test_lone_surrogates_do_not_stop_the_page(tmp_path):
     assert "text" in page(write_report(folder(tmp_path / "run", panels=panels))).text
 
 
+def test_marks_of_direction_and_control_characters_are_spelt_out_on_the_page(tmp_path):
+    panels = [{"kind": "samples", "title": "t", "columns": ["a"], "rows": [["x\x1b[31m\u202eneta"]]}]
+    text = write_report(folder(tmp_path / "run", panels=panels)).read_text()
+    assert r"x\x1b[31m\u202eneta" in text
+    assert not {"\x1b", "\u202e"} & set(text)
+
+
 # -- panels ------------------------------------------------------------------------------------------------------------
 def test_confusion_agrees_with_scikit_learn():
     metrics = pytest.importorskip("sklearn.metrics")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import SpecError, require
+from ...core.shown import shown
 from ..durable import replace
 from ..folder import RunFolder
 from ..record import RunRecord, read_run
@@ -40,7 +40,7 @@ def write_report(run: str | Path | Sequence[str | Path], out: str | Path | None 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text: Any = environment.get_template(template).render(view)
+    text = shown(environment.get_template(template).render(view))  # names may hold marks that turn a line round
     path = Path(out) if out is not None else folders[0] / default
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, text.encode("utf-8", errors="replace"))
