@@ -38,6 +38,12 @@ def test_several_hugging_face_sets_are_not_one():
         Batches(datasets.DatasetDict(train=one, test=one), 2)
 
 
+def test_columns_that_a_hugging_face_transform_makes():
+    datasets = pytest.importorskip("datasets")
+    one = datasets.Dataset.from_dict({"text": ["a", "b"]}).with_transform(lambda rows: {"input": [t * 2 for t in rows["text"]]})
+    assert whole(one) == {"input": ["aa", "bb"]}
+
+
 # -- values that NumPy and Arrow would change ----------------------------------------------------------------------------------
 def test_numbers_beside_text_stay_what_they_are():
     assert whole({"target": [1, "b", 2.5]})["target"] == [1, "b", 2.5]
@@ -99,6 +105,22 @@ def test_a_type_that_was_said_does_not_make_numbers_infinite(tmp_path):
     assert Pad(value=-np.inf)({"input": [np.ones(1, np.float32), np.ones(2, np.float32)]})["input"][0, 1] == -np.inf
 
 
+def test_lists_of_one_length_are_an_array_in_tables_as_in_json(tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for rows in ([[1, 2], [3, 4], [5, 6]], [[], [], []]):
+        parquet.write_table(arrow.table({"a": arrow.array(rows, arrow.list_(arrow.int64()))}), tmp_path / "a.parquet")
+        found = Parquet(tmp_path / "a.parquet")[np.array([2, 0])]["a"]
+        assert found.tolist() == [rows[2], rows[0]]
+    parquet.write_table(arrow.table({"a": [[1, 2], [3], None]}), tmp_path / "a.parquet")
+    assert [v if v is None else v.tolist() for v in Parquet(tmp_path / "a.parquet")[np.arange(3)]["a"]] == [[1, 2], [3], None]
+
+
+def test_lists_of_one_length_and_of_several_join():
+    even, uneven = {"input": np.array([[1, 2], [3, 4]])}, Items([{"input": [5]}, {"input": [6, 7]}])
+    found = Concatenated([even, uneven])[np.array([2, 0, 3])]["input"]
+    assert [v.tolist() for v in found] == [[5], [1, 2], [6, 7]]
+
+
 # -- what is asked for ---------------------------------------------------------------------------------------------------------
 def test_fields_choose_and_name_the_keys_of_records_that_are_dicts():
     records = [{"text": "a", "label": 0, "more": 1}, {"text": "b", "label": 1}]
@@ -111,6 +133,13 @@ def test_fields_choose_and_name_the_keys_of_records_that_are_dicts():
 def test_parts_of_a_spec_are_built_where_a_source_and_transforms_are_wanted():
     reader = Batches(use("items", items=[{"x": 255}, {"x": 0}], fields={"input": "x"}), 2, transforms=[use("scale")])
     assert reader.batch(0)["input"].tolist() == [1, 0]
+
+
+def test_what_is_no_source_is_told_so():
+    with pytest.raises(DataError, match="a field is named by text, and 0 is none"):
+        whole({0: [1, 2]})
+    with pytest.raises(DataError, match="Items is a class; give an object of it"):
+        whole(Items)
 
 
 @pytest.mark.parametrize("returned", [None, (1, 2), 3])

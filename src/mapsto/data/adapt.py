@@ -27,7 +27,11 @@ def as_source(value: Any, *, claimed: bool = False) -> Any:
     if isinstance(value, Part):
         return as_source(build(value, "source", path="source"), claimed=claimed)
     if isinstance(value, Mapping) and _library(value) != "datasets":
+        if odd := [name for name in value if not isinstance(name, str)]:
+            raise DataError(f"source: a field is named by text, and {odd[0]!r} is none; write {{'input': ..., 'target': ...}}")
         return Arrays(**value)
+    if isinstance(value, type):
+        raise DataError(f"source: {value.__name__} is a class; give an object of it, {value.__name__}(...)")
     if isinstance(value, np.ndarray) or is_tensor(value):
         return Arrays(input=value)
     if isinstance(value, (str, bytes)):

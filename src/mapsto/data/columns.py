@@ -34,14 +34,20 @@ class Numbers:
 
 
 class Pieces:
-    """Lists of numbers: all numbers one after another, and the offsets of the lists."""
+    """Lists of numbers: all numbers one after another, and the offsets of the lists; one array where all are of one length."""
 
     def __init__(
         self, offsets: np.ndarray[Any, Any], content: np.ndarray[Any, Any], valid: np.ndarray[Any, Any] | None
     ) -> None:
         self.offsets, self.content, self.valid = offsets, content, valid
+        lengths = np.diff(offsets)
+        self.rows: np.ndarray[Any, Any] | None = None
+        if valid is None and len(lengths) and (lengths == lengths[0]).all():
+            self.rows = content[offsets[0] : offsets[-1]].reshape(len(lengths), int(lengths[0]))
 
-    def take(self, indices: Indices) -> list[Any]:
+    def take(self, indices: Indices) -> Any:
+        if self.rows is not None:
+            return self.rows.take(indices, axis=0)
         pairs = zip(self.offsets.take(indices).tolist(), self.offsets.take(indices + 1).tolist(), strict=True)
         found: list[Any] = [self.content[a:b] for a, b in pairs]
         if self.valid is not None:

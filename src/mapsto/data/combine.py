@@ -79,7 +79,7 @@ def concatenate(pieces: list[Any], name: str) -> Any:
     """
     if len(pieces) == 1:
         return pieces[0]
-    if all(isinstance(p, list) for p in pieces):
+    if any(isinstance(p, list) for p in pieces) and all(isinstance(p, list) or p.ndim > 1 for p in pieces):
         return [value for piece in pieces for value in piece]
     if any(map(_is_text, pieces)) and any(hasattr(p, "dtype") and not _is_text(p) for p in pieces):
         raise DataError(f"field {name!r} is text in one of the sources that are joined, and numbers in another")

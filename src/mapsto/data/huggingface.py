@@ -45,11 +45,12 @@ class HuggingFace(Source):
         if not hasattr(data, "column_names") or not hasattr(data, "__len__"):
             raise DataError(f"huggingface: a {type(data).__name__} has no record indices; a map-style Dataset is wanted")
         self.data = data
-        columns = data.column_names if fields is None else fields
+        there = list(data[[0]]) if _transformed(data) else data.column_names
+        columns = there if fields is None else fields
         self.columns = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns}
         for name in self.columns.values():
-            if name not in data.column_names:
-                raise DataError(f"huggingface: there is no column {name!r}; {nearest(name, data.column_names)}")
+            if name not in there:
+                raise DataError(f"huggingface: there is no column {name!r}; {nearest(name, there)}")
         self._count = record_count(data)
         self._types = Types("huggingface", types, missing)
         self._settled: dict[str, Field] | None = None
@@ -86,6 +87,12 @@ class HuggingFace(Source):
                 for i, value in zip(seen, rows[name], strict=True):
                     settling.see(field, value, functools.partial("huggingface: record {}".format, i))
         return settling.done(asked=False)
+
+
+def _transformed(data: Any) -> bool:
+    """Whether a function of the user's own makes the columns (`with_transform`)."""
+    said = getattr(data, "format", None)
+    return isinstance(said, Mapping) and said.get("type") == "custom" and len(data) > 0
 
 
 def _loaded(name: str | Path, split: str | None, options: dict[str, Any]) -> Any:
