@@ -9,12 +9,16 @@ def test_laws(law):
 
 from __future__ import annotations
 
+import atexit
+import functools
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .check.runner import check, owed, require_known
+from .check.process import Server
+from .check.runner import check, owed, require_known, server
 from .check.targets import find, of_target, subjects
 from .check.wings import law_wings
 from .check.words import in_words
@@ -89,12 +93,20 @@ def judge_law(target: Any, law: str, *, kind: str | None = None, seed: int = 0, 
 
 def _judged(subject: Subject, law: Law, seed: int, thorough: bool) -> Verdict:
     if law.ranks > 1:
-        return check([subject], only=[law.name], thorough=thorough, seed=seed)[0]
+        return check([subject], only=[law.name], thorough=thorough, seed=seed, served=_ranks(tuple(sys.path)))[0]
     with warnings.catch_warnings(), _settings_kept() as changed:
         warnings.simplefilter("ignore")
         made = verdict(Trial(subject, law, seed=seed, thorough=thorough))
     if changed and made.status == "pass":
         raise LawBroken(f"{subject.label}: it changed the {' and the '.join(changed)}, which no component may")
+    return made
+
+
+@functools.lru_cache(1)
+def _ranks(path: tuple[str, ...]) -> Server:  # noqa: ARG001  # it finds modules where this process does
+    """The server that ranks are forked from: to start one costs seconds, and a suite judges many mappings."""
+    made = server()
+    atexit.register(made.close)
     return made
 
 
