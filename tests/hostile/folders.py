@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -77,9 +78,16 @@ def forged(rng: random.Random, data: Any) -> Any:
     return data
 
 
+def content(file: Path) -> bytes:
+    """The bytes of a file. Raises OSError where it is no regular one: a pipe would be waited for, a link leads elsewhere."""
+    if not stat.S_ISREG(file.lstat().st_mode):
+        raise OSError(f"{file} is no regular file")
+    return file.read_bytes()
+
+
 def sealed(checkpoint: Path, **changes: Any) -> None:
     """A manifest that fits what lies there now: the damage is what was `written`."""
-    manifest = json.loads((checkpoint / MANIFEST).read_bytes())
+    manifest = json.loads(content(checkpoint / MANIFEST))
     manifest.pop("digest", None)
     manifest["files"] = {f.name: measure(f) for f in checkpoint.iterdir() if f.name != MANIFEST and f.is_file()}
     manifest.update(changes)
@@ -90,7 +98,7 @@ def sealed(checkpoint: Path, **changes: Any) -> None:
 def bytes_of_a_file(rng: random.Random, folder: Path) -> str:
     """An accident to the bytes of a file."""
     file = rng.choice([f for f in sorted(folder.rglob("*")) if f.is_file()])
-    data = bytearray(file.read_bytes())
+    data = bytearray(content(file))
     at = rng.randrange(len(data) + 1)
     kind = rng.randrange(6)
     if kind == 0:
@@ -131,9 +139,9 @@ def json_of_a_file(rng: random.Random, folder: Path) -> str:
         f for f in sorted(folder.rglob("*")) if f.suffix in (".json", ".jsonl") or (f.name.startswith("rank-") and f.is_file())
     ]
     file = rng.choice([f for f in files if f.is_file()])
-    lines = file.read_text().splitlines()
+    lines = content(file).decode().splitlines()
     if file.suffix == ".json":
-        text = json.dumps(forged(rng, json.loads(file.read_text())))
+        text = json.dumps(forged(rng, json.loads(content(file).decode())))
     else:
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(lines))
@@ -153,7 +161,7 @@ def json_of_a_file(rng: random.Random, folder: Path) -> str:
 def header_of_tensors(rng: random.Random, folder: Path) -> str:
     """A tensor file whose header lies, sealed."""
     file = rng.choice(sorted(folder.rglob("*.safetensors")))
-    data = file.read_bytes()
+    data = content(file)
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
     names = [n for n in header if n != "__metadata__"]
@@ -186,7 +194,7 @@ def header_of_tensors(rng: random.Random, folder: Path) -> str:
 def manifest_of_a_checkpoint(rng: random.Random, folder: Path) -> str:
     """A manifest that names files elsewhere, or none, or others besides."""
     checkpoint = rng.choice(sorted((folder / "checkpoints").glob("step-*")))
-    files = json.loads((checkpoint / MANIFEST).read_bytes())["files"]
+    files = json.loads(content(checkpoint / MANIFEST))["files"]
     told = measure(checkpoint / STATE)
     other = sorted((folder / "checkpoints").glob("step-*"))[0].name
     names = ["../../spec.yaml", "/etc/hostname", "..", "", ".", f"../{other}/{STATE}", "a\0b", "n" * 300, "\x1b[31m"]
@@ -198,7 +206,7 @@ def manifest_of_a_checkpoint(rng: random.Random, folder: Path) -> str:
     elif kind == 2:
         sealed(checkpoint, format=rng.choice([2, 3, "1", None, [1], 1.0, True]))
     elif kind == 3:
-        (checkpoint / "more.safetensors").write_bytes((checkpoint / TENSORS).read_bytes())
+        (checkpoint / "more.safetensors").write_bytes(content(checkpoint / TENSORS))
     else:
         checkpoint.rename(checkpoint.with_name(rng.choice(["step-99999999999999", "step-1", "step-00000000", "step-\x1b[31m"])))
     return f"manifest {kind}"
@@ -207,7 +215,7 @@ def manifest_of_a_checkpoint(rng: random.Random, folder: Path) -> str:
 def settings(rng: random.Random, folder: Path) -> str:
     """A spec that says something else."""
     file = folder / "spec.yaml"
-    lines = file.read_text().splitlines()
+    lines = content(file).decode().splitlines()
     at = rng.randrange(len(lines))
     key = lines[at].partition(":")[0]
     lines[at] = (
