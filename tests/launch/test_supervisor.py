@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from tests.launch.launches import await_, is_alive, launch
@@ -253,6 +254,8 @@ time.sleep(600)
     with subprocess.Popen([sys.executable, "-c", code, str(stopped)], stdout=subprocess.PIPE) as asker:
         assert asker.stdout is not None
         pids = [int(asker.stdout.readline())]
+        begun = Path(f"/proc/{pids[0]}/cmdline")  # from then on it goes with its asker
+        await_(lambda: b"mapsto.processes.server" in begun.read_bytes())
         os.kill(pids[0], signal.SIGSTOP) if stopped else pids.append(int(asker.stdout.readline()))
         asker.kill()
     await_(lambda: not any(map(is_alive, pids)), 10)
