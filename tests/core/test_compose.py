@@ -289,3 +289,20 @@ def test_plan_names_parts_classes_functions_and_objects() -> None:
     assert placed[2].why == ("guard says before='averages'", "guard.2 says before='averages'")
     with pytest.raises(mapsto.SpecError, match=r"middleware.1: there is no middleware 'gard'; .*did you mean 'guard'\?"):
         plan([Averages, "gard"])
+
+
+def test_what_looks_at_the_whole_gradient_says_so_and_stands_outside_of_any_mesh() -> None:
+    class Placed:
+        def grad(self, inner: Any) -> Any:
+            return inner
+
+    @mapsto.middleware("whole", wraps="grad", before="mesh")
+    def whole(inner: Any) -> Any:
+        return inner
+
+    @mapsto.middleware("pieces", wraps="grad", after="mesh")
+    def pieces(inner: Any) -> Any:
+        return inner
+
+    assert names(plan(["pieces", "whole"], Placed())) == ["whole", "mesh", "pieces"]
+    assert "names nothing here" not in render(plan(["pieces", "whole"]))

@@ -12,8 +12,8 @@ from company import on_ranks
 from mesh_programs import Net, all_steps, steps
 
 from mapsto import use
+from mapsto.core.axes import AXES
 from mapsto.core.errors import ComposeError
-from mapsto.torch.mesh.axes import AXES
 from mapsto.torch.mesh.together import REFUSALS, refuse
 
 PAGE = Path(__file__).parents[2] / "docs" / "distributed.md"

@@ -15,19 +15,15 @@ DEFAULTS = {"step": "update after grad", "grad": "backward of loss", "update": "
 
 
 MESH = "mesh"
-"""The name of a mesh among the middlewares of a program."""
-
-
-OUTSIDE = ("nonfinite", "mixed_precision", "sam")
-"""Middlewares that look at the gradient of the whole batch: they stand outside of a mesh."""
+"""The name of a mesh among the middlewares of a program, and the capability that it provides."""
 
 
 def mesh_declared(mesh: Any) -> Declared:
-    """What a mesh declares; where it says nothing, it stands outside of accumulation, inside of what sees the whole batch."""
+    """What a mesh declares. Middlewares say for themselves that they stand outside of it (`before="mesh"`: what looks at the
+    gradient of the whole batch) or inside (`after="mesh"`: what cuts one rank's batch up).
+    """
     own = declared(mesh)
-    if own.before or own.after:
-        return own
-    return replace(own, provides=(*own.provides, MESH), before=("accumulate",), after=OUTSIDE)
+    return own if MESH in own.provides else replace(own, provides=(*own.provides, MESH))
 
 
 def distinct(names: Iterable[str]) -> list[str]:
@@ -93,7 +89,7 @@ def _wraps(placed: Placed) -> str:
 
 def _unmet(placed: Placed, others: Sequence[Placed]) -> list[str]:
     """Declarations that move nothing and may be misspelt: they name neither a part of the plan nor a registered middleware."""
-    known = {name for p in others for name in (p.name, p.name.partition(".")[0], *p.declared.provides)}
+    known = {MESH} | {name for p in others for name in (p.name, p.name.partition(".")[0], *p.declared.provides)}
     known |= {entry.name for entry in registry.entries("middleware")}
     own = placed.declared
     pairs = [*(("before", name) for name in own.before), *(("after", name) for name in own.after)]

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.axes import AXES
 from ..core.errors import LaunchError
 
-AXES = ("replicate", "shard", "tensor", "pipeline")
-"""The axes of a mesh; their product is its number of ranks."""
 DEFAULT_PORT = 29500
 
 

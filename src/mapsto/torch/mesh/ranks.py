@@ -14,16 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from ...core.axes import AXES, dealt, ranks_of, sizes
 from ...core.compose import Declared, Placed
 from ...core.errors import ComposeError, SpecError
-from ...core.plan import MESH, OUTSIDE
+from ...core.plan import MESH
 from ...core.registry import decorator
 from ...data.stream import StandIn
 from ..mappings import Batch, Grad, Metrics, Step, needs_closure
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import group, norms, together
-from .axes import AXES, dealt, ranks_of, sizes
 from .busy import Busy
 from .one import OneProcess
 from .pipeline.schedule import Pipeline
@@ -54,7 +54,7 @@ class Ranks(OneProcess):
     bucket_mb: size of DDP's buckets; timeout: seconds that a rank waits for the others. Raises SpecError.
     """
 
-    __mapsto__ = Declared(wraps=("grad", "step"), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
+    __mapsto__ = Declared(wraps=("grad", "step"), provides=(MESH,))
 
     def __init__(
         self,

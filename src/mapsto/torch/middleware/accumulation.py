@@ -17,7 +17,7 @@ from ..state import State
 from .gradients import dense, scale
 
 
-@middleware("accumulate", provides="accumulation")
+@middleware("accumulate", provides="accumulation", after="mesh")
 class Accumulate:
     """grad -> grad over `steps` micro-batches, slices along the first axis, that need the memory of one.
 

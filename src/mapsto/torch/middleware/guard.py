@@ -29,7 +29,7 @@ class _Window:
     bad: Tensor | None = None
 
 
-@middleware("nonfinite", provides="nonfinite_guard", before=("mixed_precision", "sam", "accumulate"))
+@middleware("nonfinite", provides="nonfinite_guard", before=("mixed_precision", "sam", "mesh", "accumulate"))
 class Nonfinite:
     """step -> step that a loss or gradient which is not finite stops before it changes a weight or a buffer.
 

@@ -18,7 +18,9 @@ from .gradients import check_and_scale, either
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
-@middleware("mixed_precision", provides="mixed_precision", before=("sam", "accumulate", "mixup", "cutmix", "distillation"))
+@middleware(
+    "mixed_precision", provides="mixed_precision", before=("sam", "mesh", "accumulate", "mixup", "cutmix", "distillation")
+)
 class MixedPrecision:
     """loss -> loss under autocast, in training, evaluation and prediction (Micikevicius et al. 2018).
 

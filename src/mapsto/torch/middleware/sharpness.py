@@ -13,7 +13,7 @@ from ..state import State
 from .copies import kept
 
 
-@middleware("sam", provides="sharpness", before="accumulate")
+@middleware("sam", provides="sharpness", before=("mesh", "accumulate"))
 class SAM:
     """grad -> grad at the weights moved by rho in the direction of steepest ascent (Foret et al. 2021); two passes a step.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from ...core.axes import AXES, REST, ranks_of, sizes
 from ...core.errors import SpecError, nearest
-from ..mesh.axes import AXES, REST, ranks_of, sizes
 
 PER_NODE = 8
 """Ranks of one machine, where nothing else is said: a tensor axis talks too much to leave it."""

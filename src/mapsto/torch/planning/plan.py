@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...core.axes import AXES
 from ...core.errors import ComposeError, DataError, MapstoError, PlanError, SpecError
 from ...core.parts import Part, as_part
 from ...core.sizes import say_size
 from ...core.spec import Spec
 from ..mesh import together
-from ..mesh.axes import AXES
 from ..mesh.pipeline.staging import Staging
 from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.compose import Declared
 from ...core.errors import CheckpointError
-from ...core.plan import OUTSIDE
+from ...core.plan import MESH
 from ..mappings import Grad, Metrics
 from ..middleware.gradients import dense, scale
 from ..saving import program_state, restore_program
@@ -21,7 +21,7 @@ from . import partition, wire
 from .blueprint import Shipment
 from .exchange import Exchange
 
-DECLARED = Declared(wraps=("grad",), provides=("mesh",), before=("accumulate",), after=OUTSIDE)
+DECLARED = Declared(wraps=("grad",), provides=(MESH,))
 Shard = Mapping[str, Any]
 """What a worker sends one server: parameter name -> Packed rows of the summed gradient, or (row ids, Packed rows)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from ...core.errors import SpecError
+from .errors import SpecError
 
 AXES = ("pipeline", "replicate", "shard", "tensor")
 """In the order of the device mesh: neighbouring ranks share the last axis, whose ranks talk most."""
