@@ -19,7 +19,7 @@ import mapsto
 from mapsto.check.targets import of_reference
 from mapsto.core.errors import MissingExtra
 from mapsto.core.laws import Subject
-from mapsto.torch.laws.optimizer_formulas import lion
+from mapsto.formulas.optimizers import lion
 
 LIBRARIES = ("pytorch_optimizer", "lion_pytorch", "entmax", "x_transformers")
 LEFT_OUT = {

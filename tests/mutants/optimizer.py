@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mapsto
 from mapsto.core.laws import Example
-from mapsto.torch.laws import optimizer_formulas
+from mapsto.formulas import optimizers
 
 from . import Mutant
 
@@ -441,7 +441,7 @@ for trusted in (Trust, TrustOfShards):  # rank workers find these by their impor
     mapsto.example(trusted, args={"lr": 0.05})
 
 KNOWN = Example(more={"formula": _descent})
-ADAM = Example(more={"formula": optimizer_formulas.adam})
+ADAM = Example(more={"formula": optimizers.adam})
 PLAIN = Example()
 
 

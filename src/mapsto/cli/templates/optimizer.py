@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import mapsto
+
+Array = NDArray[np.float64]
 
 
 # `params` comes from the run, which builds the optimizer once the model is placed; the other arguments are the options
@@ -43,12 +47,12 @@ class MyName(torch.optim.Optimizer):
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(momentum.sign(), alpha=group["lr"])
 
 
-# What its laws measure it against: the rule in float64 for one parameter, with a memory that is kept from step to step.
-def rule(w: Tensor, g: Tensor, t: int, memory: dict[str, Tensor], *, lr: float, beta: float, weight_decay: float) -> Tensor:
+# What its laws measure it against: the rule on float64 arrays for one parameter, with a memory that is kept from step to step.
+def rule(w: Array, g: Array, t: int, memory: dict[str, Array], *, lr: float, beta: float, weight_decay: float) -> Array:
     """w after update t = 1, 2, ..."""
     del t  # this rule is the same at every step
-    memory["m"] = beta * memory.get("m", torch.zeros_like(g)) + (1 - beta) * g
-    return w - lr * (weight_decay * w + memory["m"].sign())
+    memory["m"] = beta * memory.get("m", np.zeros_like(g)) + (1 - beta) * g
+    return w - lr * (weight_decay * w + np.sign(memory["m"]))
 
 
 mapsto.example(MyName, formula=rule, variants=({"weight_decay": 0.1},))

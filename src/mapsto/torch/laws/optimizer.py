@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
+from ...formulas.optimizers import Formula
 from .compare import differs, max_error, same
 from .optimizer_examples import (
     Problem,
     advance,
     build,
-    fill,
     finite,
     has_state,
     options,
@@ -26,7 +26,6 @@ from .optimizer_examples import (
     state,
     weights,
 )  # fmt: skip
-from .optimizer_formulas import VARIANTS, formula_of
 
 laws = Laws("optimizer")
 
@@ -42,23 +41,21 @@ RESUMED = 6
     priority=0,
     tolerance="T1",
     why="A wrong bias correction or decay still descends, so no test of descent sees it.",
-    satisfy="State the rule in float64 beside it: mapsto.example(it, formula=f) with f(w, g, t, memory, **options) -> w, for "
-    "one "
-    "parameter at step t = 1, 2, ...; `memory` is a dict kept for it.",
+    satisfy="State the rule on float64 arrays beside it: mapsto.example(it, formula=f) with f(w, g, t, memory, **options) "
+    "-> w, for one parameter at step t = 1, 2, ...; `memory` is a dict kept for it.",
     catches=("a bias correction with t - 1", "a first step with another rule", "weight decay applied after the update"),
 )
 def formula(trial: Trial) -> None:
     """The first ten updates equal the author's formula in float64, step by step."""
     problem = problem_for(trial)
-    made = build(trial, problem.parameters())
-    rule = formula_of(made, trial.example.more.get("formula"))
+    build(trial, problem.parameters())
+    rule: Formula | None = trial.example.more.get("formula")
     if rule is None:
         trial.skip("no formula is stated: mapsto.example(..., formula=lambda w, g, t, memory, **options: ...)")
     if problem.tags & {"needs_closure", "needs_graph", "sparse_only"}:
         trial.skip("its update is no function of dense gradients alone")
     takes = inspect.signature(trial.subject.target).parameters
-    own = VARIANTS.get(type(made).__name__, ()) if "formula" not in trial.example.more else ()
-    for variant in ({}, *(v for v in (*own, *trial.example.more.get("variants", ())) if set(v) <= set(takes))):
+    for variant in ({}, *(v for v in trial.example.more.get("variants", ()) if set(v) <= set(takes))):
         with trial.case(dtype="float64", options=", ".join(f"{k}={v}" for k, v in variant.items()) or "as stated"):
             _by_formula(trial, problem, rule, variant)
 
@@ -71,9 +68,8 @@ def _by_formula(trial: Trial, problem: Problem, rule: Any, variant: Mapping[str,
     start = weights(parameters)
     memories: list[dict[str, Any]] = [{} for _ in parameters]
     for t in range(STEPS):
-        fill(problem, wanted, t)
-        grads = [w.grad for w in wanted]
-        wanted = [rule(w, g, t + 1, m, **chosen) for w, g, m in zip(wanted, grads, memories, strict=True)]
+        given = [(w.detach().numpy(), problem.gradient(t, i, w).numpy()) for i, w in enumerate(wanted)]
+        wanted = [torch.as_tensor(rule(w, g, t + 1, m, **chosen)) for (w, g), m in zip(given, memories, strict=True)]
         with trial.case(step=t + 1), trial.component(f"update {t + 1}"):
             advance(problem, optimizer, parameters, t)
             got, want = weights(parameters), {f"parameter {i}": w for i, w in enumerate(wanted)}

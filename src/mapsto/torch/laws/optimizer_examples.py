@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
+from ...formulas import optimizers
 from .compare import leaves
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (5,), (2, 3, 2))
@@ -62,6 +63,30 @@ LIMITS: dict[str, dict[str, str]] = {
     },
 }
 """Laws that the framework's own optimizers are known to break, with the reason; an unexpected pass fails."""
+FORMULAS: dict[str, optimizers.Formula] = {
+    "SGD": optimizers.sgd, "Adam": optimizers.adam, "AdamW": optimizers.adamw, "Adamax": optimizers.adamax,
+    "NAdam": optimizers.nadam, "RAdam": optimizers.radam, "Adagrad": optimizers.adagrad, "Adadelta": optimizers.adadelta,
+    "RMSprop": optimizers.rmsprop, "Rprop": optimizers.rprop, "ASGD": optimizers.asgd, "Adafactor": optimizers.adafactor,
+}  # fmt: skip
+"""What the framework's own compute."""
+
+VARIANTS: dict[str, tuple[Mapping[str, Any], ...]] = {
+    "SGD": ({"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.3}, {"weight_decay": 0.1},
+            {"maximize": True}),
+    "Adam": ({"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}),
+    "AdamW": ({"weight_decay": 0.3}, {"amsgrad": True}, {"maximize": True}),
+    "Adamax": ({"weight_decay": 0.1}, {"maximize": True}),
+    "NAdam": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}, {"maximize": True}),
+    "RAdam": ({"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled_weight_decay": True}, {"maximize": True}),
+    "Adagrad": ({"weight_decay": 0.1}, {"lr_decay": 0.2}, {"initial_accumulator_value": 0.5}, {"maximize": True}),
+    "Adadelta": ({"weight_decay": 0.1}, {"lr": 0.5}, {"maximize": True}),
+    "RMSprop": ({"weight_decay": 0.1}, {"centered": True}, {"momentum": 0.9},
+                {"centered": True, "momentum": 0.5}, {"maximize": True}),
+    "Rprop": ({"etas": (0.3, 1.5)}, {"maximize": True}),
+    "ASGD": ({"weight_decay": 0.1}, {"lambd": 0.1, "alpha": 0.5}, {"maximize": True}),
+    "Adafactor": ({"weight_decay": 0.1}, {"d": 3.0}, {"maximize": True}),
+}  # fmt: skip
+"""Options with which the framework's own are checked as well."""
 _FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
 
 Params = Iterable[Any]
@@ -72,11 +97,14 @@ def complete(subject: Subject) -> Subject:
     if subject.make is None:
         if not _own(subject.target):
             return subject
-        known = {**LIMITS.get(subject.target.__name__, {}), **subject.example.expect}
-        return replace(subject, example=replace(subject.example, expect=known))
+        name, more = subject.target.__name__, dict(subject.example.more)
+        if "formula" not in more and name in FORMULAS:
+            more |= {"formula": FORMULAS[name], "variants": (*VARIANTS[name], *more.get("variants", ()))}
+        known = {**LIMITS.get(name, {}), **subject.example.expect}
+        return replace(subject, example=replace(subject.example, expect=known, more=more))
     made, takes = subject.target, inspect.signature(type(subject.target)).parameters
     args = {k: v for k, v in made.defaults.items() if k in takes} | dict(subject.example.args)
-    return replace(subject, target=type(made), make=None, example=replace(subject.example, args=args))
+    return complete(replace(subject, target=type(made), make=None, example=replace(subject.example, args=args)))
 
 
 def _own(target: Any) -> bool:

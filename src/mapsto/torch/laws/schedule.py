@@ -12,6 +12,7 @@ import torch
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau, SequentialLR
 
 from ...core.laws import Laws, Trial
+from ...formulas.schedules import Formula
 from .schedule_examples import (
     RATES,
     STEPS,
@@ -28,7 +29,6 @@ from .schedule_examples import (
     signature,
     steps,
 )  # fmt: skip
-from .schedule_formulas import Formula, formula_of
 
 laws = Laws("schedule")
 
@@ -47,7 +47,7 @@ laws = Laws("schedule")
 def formula(trial: Trial) -> None:
     """The learning rate at every step t, boundaries included, is the closed form f(t), and get_last_lr tells it."""
     build(trial)
-    closed = formula_of(trial.subject.target, trial.example.more.get("formula"))
+    closed: Formula | None = trial.example.more.get("formula")
     if closed is None:
         name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
         trial.undecided(f"state its closed form: mapsto.example({name}, formula=lambda t, base, **args: base * ...)")

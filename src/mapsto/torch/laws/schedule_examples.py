@@ -20,6 +20,7 @@ from torch.optim import lr_scheduler
 
 from ...core.laws import Example, Subject, Trial
 from ...core.parts import use
+from ...formulas import schedules
 
 STEPS = 30
 """Steps that are driven: past every boundary that the guessed arguments have."""
@@ -59,10 +60,26 @@ def _sequential(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {"optimizer": optimizer, "schedulers": parts, "milestones": [5]}
 
 
+def _chained_rate(t: int, base: float) -> float:
+    """The chain of the example: a constant factor of 0.1 for 5 steps, times 0.9^t."""
+    return base * (0.1 if t < 5 else 1.0) * 0.9**t
+
+
+def _sequential_rate(t: int, base: float) -> float:
+    """The sequence of the example: linear from 0.1 over 5 steps, then half a cosine over 15 (periodic)."""
+    return base * (0.1 + 0.9 * t / 5) if t < 5 else base * (1 + math.cos(math.pi * (t - 5) / 15)) / 2
+
+
+def _each_epoch_rate(t: int, base: float, *, steps_per_epoch: int) -> float:
+    """The schedule of the example, halving every second epoch."""
+    return base * 0.5 ** (t // steps_per_epoch // 2)
+
+
 @dataclass(frozen=True)
 class Known:
-    """How a schedule is built: arguments (or a function of the optimizer that gives all of them), and others to try too."""
+    """Its closed form, and how it is built: arguments (or a function of the optimizer that gives them), and others to try."""
 
+    formula: schedules.Formula
     args: Mapping[str, Any] | Callable[[torch.optim.Optimizer], dict[str, Any]]
     variants: tuple[Mapping[str, Any], ...] = ()
     steps: int = STEPS
@@ -71,37 +88,41 @@ class Known:
 
 ABSOLUTE = frozenset({"absolute"})
 KNOWN: dict[str, Known] = {
-    "StepLR": Known({"step_size": 4, "gamma": 0.5}, ({"step_size": 1, "gamma": 0.9},)),
-    "MultiStepLR": Known({"milestones": [3, 7, 8], "gamma": 0.3}, ({"milestones": [2, 2, 5], "gamma": 0.5},)),
-    "ConstantLR": Known({"factor": 0.25, "total_iters": 5}, ({"factor": 0.25, "total_iters": 1},)),
-    "LinearLR": Known({"start_factor": 0.25, "end_factor": 0.75, "total_iters": 7}, ({"start_factor": 0.1, "total_iters": 1},)),
-    "ExponentialLR": Known({"gamma": 0.9}),
-    "PolynomialLR": Known({"total_iters": 9, "power": 2.0}, ({"total_iters": 9, "power": 0.5}, {"total_iters": 1})),
-    "CosineAnnealingLR": Known({"T_max": 9, "eta_min": 0.001}, ({"T_max": 1}, {"T_max": 20})),
-    "CosineAnnealingWarmRestarts": Known({"T_0": 4, "T_mult": 2, "eta_min": 0.001}, ({"T_0": 1}, {"T_0": 5, "T_mult": 1})),
-    "CyclicLR": Known(
-        {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3, "step_size_down": 4},
+    "StepLR": Known(schedules.step, {"step_size": 4, "gamma": 0.5}, ({"step_size": 1, "gamma": 0.9},)),
+    "MultiStepLR": Known(schedules.multi_step, {"milestones": [3, 7, 8], "gamma": 0.3},
+                         ({"milestones": [2, 2, 5], "gamma": 0.5},)),
+    "ConstantLR": Known(schedules.constant, {"factor": 0.25, "total_iters": 5}, ({"factor": 0.25, "total_iters": 1},)),
+    "LinearLR": Known(schedules.linear, {"start_factor": 0.25, "end_factor": 0.75, "total_iters": 7},
+                      ({"start_factor": 0.1, "total_iters": 1},)),
+    "ExponentialLR": Known(schedules.exponential, {"gamma": 0.9}),
+    "PolynomialLR": Known(schedules.polynomial, {"total_iters": 9, "power": 2.0},
+                          ({"total_iters": 9, "power": 0.5}, {"total_iters": 1})),
+    "CosineAnnealingLR": Known(schedules.cosine, {"T_max": 9, "eta_min": 0.001}, ({"T_max": 1}, {"T_max": 20})),
+    "CosineAnnealingWarmRestarts": Known(schedules.warm_restarts, {"T_0": 4, "T_mult": 2, "eta_min": 0.001},
+                                         ({"T_0": 1}, {"T_0": 5, "T_mult": 1})),
+    "CyclicLR": Known(schedules.cyclic, {"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 3, "step_size_down": 4},
         tuple({"base_lr": 0.01, "max_lr": 0.1, "step_size_up": 4, "mode": m, "gamma": 0.9}
               for m in ("triangular2", "exp_range")),
         tags=ABSOLUTE,
     ),
-    "OneCycleLR": Known(
-        {"max_lr": 0.1, "total_steps": 20},
+    "OneCycleLR": Known(schedules.one_cycle, {"max_lr": 0.1, "total_steps": 20},
         ({"max_lr": 0.1, "total_steps": 20, "three_phase": True, "anneal_strategy": "linear"},),
         steps=19,
         tags=ABSOLUTE,
     ),
-    "LambdaLR": Known({"lr_lambda": _halving}),
-    "MultiplicativeLR": Known({"lr_lambda": _shrinking}),
-    "ReduceLROnPlateau": Known({"patience": 2, "factor": 0.5}, ({"patience": 0, "cooldown": 2, "min_lr": 0.02},)),
-    "plateau": Known({"patience": 2, "factor": 0.5}),
-    "ChainedScheduler": Known(_chained),
-    "SequentialLR": Known(_sequential),
-    "SWALR": Known({"swa_lr": 0.02, "anneal_epochs": 6}, ({"swa_lr": 0.02, "anneal_epochs": 6, "anneal_strategy": "linear"},),
+    "LambdaLR": Known(schedules.of_lambda, {"lr_lambda": _halving}),
+    "MultiplicativeLR": Known(schedules.multiplicative, {"lr_lambda": _shrinking}),
+    "ReduceLROnPlateau": Known(schedules.plateau, {"patience": 2, "factor": 0.5},
+                               ({"patience": 0, "cooldown": 2, "min_lr": 0.02},)),
+    "plateau": Known(schedules.plateau, {"patience": 2, "factor": 0.5}),
+    "ChainedScheduler": Known(_chained_rate, _chained),
+    "SequentialLR": Known(_sequential_rate, _sequential),
+    "SWALR": Known(schedules.averaging, {"swa_lr": 0.02, "anneal_epochs": 6},
+                   ({"swa_lr": 0.02, "anneal_epochs": 6, "anneal_strategy": "linear"},),
                    tags=ABSOLUTE),
-    "warmup": Known({"steps": 5},
+    "warmup": Known(schedules.warmup, {"steps": 5},
                     tuple({"steps": 0.25, "decay": d, "final": 0.1} for d in ("linear", "constant", "inverse_sqrt"))),
-    "EachEpoch": Known({"schedule": use("step", step_size=2, gamma=0.5)}),
+    "EachEpoch": Known(_each_epoch_rate, {"schedule": use("step", step_size=2, gamma=0.5)}),
 }  # fmt: skip
 
 
@@ -115,6 +136,7 @@ def complete(subject: Subject) -> Subject:
     known = KNOWN.get(name) if own else None
     more: dict[str, Any] = {"steps": STEPS, "unfound": None, **stated.more}
     if known is not None:
+        more.setdefault("formula", known.formula)
         if stated.args and not set(stated.args) <= {"total_steps"}:
             return replace(subject, example=replace(stated, more=more, tags=stated.tags | known.tags))
         more |= {"steps": stated.more.get("steps", known.steps), "variants": known.variants}

@@ -1,11 +1,13 @@
-"""Closed forms of schedules: the learning rate at step t as a function of t alone, from the documentation and the papers."""
+"""Closed forms of schedules: (t, base, **options) -> the learning rate before update t = 0, 1, ... of a rate `base` stated.
+
+Each depends on t alone, and comes from the paper that is named or from the definition; options have their usual names.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any
 
 Formula = Callable[..., float]
 
@@ -138,16 +140,6 @@ def plateau(
     return rate
 
 
-def chained(t: int, base: float) -> float:
-    """The chain of the example: a constant factor of 0.1 for 5 steps, times 0.9^t."""
-    return base * (0.1 if t < 5 else 1.0) * 0.9**t
-
-
-def sequential(t: int, base: float) -> float:
-    """The sequence of the example: linear from 0.1 over 5 steps, then half a cosine over 15 (periodic)."""
-    return base * (0.1 + 0.9 * t / 5) if t < 5 else base * (1 + math.cos(math.pi * (t - 5) / 15)) / 2
-
-
 def averaging(t: int, base: float, *, swa_lr: float, anneal_epochs: int, anneal_strategy: str) -> float:
     """Izmailov et al. 2018: from the rate at hand to swa_lr over anneal_epochs, then constant."""
     part = min(t, anneal_epochs) / anneal_epochs
@@ -168,27 +160,3 @@ def warmup(t: int, base: float, *, total_steps: int, steps: int | float, decay: 
         "inverse_sqrt": (max(rise, 1) / max(t, rise, 1)) ** 0.5,
     }
     return float(base * shape[decay])
-
-
-def each_epoch(t: int, base: float, *, steps_per_epoch: int) -> float:
-    """The schedule of the example, halving every second epoch."""
-    return base * 0.5 ** (t // steps_per_epoch // 2)
-
-
-FORMULAS: dict[str, Formula] = {
-    "StepLR": step, "MultiStepLR": multi_step, "ConstantLR": constant, "LinearLR": linear, "ExponentialLR": exponential,
-    "PolynomialLR": polynomial, "CosineAnnealingLR": cosine, "CosineAnnealingWarmRestarts": warm_restarts, "CyclicLR": cyclic,
-    "OneCycleLR": one_cycle, "LambdaLR": of_lambda, "MultiplicativeLR": multiplicative, "ReduceLROnPlateau": plateau,
-    "plateau": plateau, "ChainedScheduler": chained, "SequentialLR": sequential, "SWALR": averaging, "warmup": warmup,
-    "EachEpoch": each_epoch,
-}  # fmt: skip
-"""By the name of the class or function."""
-
-
-def formula_of(target: Any, stated: Any) -> Formula | None:
-    """The author's formula, or that of a schedule of the framework (or of ours) with the arguments of its example."""
-    if stated is not None:
-        found: Formula = stated
-        return found
-    own = str(getattr(target, "__module__", "")).startswith(("torch.optim", "mapsto.torch"))
-    return FORMULAS.get(getattr(target, "__name__", "")) if own else None
