@@ -72,7 +72,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is checked: `target` is a class, a factory or (then `make` copies it) an instance; `reference` finds it again."""
+    """What is checked: `target` is a class, a factory or (then `make` copies it) an instance; `reference` finds it again.
+
+    driver: how the laws of its kind build, feed and read it; its wing gives it.
+    """
 
     kind: str
     label: str
@@ -80,6 +83,7 @@ class Subject:
     target: Any = field(repr=False, compare=False)
     example: Example = field(default_factory=Example)
     make: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
+    driver: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +154,13 @@ class Trial:
     @property
     def example(self) -> Example:
         return self.subject.example
+
+    @property
+    def driver(self) -> Any:
+        """The subject's driver. Undecided where no wing gives one."""
+        if self.subject.driver is None:
+            self.undecided(f"no installed framework knows how to drive this {self.subject.kind}")
+        return self.subject.driver
 
     def has(self, tag: str) -> bool:
         """Whether the subject declares the tag."""

@@ -15,14 +15,14 @@ from ...core.listening import INTERFACE, interfaces
 torch = require("torch", "torch", "mapsto.torch.laws")
 
 COMPLETE = {
-    "layer": "layer_examples",
-    "model": "layer_examples",
-    "loss": "loss_examples",
-    "optimizer": "optimizer_examples",
-    "schedule": "schedule_examples",
-    "middleware": "middleware_examples",
-    "export": "export_examples",
-    "op": "op_examples",
+    "layer": ".layer_examples",
+    "model": ".layer_examples",
+    "loss": ".loss_examples",
+    "optimizer": ".optimizer_examples",
+    "schedule": "..drivers.schedule",
+    "middleware": ".middleware_examples",
+    "export": ".export_examples",
+    "op": ".op_examples",
 }
 """Kind -> the module here whose `complete(subject)` finds an example."""
 
@@ -54,7 +54,7 @@ def complete(subject: Subject) -> Subject:
     """The subject with an example found from its signature, where its author stated none."""
     if subject.kind not in COMPLETE:
         return subject
-    module: Any = importlib.import_module(f"{__name__}.{COMPLETE[subject.kind]}")
+    module: Any = importlib.import_module(COMPLETE[subject.kind], __name__)
     completed: Subject = module.complete(subject)
     return completed
 

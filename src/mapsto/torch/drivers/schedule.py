@@ -1,16 +1,12 @@
-"""Examples of schedules: arguments by the names that schedules use, an optimizer of two groups, and a run over steps.
-
-Beyond `args` an author may state a `formula`, f(t, base, **args) -> rate; `variants`, further arguments to check it with; and
-`steps`, how far it can be stepped (30). Tag: `absolute` (it sets rates itself and does not scale those of the groups).
-"""
+"""The driver of schedules: a scheduler on an optimizer of two groups, and what is known of the framework's own and of ours."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,28 +14,10 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from ...core.laws import Example, Subject, Trial
+from ...core.laws import Subject, Trial
 from ...core.parts import use
 from ...formulas import schedules
-
-STEPS = 30
-"""Steps that are driven: past every boundary that the guessed arguments have."""
-OFFERS = {"total_steps": 20, "steps_per_epoch": 4, "seed": 0}
-"""What a run offers by name."""
-RATES = (0.1, 0.05)
-"""Learning rates of the two groups."""
-NAMES: tuple[tuple[str, Any], ...] = (
-    (r"(num_|n_)?(total|training|max|decay|t)_?(steps?|iters?|max|updates|epochs?)|steps|T_max", 20),
-    (r"(num_|n_)?warm_?up.*(steps?|iters?|epochs?)?|rise", 5),
-    (r"T_0|step_size.*|period|cycle.*|patience|interval|every", 4),
-    (r"milestones|boundaries", [3, 7, 8]),
-    (r"gamma|factor|decay.*|power|.*ratio|.*factor", 0.5),
-    (r".*min.*|final.*|.*end.*", 1e-3),
-    (r".*max.*|.*start.*|.*init.*|.*base.*", 0.02),
-)
-"""Patterns of argument names and what stands for them."""
-
-Made = tuple[torch.optim.Optimizer, Any]
+from ...laws.schedule_inputs import RATES, STEPS, arguments, demand_arguments, guess, metric
 
 
 def _halving(t: int) -> float:
@@ -127,8 +105,9 @@ KNOWN: dict[str, Known] = {
 
 
 def complete(subject: Subject) -> Subject:
-    """The subject with arguments and how far it can be stepped, where its author did not state them."""
+    """The subject with its driver, and with arguments and how far it can be stepped, where its author did not state them."""
     stated, target = subject.example, subject.target
+    subject = replace(subject, driver=DRIVER)
     if subject.make is not None:
         return subject
     name = getattr(target, "__name__", "")
@@ -145,30 +124,8 @@ def complete(subject: Subject) -> Subject:
             more["from_optimizer"] = known.args
         example = replace(stated, args={**plain, **stated.args}, more=more, tags=stated.tags | known.tags)
         return replace(subject, example=example)
-    guessed, unfound = _guess(target, stated)
+    guessed, unfound = guess(target, stated, given=1)
     return replace(subject, example=replace(stated, args={**guessed, **stated.args}, more={**more, "unfound": unfound}))
-
-
-def _guess(target: Any, stated: Example) -> tuple[dict[str, Any], str | None]:
-    """Arguments by name; and the name that tells nothing, if there is one."""
-    found: dict[str, Any] = {}
-    for name, parameter in list(signature(target).items())[1:]:
-        if parameter.default is not parameter.empty or name in stated.args or name in OFFERS:
-            continue
-        value = next((v for pattern, v in NAMES if re.fullmatch(pattern, name)), None)
-        if value is None:
-            return found, name
-        found[name] = value
-    return found, None
-
-
-def signature(target: Any) -> dict[str, inspect.Parameter]:
-    """Named parameters of a class or factory."""
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    try:
-        return {n: p for n, p in inspect.signature(target).parameters.items() if p.kind not in kinds}
-    except (TypeError, ValueError):
-        return {}
 
 
 def optimizer_for(rates: tuple[Any, ...] = RATES) -> torch.optim.Optimizer:
@@ -177,81 +134,59 @@ def optimizer_for(rates: tuple[Any, ...] = RATES) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
-def arguments(trial: Trial, variant: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the schedule is built with: the example's arguments or a variant, and what a run offers by name."""
-    args = dict(trial.example.args if variant is None else variant)
-    offered = {n: v for n, v in OFFERS.items() if n in signature(trial.subject.target)}
-    return {**{n: v for n, v in offered.items() if _needed(trial, n)}, **args}
+@dataclass
+class Driven:
+    """An optimizer and the scheduler that sets its rates (`mapsto.laws.drivers.Schedule`)."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    bases: Sequence[Any]
+
+    def settings(self) -> list[dict[str, float]]:
+        return [
+            {k: float(v) for k, v in group.items() if isinstance(v, (int, float, torch.Tensor)) and not isinstance(v, bool)}
+            for group in self.optimizer.param_groups
+        ]
+
+    def told(self) -> list[float] | None:
+        return [float(x) for x in self.schedule.get_last_lr()] if hasattr(self.schedule, "get_last_lr") else None
+
+    def advance(self, t: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.optimizer.step()
+            if "metrics" in inspect.signature(self.schedule.step).parameters:
+                self.schedule.step(metric(t))
+            else:
+                self.schedule.step()
+
+    def save(self) -> Any:
+        return copy.deepcopy(self.optimizer.state_dict()), copy.deepcopy(self.schedule.state_dict())
+
+    def load(self, saved: Any, order: str) -> None:
+        parts = list(zip((self.optimizer, self.schedule), saved, strict=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for part, state in parts if order == "optimizer first" else reversed(parts):
+                part.load_state_dict(copy.deepcopy(state))
 
 
-def _needed(trial: Trial, name: str) -> bool:
-    parameter = signature(trial.subject.target)[name]
-    return parameter.default is parameter.empty
+class Driver:
+    """Schedules as the laws see them (`mapsto.laws.drivers.ScheduleDriver`)."""
+
+    orders = ("optimizer first", "schedule first")
+
+    def build(self, trial: Trial, *, variant: Mapping[str, Any] | None = None, rates: tuple[Any, ...] = RATES) -> Driven:
+        """A fresh optimizer and a fresh schedule on it; rates may be tensors."""
+        demand_arguments(trial)
+        optimizer = optimizer_for(rates)
+        with warnings.catch_warnings(), trial.component("building it"):
+            warnings.simplefilter("ignore")
+            args = arguments(trial, variant)
+            if variant is None and "from_optimizer" in trial.example.more:
+                given = trial.example.more["from_optimizer"](optimizer)
+                return Driven(optimizer, trial.subject.target(**args, **given), rates)
+            return Driven(optimizer, trial.subject.target(optimizer, **args), rates)
 
 
-def build(trial: Trial, *, rates: tuple[Any, ...] = RATES, variant: Mapping[str, Any] | None = None) -> Made:
-    """A fresh optimizer and a fresh schedule on it."""
-    if trial.subject.make is not None:
-        trial.undecided(f"{trial.subject.label} is an instance, which is bound to its optimizer: check its class or factory")
-    if (unfound := trial.example.more.get("unfound")) is not None:
-        name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
-        trial.undecided(
-            f"its argument `{unfound}` could not be guessed; write beside it\n  mapsto.example({name}, "
-            f"args={{{unfound!r}: ...}})"
-        )
-    optimizer = optimizer_for(rates)
-    with warnings.catch_warnings(), trial.component("building it"):
-        warnings.simplefilter("ignore")
-        args = arguments(trial, variant)
-        if variant is None and "from_optimizer" in trial.example.more:
-            return optimizer, trial.subject.target(**args, **trial.example.more["from_optimizer"](optimizer))
-        return optimizer, trial.subject.target(optimizer, **args)
-
-
-def metric(t: int) -> float:
-    """The metric at step t, for schedules that watch one: it improves, stays for long, improves once more and gets worse."""
-    return 1.0 - 0.1 * min(t, 4) if t < 16 else (0.3 if t == 16 else 0.5 + 0.01 * t)
-
-
-def advance(optimizer: torch.optim.Optimizer, schedule: Any, t: int) -> None:
-    """One update, then one step of the schedule."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        optimizer.step()
-        if "metrics" in inspect.signature(schedule.step).parameters:
-            schedule.step(metric(t))
-        else:
-            schedule.step()
-
-
-def settings(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """The numbers of each group that a schedule may set."""
-    return [
-        {k: float(v) for k, v in group.items() if isinstance(v, (int, float, torch.Tensor)) and not isinstance(v, bool)}
-        for group in optimizer.param_groups
-    ]
-
-
-def sequence(optimizer: torch.optim.Optimizer, schedule: Any, start: int, stop: int) -> list[list[dict[str, float]]]:
-    """The settings before the updates start, ..., stop - 1."""
-    found = []
-    for t in range(start, stop):
-        found.append(settings(optimizer))
-        if t + 1 < stop:
-            advance(optimizer, schedule, t)
-    return found
-
-
-def steps(trial: Trial) -> int:
-    """How many steps are driven."""
-    return int(trial.example.more.get("steps", STEPS))
-
-
-def rates_of(found: list[list[dict[str, float]]], group: int = 0) -> list[float]:
-    """The learning rates of a group."""
-    return [at[group]["lr"] for at in found]
-
-
-def close(got: float, want: float) -> bool:
-    """Equal within 1e-12 relative (and far below any rate in use)."""
-    return math.isclose(got, want, rel_tol=1e-12, abs_tol=1e-16)
+DRIVER = Driver()
