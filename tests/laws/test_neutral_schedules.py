@@ -102,7 +102,7 @@ def test_a_right_one_keeps_them(law: str) -> None:
     ("target", "law", "cause"),
     [
         (Late, "formula", "it is one step late"),
-        (Forgets, "resume", "it starts again from the beginning"),
+        (Forgets, "resume", "one step late after the restore"),
         (OneRate, "group_ratios", "one rate is written into every group"),
     ],
 )
