@@ -16,6 +16,8 @@ FACTOR = {"float64": 2.0, "float32": 2.0, "float16": 3.0, "bfloat16": 3.0}
 """T2: how many times the framework's own error a candidate may have (the factors of `torch._dynamo.utils.same`)."""
 EPS = {**{name: float(np.finfo(name).eps) for name in ("float64", "float32", "float16")}, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number."""
+MAX = {**{name: float(np.finfo(name).max) for name in ("float64", "float32", "float16")}, "bfloat16": (2 - 2.0**-7) * 2.0**127}
+"""The largest number."""
 
 
 @dataclass(frozen=True, eq=False)

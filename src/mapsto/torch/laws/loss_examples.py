@@ -1,10 +1,4 @@
-"""Examples of losses: how one is built and fed, what it returns, what its mean divides by; found by trying where not stated.
-
-Beyond `args` and `inputs` an author may state: `fixed`, which inputs are targets (default: the second); `axes`, the record
-axis of each input (0); `domain`, where predictions live (`real`); `weight`, what a mean divides by, as `mean_of` takes it;
-`ignore_index`; `mean`, what reduction="mean" is of (losses, inputs), where that is no weighted mean; `bounds`, `minimum`.
-Tags: `across_records` (records depend on one another), `ordered` (their order matters).
-"""
+"""The driver of losses: how one is built and fed, what it returns, what its mean divides by; found by trying if not stated."""
 
 from __future__ import annotations
 
@@ -12,11 +6,11 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +18,9 @@ from torch import Tensor, nn
 from ...core.errors import LossError
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
+from ...laws.drivers import Array, LossValue
+from ..losses import mean_of, stated
+from .compare import arrays
 from .layer_examples import in_dtype
 from .layer_guess import Unguessable, guess, required
 from .layer_passes import differentiable
@@ -68,8 +65,8 @@ _FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
 
 
 def complete(subject: Subject) -> Subject:
-    """The subject as it is: what is missing of its example is found by `settle`, inside the first trial that needs it."""
-    return subject
+    """The subject with its driver; what is missing of its example is found by `settle`, in the first trial that needs it."""
+    return replace(subject, driver=DRIVER)
 
 
 def _known(target: Any) -> Known | None:
@@ -200,9 +197,11 @@ def _ask(trial: Trial) -> None:
     )
 
 
-def inputs(trial: Trial, size: int, dtype: torch.dtype = torch.float64, stream: str = "inputs") -> tuple[Any, ...]:
+def inputs(
+    trial: Trial, size: int, dtype: torch.dtype = torch.float64, stream: str = "inputs", make: Call | None = None
+) -> tuple[Any, ...]:
     """Inputs of `size` records from the trial's seed."""
-    maker = settle(trial).inputs
+    maker = make or settle(trial).inputs
     if maker is None:
         _ask(trial)
     assert maker is not None
@@ -210,66 +209,7 @@ def inputs(trial: Trial, size: int, dtype: torch.dtype = torch.float64, stream: 
     return tuple(in_dtype(x, dtype) for x in (made if isinstance(made, tuple) else (made,)))
 
 
-def options(trial: Trial) -> dict[str, inspect.Parameter]:
-    """Options by name: of the constructor of a class, of the function itself; of an instance those it holds."""
-    target = trial.subject.target
-    if inspect.isclass(target) or inspect.isroutine(target):
-        try:
-            return dict(inspect.signature(target).parameters)
-        except (TypeError, ValueError):
-            return {}
-    return {n: inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=v) for n, v in vars(target).items()}
-
-
-def has_reductions(trial: Trial) -> bool:
-    """Whether reduction="none", "sum" and "mean" can be asked of it, and are not already settled by (total, weight)."""
-    return "reduction" in options(trial) and form(build(trial)(*inputs(trial, 2))) != "weighted"
-
-
-def mean_name(trial: Trial) -> str:
-    """What its mean is called: its default, where that is neither `none` nor `sum`."""
-    usual = trial.example.args.get("reduction", options(trial)["reduction"].default)
-    return usual if isinstance(usual, str) and usual not in ("none", "sum") else "mean"
-
-
-def ignoring(trial: Trial) -> tuple[int, dict[str, Any]] | None:
-    """The target that is ignored and the options that make it so, or None where there is none."""
-    settle(trial)
-    found, override = trial.example.more.get("ignore_index"), dict[str, Any]()
-    if found is None and "ignore_index" in options(trial):
-        found = trial.example.args.get("ignore_index", options(trial)["ignore_index"].default)
-        if found is None:
-            found, override = -100, {"ignore_index": -100}
-    if not isinstance(found, int) or isinstance(found, bool):
-        return None
-    targets = [x for i, x in enumerate(inputs(trial, 2)) if i in trial.example.more["fixed"]]
-    if not targets or not isinstance(targets[0], Tensor) or targets[0].is_floating_point():
-        return None
-    return found, override
-
-
-def with_ignored(trial: Trial, given: tuple[Any, ...], records: Sequence[int], index: int) -> tuple[Any, ...]:
-    """The inputs with all targets of these records ignored."""
-    at = trial.example.more["fixed"][0]
-    target = given[at].clone()
-    target[list(records)] = index
-    return (*given[:at], target, *given[at + 1 :])
-
-
-def records(trial: Trial, given: tuple[Any, ...], index: Tensor) -> tuple[Any, ...]:
-    """The inputs of some records, in this order."""
-    axes = trial.example.more["axes"]
-    axes = (axes,) * len(given) if isinstance(axes, int) else axes
-    return tuple(x.index_select(axes[i], index) if isinstance(x, Tensor) and x.dim() else x for i, x in enumerate(given))
-
-
-def parts(trial: Trial, given: tuple[Any, ...], sizes: Sequence[int]) -> list[tuple[Any, ...]]:
-    """The inputs cut along the records."""
-    bounds = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    return [records(trial, given, torch.arange(a, b)) for a, b in pairwise(bounds)]
-
-
-def form(result: Any) -> str:
+def form(result: Any) -> Literal["weighted", "unreduced", "scalar"]:
     """`weighted` (total, weight), `unreduced`, or `scalar`. Raises LossError for anything else."""
     if type(result) is tuple and len(result) == 2 and isinstance(result[0], Tensor) and result[0].dim() == 0:
         return "weighted"
@@ -278,30 +218,78 @@ def form(result: Any) -> str:
     raise LossError(f"it returned a {type(result).__name__}, and (total, weight), unreduced losses or a scalar are due")
 
 
-@dataclass
-class Seen:
-    """A value of a loss: its form, total, weight (a number, where it tells one) and gradients by path."""
+class Driver:
+    """Losses as the laws see them (`mapsto.laws.drivers.LossDriver`)."""
 
-    form: str
-    total: Tensor
-    weight: float | None
-    gradients: dict[str, Tensor]
-    losses: Tensor | None = None
+    def settle(self, trial: Trial) -> Example:
+        return settle(trial)
+
+    def build(self, trial: Trial, dtype: str = "float64", **options: Any) -> Call:
+        return build(trial, getattr(torch, dtype), **options)
+
+    def inputs(
+        self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float64", make: Call | None = None
+    ) -> tuple[Any, ...]:
+        made = inputs(trial, size, getattr(torch, dtype), stream, make)
+        return tuple(arrays(made))
+
+    def look(self, trial: Trial, loss: Call, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
+        """One evaluation with gradients of predictions and of the loss's own parameters."""
+        torch.manual_seed(derive(trial.seed, "pass") % (1 << 63))
+        native = tuple(in_dtype(self.native(x), getattr(torch, dtype)) for x in given)
+        arguments, wrt = differentiable(native, tuple(trial.example.more["fixed"]))
+        if isinstance(loss, nn.Module):
+            wrt |= {f"parameter {n}": p for n, p in loss.named_parameters() if p.requires_grad}
+        result = loss(*arguments)
+        kind = form(result)
+        total = result[0] if kind == "weighted" else result.sum()
+        weight = float(result[1]) if kind == "weighted" else None
+        found = torch.autograd.grad(total, list(wrt.values()), allow_unused=True) if total.requires_grad and wrt else None
+        pairs = zip(wrt.items(), found or [None] * len(wrt), strict=True)
+        gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in pairs}
+        losses = arrays(result) if kind == "unreduced" else None
+        return LossValue(kind, arrays(total), weight, arrays(gradients), losses)
+
+    def weighed(self, loss: Call, weight: Any = None) -> Call:
+        return _Weighed(loss, weight) if weight is not None else _several(loss)
+
+    def native(self, array: Any) -> Any:
+        return torch.from_numpy(array.copy()) if isinstance(array, np.ndarray) else array
+
+    def rounded(self, array: Array, dtype: str) -> Array:
+        made: Array = torch.from_numpy(array).to(getattr(torch, dtype)).double().numpy()
+        return made
+
+    def no_kernel(self, error: Exception) -> bool:
+        return "not implemented for" in str(error) or "expected scalar type" in str(error)
 
 
-def look(trial: Trial, call: Call, given: tuple[Any, ...]) -> Seen:
-    """One evaluation with gradients of predictions and of the loss's own parameters."""
-    torch.manual_seed(derive(trial.seed, "pass") % (1 << 63))
-    arguments, wrt = differentiable(given, tuple(trial.example.more["fixed"]))
-    if isinstance(call, nn.Module):
-        wrt |= {f"parameter {n}": p for n, p in call.named_parameters() if p.requires_grad}
-    result = call(*arguments)
-    kind = form(result)
-    total = result[0] if kind == "weighted" else result.sum()
-    weight = float(result[1]) if kind == "weighted" else None
-    found = (
-        torch.autograd.grad(total, list(wrt.values()), allow_unused=True) if total.requires_grad and wrt else [None] * len(wrt)
-    )
-    gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(wrt.items(), found, strict=True)}
-    losses = result.detach() if kind == "unreduced" else None
-    return Seen(kind, total.detach(), weight, gradients, losses)
+DRIVER = Driver()
+
+
+def _several(call: Call) -> Call:
+    """`stated` for a loss of more inputs than two."""
+
+    def several(prediction: Any, *rest: Any) -> Any:
+        def of_two(first: Any, target: Any) -> Any:
+            del target
+            return call(first, *rest)
+
+        index = getattr(call, "ignore_index", getattr(call, "keywords", {}).get("ignore_index"))
+        if index is not None:
+            of_two.ignore_index = index  # type: ignore[attr-defined]  # what `stated` asks of a loss
+        return stated(of_two)(prediction, rest[0] if rest else None)
+
+    return several
+
+
+class _Weighed:
+    """`mean_of` for a loss of more inputs than two."""
+
+    def __init__(self, call: Call, weight: Any) -> None:
+        self.call, self.weight = call, weight
+
+    def __call__(self, prediction: Any, *rest: Any) -> Any:
+        index = getattr(self.call, "ignore_index", -100)
+        wrapped = mean_of(lambda first, _: self.call(first, *rest), self.weight, ignore_index=index)
+        return wrapped(prediction, rest[0] if rest else None)

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ...core.laws import Laws, Trial
-from ..losses import mean_of, stated
+from ..core.laws import Laws, Trial
 from .compare import ATOL, RTOL, differs, same
-from .loss_examples import (
-    Seen,
-    build,
-    form,
-    has_reductions,
-    ignoring,
-    inputs,
-    look,
-    mean_name,
-    parts,
-    records,
-    settle,
-    with_ignored,
-)  # fmt: skip
+from .drivers import Array, LossDriver, LossValue
+from .loss_inputs import axis_of, has_reductions, ignoring, mean_name, parts, records, with_ignored
 
 laws = Laws("loss")
 
@@ -46,7 +32,8 @@ CUTS: tuple[tuple[int, ...], ...] = ((1, 2), (7, 6), (1, 3, 9))
 )
 def additivity(trial: Trial) -> None:
     """Totals, weights and gradients of uneven parts add up to those of the whole, as stated (or by its stated weight)."""
-    settle(trial)
+    driver: LossDriver = trial.driver
+    driver.settle(trial)
     if trial.has("across_records"):
         trial.skip("each record's loss depends on the others, as it declares")
     stated_loss = _stated(trial)
@@ -54,75 +41,48 @@ def additivity(trial: Trial) -> None:
         given = _uneven(trial, sizes)
         with trial.case(parts=sizes, dtype="float64"), trial.component("the loss of a part"):
             pieces = parts(trial, given, sizes)
-            whole = look(trial, stated_loss, given)
-            cut = [look(trial, stated_loss, p) for p in pieces]
+            whole = driver.look(trial, stated_loss, given)
+            cut = [driver.look(trial, stated_loss, p) for p in pieces]
             _adds_up(trial, whole, cut, sizes)
     trial.control("parts of the whole differ from it", differs(cut[0].total, whole.total))
 
 
-def _stated(trial: Trial) -> Callable[..., Any]:
+def _stated(trial: Trial) -> Any:
     """The loss as (total, weight), the way the engine would make it so."""
-    example = trial.example
+    driver: LossDriver = trial.driver
     _, override = ignoring(trial) or (None, {})
-    plain = build(trial, **override)
-    first = form(plain(*inputs(trial, 2)))
+    plain = driver.build(trial, **override)
+    first = driver.look(trial, plain, driver.inputs(trial, 2)).form
     if first != "scalar":
-        return plain if first == "weighted" else _several(plain)
+        return plain if first == "weighted" else driver.weighed(plain)
     if has_reductions(trial):
-        unreduced = build(trial, reduction="none", **override)
-        if form(unreduced(*inputs(trial, 2))) == "unreduced":
-            return _several(unreduced)
-    weight = example.more.get("weight", example.more.get("known_weight"))
+        unreduced = driver.build(trial, reduction="none", **override)
+        if driver.look(trial, unreduced, driver.inputs(trial, 2)).form == "unreduced":
+            return driver.weighed(unreduced)
+    weight = trial.example.more.get("weight", trial.example.more.get("known_weight"))
     if weight is None:
         trial.skip("it returns a scalar and its weight is not stated: loss.states_weight tells what that does")
-    return _Weighed(plain, weight)
-
-
-def _several(call: Callable[..., Any]) -> Callable[..., Any]:
-    """`stated` for a loss of more inputs than two."""
-
-    def several(prediction: Any, *rest: Any) -> Any:
-        def of_two(first: Any, target: Any) -> Any:
-            del target
-            return call(first, *rest)
-
-        index = getattr(call, "ignore_index", getattr(call, "keywords", {}).get("ignore_index"))
-        if index is not None:
-            of_two.ignore_index = index  # type: ignore[attr-defined]  # what `stated` asks of a loss
-        return stated(of_two)(prediction, rest[0] if rest else None)
-
-    return several
-
-
-class _Weighed:
-    """`mean_of` for a loss of more inputs than two."""
-
-    def __init__(self, call: Callable[..., Any], weight: Any) -> None:
-        self.call, self.weight = call, weight
-
-    def __call__(self, prediction: Any, *rest: Any) -> Any:
-        index = getattr(self.call, "ignore_index", -100)
-        wrapped = mean_of(lambda first, _: self.call(first, *rest), self.weight, ignore_index=index)
-        return wrapped(prediction, rest[0] if rest else None)
+    return driver.weighed(plain, weight)
 
 
 def _uneven(trial: Trial, sizes: Sequence[int]) -> tuple[Any, ...]:
     """Inputs of all parts, with ignored targets in the last one only, where targets can be ignored."""
-    given, found = inputs(trial, sum(sizes)), ignoring(trial)
+    driver: LossDriver = trial.driver
+    given, found = driver.inputs(trial, sum(sizes)), ignoring(trial)
     if found is None or sizes[-1] < 2:
         return given
     last = range(sum(sizes[:-1]), sum(sizes))
     at = trial.example.more["fixed"][0]
-    if given[at].dim() == 1:
+    if given[at].ndim == 1:
         return with_ignored(trial, given, list(last)[: len(last) // 2], found[0])
-    target = given[at].clone()
+    target = given[at].copy()
     for record in last:  # of sequences, another number of tokens in each
-        target[record].view(-1)[: 1 + record % (target[record].numel() - 1)] = found[0]
+        target[record].reshape(-1)[: 1 + record % (target[record].size - 1)] = found[0]
     return (*given[:at], target, *given[at + 1 :])
 
 
-def _adds_up(trial: Trial, whole: Seen, cut: list[Seen], sizes: Sequence[int]) -> None:
-    total = torch.stack([p.total for p in cut]).sum()
+def _adds_up(trial: Trial, whole: LossValue, cut: list[LossValue], sizes: Sequence[int]) -> None:
+    total = np.sum([p.total for p in cut])[...]
     if whole.weight is not None:
         weight = sum(p.weight or 0.0 for p in cut)
         agrees = abs(weight - whole.weight) <= 1e-9 * max(1.0, abs(whole.weight))
@@ -140,16 +100,14 @@ def _adds_up(trial: Trial, whole: Seen, cut: list[Seen], sizes: Sequence[int]) -
     same(trial, "the gradients of the parts", _together(trial, cut), whole.gradients, tolerance="T1", cause=cause)
 
 
-def _together(trial: Trial, cut: list[Seen], scales: Sequence[float] = ()) -> dict[str, Tensor]:
+def _together(trial: Trial, cut: list[LossValue], scales: Sequence[float] = ()) -> dict[str, Array]:
     """Gradients of the parts: of inputs side by side, of the loss's own parameters summed."""
-    axes = trial.example.more["axes"]
     scales = scales or [1.0] * len(cut)
     made = {}
     for path in cut[0].gradients:
         found = [p.gradients[path] * s for p, s in zip(cut, scales, strict=True)]
-        number = int(path.split()[1].partition("[")[0]) if path.startswith("input ") else 0
-        axis = axes if isinstance(axes, int) else axes[number]
-        made[path] = torch.cat(found, axis) if path.startswith("input ") and found[0].dim() else torch.stack(found).sum(0)
+        of_records = path.startswith("input ") and found[0].ndim
+        made[path] = np.concatenate(found, axis_of(trial, path)) if of_records else np.sum(found, axis=0)
     return made
 
 
@@ -166,9 +124,10 @@ def _together(trial: Trial, cut: list[Seen], scales: Sequence[float] = ()) -> di
 )
 def states_weight(trial: Trial) -> None:
     """What it returns says how much it weighs: a sum, unreduced losses, (total, weight), or a mean whose weight is stated."""
-    settle(trial)
+    driver: LossDriver = trial.driver
+    driver.settle(trial)
     _, override = ignoring(trial) or (None, {})
-    kind = form(build(trial, **override)(*inputs(trial, 2)))
+    kind = driver.look(trial, driver.build(trial, **override), driver.inputs(trial, 2)).form
     if kind != "scalar" or trial.has("across_records"):
         trial.exercised(f"its results are {kind}" if kind != "scalar" else "it depends on the batch, as it declares")
         return
@@ -176,15 +135,17 @@ def states_weight(trial: Trial) -> None:
         given = _uneven(trial, sizes)
         pieces = parts(trial, given, sizes)
         with trial.case(parts=sizes, dtype="float64"), trial.component("the loss of a part"):
-            whole = look(trial, build(trial, **override), given)
-            cut = [look(trial, build(trial, **override), p) for p in pieces]
-            if _close(torch.stack([p.total for p in cut]).sum(), whole.total):
+            whole = driver.look(trial, driver.build(trial, **override), given)
+            cut = [driver.look(trial, driver.build(trial, **override), p) for p in pieces]
+            if _close(sum(float(p.total) for p in cut), whole.total):
                 trial.exercised("it is a sum")
                 return
             _says_weight(trial, whole, cut, pieces, sizes)
 
 
-def _says_weight(trial: Trial, whole: Seen, cut: list[Seen], pieces: list[tuple[Any, ...]], sizes: tuple[int, int]) -> None:
+def _says_weight(
+    trial: Trial, whole: LossValue, cut: list[LossValue], pieces: list[tuple[Any, ...]], sizes: tuple[int, int]
+) -> None:
     """A mean over the stated weight, or else the ratios by which a mean of means is wrong."""
     weights = _candidates(trial, pieces)
     divides = {n: w for n, w in weights.items() if _close(_weighed(cut, w), whole.total)}
@@ -192,7 +153,7 @@ def _says_weight(trial: Trial, whole: Seen, cut: list[Seen], pieces: list[tuple[
         trial.demand(
             "stated" in divides,
             f"its mean is not over the stated weight {trial.example.more['weight']!r}",
-            measured=float(_weighed(cut, weights["stated"])),
+            measured=_weighed(cut, weights["stated"]),
             allowed=float(whole.total),
             cause=f"it divides by {', '.join(divides) or 'something else'}",
         )
@@ -215,37 +176,34 @@ def _says_weight(trial: Trial, whole: Seen, cut: list[Seen], pieces: list[tuple[
     )
 
 
-def _halves(trial: Trial, path: str, value: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    axes = trial.example.more["axes"]
-    axis = axes if isinstance(axes, int) else axes[int(path.split()[1].partition("[")[0])] if path.startswith("input ") else 0
-    return value.narrow(axis, 0, n), value.narrow(axis, n, value.shape[axis] - n)
+def _halves(trial: Trial, path: str, value: Array, n: int) -> list[Array]:
+    return np.split(value, [n], axis_of(trial, path))
 
 
-def _ratio(got: Tensor, want: Tensor) -> float:
-    kept = want.abs() > 1e-12
-    return float((got[kept] / want[kept]).median()) if bool(kept.any()) else 1.0
+def _ratio(got: Array, want: Array) -> float:
+    kept = np.abs(want) > 1e-12
+    return float(np.median(got[kept] / want[kept])) if bool(kept.any()) else 1.0
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs() <= ATOL + RTOL * b.abs())
+def _close(a: Any, b: Any) -> bool:
+    return bool(abs(float(a) - float(b)) <= ATOL + RTOL * abs(float(b)))
 
 
-def _weighed(cut: list[Seen], weights: Sequence[float]) -> Tensor:
-    return sum((p.total * w for p, w in zip(cut, weights, strict=True)), torch.zeros(())) / sum(weights)
+def _weighed(cut: list[LossValue], weights: Sequence[float]) -> float:
+    return sum(float(p.total) * w for p, w in zip(cut, weights, strict=True)) / sum(weights)
 
 
 def _candidates(trial: Trial, pieces: list[tuple[Any, ...]]) -> dict[str, list[float]]:
     """What a mean may divide by, for each part."""
     target = next((i for i in trial.example.more["fixed"]), 0)
     index = (ignoring(trial) or (None, {}))[0]
-    axes = trial.example.more["axes"]
-    axis = axes if isinstance(axes, int) else axes[0]
+    axis = axis_of(trial, "input 0")
     made: dict[str, list[float]] = {}
     if "weight" in trial.example.more and not isinstance(trial.example.more["weight"], str):
         weigh = trial.example.more["weight"]
-        made["stated"] = [float(weigh(p[0], p[1] if len(p) > 1 else None)) for p in pieces]
+        made["stated"] = [float(weigh(*(trial.driver.native(x) for x in (*p, None)[:2]))) for p in pieces]
     made["records"] = [float(p[0].shape[axis]) for p in pieces]
-    made["elements"] = [float(p[target].numel()) for p in pieces]
+    made["elements"] = [float(p[target].size) for p in pieces]
     if index is not None:
         made["targets"] = [float((p[target] != index).sum()) for p in pieces]
     if isinstance(trial.example.more.get("weight"), str):
@@ -265,7 +223,7 @@ def _candidates(trial: Trial, pieces: list[tuple[Any, ...]]) -> dict[str, list[f
 )
 def reductions(trial: Trial) -> None:
     """`none`, `sum` and `mean` agree, and ignored targets change nothing: neither value, nor weight, nor any gradient."""
-    settle(trial)
+    trial.driver.settle(trial)
     found = ignoring(trial)
     if not has_reductions(trial) and found is None:
         trial.skip("it has neither reductions nor ignored targets")
@@ -276,21 +234,23 @@ def reductions(trial: Trial) -> None:
 
 
 def _reductions(trial: Trial) -> None:
+    driver: LossDriver = trial.driver
     index, override = ignoring(trial) or (None, dict[str, Any]())
-    given = inputs(trial, 7)
+    given = driver.inputs(trial, 7)
     if index is not None:
         given = with_ignored(trial, given, [1, 5], index)
     with trial.case(size=7, dtype="float64"), trial.component("its reductions"):
-        plain = look(trial, build(trial, reduction="none", **override), given)
-        total = look(trial, build(trial, reduction="sum", **override), given)
+        plain = driver.look(trial, driver.build(trial, reduction="none", **override), given)
+        total = driver.look(trial, driver.build(trial, reduction="sum", **override), given)
         if plain.losses is None:
             trial.fail("with reduction='none' it returns a scalar", measured=plain.form, allowed="unreduced")
         same(trial, "the sum against none", _values(total), _values(plain), tolerance="T1", cause="another reduction")
-        mean = look(trial, build(trial, reduction=mean_name(trial), **override), given)
+        mean = driver.look(trial, driver.build(trial, reduction=mean_name(trial), **override), given)
         if (stated_mean := trial.example.more.get("mean")) is not None:
-            same(trial, "the mean", {"total": mean.total}, {"total": stated_mean(plain.losses, given)}, tolerance="T1")
+            due = np.asarray(float(stated_mean(driver.native(plain.losses), tuple(map(driver.native, given)))))
+            same(trial, "the mean", {"total": mean.total}, {"total": due}, tolerance="T1")
             return
-        weights = {k: w[0] for k, w in _candidates(trial, [given]).items()} | {"losses": float(plain.losses.numel())}
+        weights = {k: w[0] for k, w in _candidates(trial, [given]).items()} | {"losses": float(plain.losses.size)}
         if index is not None:
             weights = {k: w for k, w in weights.items() if k in ("targets", "stated")}
         ratio = float(total.total / mean.total) if float(mean.total) else float("nan")
@@ -316,26 +276,26 @@ def _twice(ratio: float, weights: dict[str, float]) -> str | None:
     return f"it divides twice by {hit}" if hit else f"{ratio / next(iter(weights.values())):.6g} of the weight"
 
 
-def _values(seen: Seen) -> dict[str, Any]:
+def _values(seen: LossValue) -> dict[str, Any]:
     return {"total": seen.total, **seen.gradients}
 
 
 def _ignored(trial: Trial, index: int, override: dict[str, Any]) -> None:
-    whole = inputs(trial, 7)
-    kept = torch.tensor([0, 2, 3, 4, 6])
+    driver: LossDriver = trial.driver
+    whole = driver.inputs(trial, 7)
     for reduction in ("none", "sum", mean_name(trial)) if has_reductions(trial) else (None,):
         chosen = {**override, **({"reduction": reduction} if reduction else {})}
         with (
             trial.case(size=7, ignored=[1, 5], dtype="float64", reduction=reduction),
             trial.component("its value with ignored targets"),
         ):
-            got = look(trial, build(trial, **chosen), with_ignored(trial, whole, [1, 5], index))
-            want = look(trial, build(trial, **chosen), records(trial, whole, kept))
+            got = driver.look(trial, driver.build(trial, **chosen), with_ignored(trial, whole, [1, 5], index))
+            want = driver.look(trial, driver.build(trial, **chosen), records(trial, whole, [0, 2, 3, 4, 6]))
             left = {k: g[1] for k, g in got.gradients.items() if k.startswith("input ")}
             trial.demand(
                 not any(bool(g.any()) for g in left.values()),
                 "the gradient of an ignored target is not zero",
-                measured=max(float(g.abs().max()) for g in left.values()),
+                measured=max(float(np.abs(g).max()) for g in left.values()),
                 allowed=0.0,
                 first={"tensor": "input 0", "index": [1]},
                 cause="the mask comes after a reduction or is left out",
@@ -359,5 +319,5 @@ def _ignored(trial: Trial, index: int, override: dict[str, Any]) -> None:
                     allowed=want.weight,
                     cause="ignored targets are counted",
                 )
-    full = look(trial, build(trial, **override), whole)
+    full = driver.look(trial, driver.build(trial, **override), whole)
     trial.control("those targets matter where they are not ignored", differs(full.total, got.total))

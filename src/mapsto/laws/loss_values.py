@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ...core.laws import Laws, Trial
-from .compare import differs, max_error, same
-from .loss_examples import Seen, build, ignoring, inputs, look, records, settle, with_ignored
+from ..core.laws import Laws, Trial
+from ..formulas.activations import log_softmax, sigmoid
+from .compare import EPS, MAX, differs, max_error, same, values
+from .drivers import Array, LossDriver, LossValue
+from .loss_inputs import axis_of, ignoring, is_float, records, with_ignored
 
 laws = Laws("loss")
 
 SCALES = (20.0, 300.0, 1e4)
 """Times a normal: logits in ordinary, careless and broken training."""
-HALVES = (torch.float16, torch.bfloat16)
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 # -- nothing -----------------------------------------------------------------------------------------------------------
@@ -30,22 +31,23 @@ HALVES = (torch.float16, torch.bfloat16)
 )
 def degenerate(trial: Trial) -> None:
     """No records, one record, and targets that are all ignored give finite values and gradients, or an error that says why."""
-    settle(trial)
+    driver: LossDriver = trial.driver
+    driver.settle(trial)
     found = ignoring(trial)
     cases: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
-    whole = inputs(trial, 3)
+    whole = driver.inputs(trial, 3)
     if found is not None:
         index, override = found
         cases.append(("all targets ignored", with_ignored(trial, whole, range(3), index), override))
         cases.append(("all but one ignored", with_ignored(trial, whole, range(1, 3), index), override))
     if not trial.has("across_records"):
-        cases.append(("one record", records(trial, whole, torch.tensor([0])), {}))
-    cases.append(("no records", records(trial, whole, torch.arange(0)), {}))
+        cases.append(("one record", records(trial, whole, [0]), {}))
+    cases.append(("no records", records(trial, whole, []), {}))
     for said, given, override in cases:
         with trial.case(targets=said, dtype="float64"):
-            call = build(trial, **override)
+            call = driver.build(trial, **override)
             try:
-                seen = look(trial, call, given)
+                seen = driver.look(trial, call, given)
             except Exception as error:  # noqa: BLE001  # an explicit error is one way to keep the law
                 if len(str(error).strip()) < 10 or isinstance(error, ZeroDivisionError):
                     trial.fail(
@@ -54,18 +56,18 @@ def degenerate(trial: Trial) -> None:
                 trial.exercised("explicit errors")
                 continue
             _finite(trial, said, seen)
-    trial.control("ordinary targets give a loss", bool(look(trial, build(trial), whole).total != 0))
+    trial.control("ordinary targets give a loss", bool(driver.look(trial, driver.build(trial), whole).total != 0))
 
 
-def _finite(trial: Trial, said: str, seen: Seen) -> None:
-    values = {"total": seen.total, **{f"gradient of {k}": g for k, g in seen.gradients.items()}}
+def _finite(trial: Trial, said: str, seen: LossValue) -> None:
+    found = {"total": seen.total, **{f"gradient of {k}": g for k, g in seen.gradients.items()}}
     if seen.weight is not None:
-        values["weight"] = torch.tensor(seen.weight)
-    for name, value in values.items():
-        bad = ~value.isfinite()
+        found["weight"] = np.asarray(seen.weight)
+    for name, value in found.items():
+        bad = ~np.isfinite(value)
         trial.demand(
             not bool(bad.any()),
-            f"{said}: its {name} is {float(value[bad].flatten()[0]) if bool(bad.any()) else 0}",
+            f"{said}: its {name} is {float(value[bad].ravel()[0]) if bool(bad.any()) else 0}",
             measured="not finite",
             allowed="finite",
             first={"tensor": name},
@@ -85,49 +87,45 @@ def _finite(trial: Trial, said: str, seen: Seen) -> None:
 )
 def extreme(trial: Trial) -> None:
     """Wherever the float64 value is finite and in range, so is that in float16, bfloat16 and float32, with its gradients."""
-    settle(trial)
-    exercised = sum([_extreme(trial, dtype, scale) for dtype in (torch.float32, *HALVES) for scale in SCALES])
+    driver: LossDriver = trial.driver
+    driver.settle(trial)
+    exercised = sum([_extreme(trial, driver, dtype, scale) for dtype in DTYPES for scale in SCALES])
     if not exercised:
-        trial.skip("PyTorch has no kernels of it in these dtypes, or its domain has no extreme values")
+        trial.skip("its framework has no kernels of it in these dtypes, or its domain has no extreme values")
 
 
-def _extreme(trial: Trial, dtype: torch.dtype, scale: float) -> bool:
+def _extreme(trial: Trial, driver: LossDriver, dtype: str, scale: float) -> bool:
     fixed, domain = trial.example.more["fixed"], trial.example.more["domain"]
-    given = inputs(trial, 4, torch.float32, stream="extreme")
-    given = tuple(
-        x if i in fixed or not isinstance(x, Tensor) or not x.is_floating_point() else _pushed(x, domain, scale).to(dtype)
-        for i, x in enumerate(given)
-    )
-    given = tuple(x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
-    wide = tuple(x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in given)
-    name = str(dtype).removeprefix("torch.")
+    given = driver.inputs(trial, 4, stream="extreme", dtype="float32")
+    pushed = [x if i in fixed or not is_float(x) else _pushed(x, domain, scale) for i, x in enumerate(given)]
+    wide = tuple(driver.rounded(x, dtype) if is_float(x) else x for x in pushed)
     try:
-        true = look(trial, build(trial), wide)
+        true = driver.look(trial, driver.build(trial), wide)
     except Exception:  # noqa: BLE001  # outside its domain
         return False
-    with trial.case(size=4, dtype=name, scale=scale):
+    with trial.case(size=4, dtype=dtype, scale=scale):
         try:
-            got = look(trial, build(trial, dtype), given)
+            got = driver.look(trial, driver.build(trial, dtype), wide, dtype)
         except (RuntimeError, NotImplementedError) as error:
-            if "not implemented for" in str(error) or "expected scalar type" in str(error):
+            if driver.no_kernel(error):
                 return False
-            trial.fail(f"predictions {scale:g} times a normal in {name} raised {type(error).__name__}: {str(error)[:200]}")
+            trial.fail(f"predictions {scale:g} times a normal in {dtype} raised {type(error).__name__}: {str(error)[:200]}")
         _in_range(trial, dtype, got, true, wide)
     return True
 
 
-def _pushed(x: Tensor, domain: str, scale: float) -> Tensor:
+def _pushed(x: Array, domain: str, scale: float) -> Array:
     """Values as far out as the domain goes."""
     if domain == "probability":
-        return torch.sigmoid(torch.logit(x) * scale)
+        return sigmoid(np.log(x / (1 - x)) * np.float32(scale))
     if domain == "log_probability":
-        return torch.log_softmax(x * scale, -1)
-    return x * scale
+        return log_softmax(x * np.float32(scale))
+    return x * np.float32(scale)
 
 
-def _in_range(trial: Trial, dtype: torch.dtype, got: Seen, true: Seen, wide: tuple[Any, ...]) -> None:
-    top, eps = torch.finfo(dtype).max / 4, torch.finfo(dtype).eps
-    size = sum(float(x.abs().sum()) for x in wide if isinstance(x, Tensor) and x.is_floating_point())
+def _in_range(trial: Trial, dtype: str, got: LossValue, true: LossValue, wide: tuple[Any, ...]) -> None:
+    top, eps = MAX[dtype] / 4, EPS[dtype]
+    size = sum(float(np.abs(x).sum()) for x in wide if is_float(x))
     pairs = {
         "losses" if true.losses is not None else "total": (
             got.losses if got.losses is not None else got.total,
@@ -135,9 +133,10 @@ def _in_range(trial: Trial, dtype: torch.dtype, got: Seen, true: Seen, wide: tup
         )
     }
     pairs |= {f"gradient of {k}": (got.gradients[k], g) for k, g in true.gradients.items()}
-    for what, (mine, theirs) in pairs.items():
-        kept = theirs.isfinite() & (theirs.abs() < top)
-        bad = kept & ~mine.isfinite()
+    for what, (low, theirs) in pairs.items():
+        mine = values(low).astype(np.float64)
+        kept = np.isfinite(theirs) & (np.abs(theirs) < top)
+        bad = kept & ~np.isfinite(mine)
         trial.demand(
             not bool(bad.any()),
             f"its {what} is {_first(mine, bad)}, and {_first(theirs, bad)} in float64",
@@ -148,8 +147,8 @@ def _in_range(trial: Trial, dtype: torch.dtype, got: Seen, true: Seen, wide: tup
         )
         if what.startswith("gradient") or not bool(kept.any()):
             continue
-        allowed = 0.05 * theirs.abs() + 8 * eps * size
-        off = kept & ((mine.double() - theirs).abs() > allowed)
+        allowed = 0.05 * np.abs(theirs) + 8 * eps * size
+        off = kept & (np.abs(mine - theirs) > allowed)
         trial.demand(
             not bool(off.any()),
             f"its {what} is {_first(mine, off)}, and {_first(theirs, off)} in float64",
@@ -160,8 +159,8 @@ def _in_range(trial: Trial, dtype: torch.dtype, got: Seen, true: Seen, wide: tup
         )
 
 
-def _first(x: Tensor, where: Tensor) -> str:
-    return f"{float(x[where].flatten()[0]):.6g}" if bool(where.any()) else ""
+def _first(x: Array, where: Array) -> str:
+    return f"{float(x[where].ravel()[0]):.6g}" if bool(where.any()) else ""
 
 
 # -- permutation and bounds ---------------------------------------------------------------------------------------------
@@ -176,14 +175,15 @@ def _first(x: Tensor, where: Tensor) -> str:
 )
 def permutation(trial: Trial) -> None:
     """Records in another order give the same total and weight, and gradients (and unreduced losses) in that order."""
-    settle(trial)
+    driver: LossDriver = trial.driver
+    driver.settle(trial)
     if trial.has("ordered"):
         trial.skip("the order of records matters, as it declares")
     size = 6
-    given = inputs(trial, size)
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    with trial.case(size=size, dtype="float64", permutation=order.tolist()), trial.component("its value in another order"):
-        want, got = look(trial, build(trial), given), look(trial, build(trial), records(trial, given, order))
+    given = driver.inputs(trial, size)
+    order = [3, 0, 5, 1, 4, 2]
+    with trial.case(size=size, dtype="float64", permutation=order), trial.component("its value in another order"):
+        want, got = (driver.look(trial, driver.build(trial), x) for x in (given, records(trial, given, order)))
         same(
             trial,
             "the total in another order",
@@ -193,15 +193,11 @@ def permutation(trial: Trial) -> None:
             cause="index misalignment",
         )
         trial.demand(got.weight == want.weight, f"the weight is {got.weight} in another order, and was {want.weight}")
-        numbers = {k: int(k.split()[1].partition("[")[0]) for k in want.gradients if k.startswith("input ")}
-        axes = trial.example.more["axes"]
-        permuted = {
-            k: want.gradients[k].index_select(axes if isinstance(axes, int) else axes[n], order) for k, n in numbers.items()
-        }
+        permuted = {k: np.take(g, order, axis_of(trial, k)) for k, g in want.gradients.items() if k.startswith("input ")}
         same(
             trial,
             "gradients in another order",
-            {k: got.gradients[k] for k in numbers},
+            {k: got.gradients[k] for k in permuted},
             permuted,
             tolerance="T1",
             cause="index misalignment",
@@ -214,7 +210,8 @@ def permutation(trial: Trial) -> None:
     )
     if trial.example.more["fixed"]:
         trial.control(
-            "predictions in another order than targets differ", differs(look(trial, build(trial), crossed).total, want.total)
+            "predictions in another order than targets differ",
+            differs(driver.look(trial, driver.build(trial), crossed).total, want.total),
         )
 
 
@@ -230,42 +227,35 @@ def permutation(trial: Trial) -> None:
 )
 def bounds(trial: Trial) -> None:
     """Values stay within the declared `bounds`, and none near the inputs of the declared `minimum` is below it."""
-    example = settle(trial)
+    driver: LossDriver = trial.driver
+    example = driver.settle(trial)
     if "bounds" not in example.more and "minimum" not in example.more:
         trial.skip("it declares neither `bounds` nor a `minimum`")
     low, high = example.more.get("bounds", (None, None))
     for number in range(8):
         with trial.case(draw=number, size=5, dtype="float64"):
-            value = _per_weight(look(trial, build(trial), inputs(trial, 5, stream=f"bounds {number}")))
+            value = _per_weight(driver.look(trial, driver.build(trial), driver.inputs(trial, 5, stream=f"bounds {number}")))
             inside = (low is None or value >= low - 1e-12) and (high is None or value <= high + 1e-12)
             trial.demand(
                 inside, f"a value of {value:.6g} is not within {low} and {high}", measured=value, allowed=f"[{low}, {high}]"
             )
     if "minimum" in example.more:
-        best = tuple(
-            x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
-            for x in example.more["minimum"](4, torch.Generator().manual_seed(trial.seed))
-        )
-        at_best = look(trial, build(trial), best)
+        best = driver.inputs(trial, 4, make=example.more["minimum"])
+        at_best = driver.look(trial, driver.build(trial), best)
         least = _per_weight(at_best)
         for number in range(8):  # down the gradient first, then anywhere
-            generator = torch.Generator().manual_seed(number)
+            rng = np.random.default_rng(number)
             moved = tuple(
                 x
                 if i in example.more["fixed"]
-                else x
-                + (
-                    0.1 * torch.randn(x.shape, dtype=x.dtype, generator=generator)
-                    if number
-                    else -1e-3 * at_best.gradients[f"input {i}"]
-                )
+                else x + (0.1 * rng.standard_normal(x.shape) if number else -1e-3 * at_best.gradients[f"input {i}"])
                 for i, x in enumerate(best)
             )
-            value = _per_weight(look(trial, build(trial), moved))
+            value = _per_weight(driver.look(trial, driver.build(trial), moved))
             trial.demand(
                 value >= least - 1e-9, f"near its minimum of {least:.6g} it is {value:.6g}", measured=value, allowed=least
             )
 
 
-def _per_weight(seen: Seen) -> float:
-    return float(seen.total) / (seen.weight or (seen.losses.numel() if seen.losses is not None else 1.0))
+def _per_weight(seen: LossValue) -> float:
+    return float(seen.total) / (seen.weight or (seen.losses.size if seen.losses is not None else 1.0))
