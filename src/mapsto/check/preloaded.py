@@ -7,6 +7,7 @@ from ..core.laws import all_laws
 from . import worker as worker
 from .wings import law_wings
 
-law_wings()
+for wing in law_wings():
+    wing.preload()
 with contextlib.suppress(MapstoError):  # told to whoever asks for the laws
     all_laws()

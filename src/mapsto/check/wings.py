@@ -15,6 +15,10 @@ WINGS = ("mapsto.torch.laws",)
 class LawWing(Protocol):
     """Implemented by a wing's `laws` package as functions."""
 
+    def preload(self) -> None:
+        """Import what most laws ask for late, and each worker would import anew."""
+        ...
+
     def infer_kind(self, target: Any) -> str | None:
         """The kind of a class, factory or instance of this framework, or None."""
         ...

@@ -27,6 +27,16 @@ COMPLETE = {
 """Kind -> the module here whose `complete(subject)` finds an example."""
 
 
+PRELOAD = ("mapsto.torch.mesh.ranks", "mapsto.torch.parts", "torch._dynamo")
+"""Every optimizer and every mesh of ranks asks for these, when it is made."""
+
+
+def preload() -> None:
+    """Import what most laws ask for late, and each worker would import anew."""
+    for name in PRELOAD:
+        importlib.import_module(name)
+
+
 def infer_kind(target: Any) -> str | None:
     """layer, optimizer, schedule or loss, by class or signature; None where it is none of them."""
     if isinstance(target, torch.nn.modules.loss._Loss) or (
