@@ -7,6 +7,7 @@ from torch import nn
 
 from mapsto import use
 from mapsto.engine.laws.runs import usual
+from mapsto.torch.laws import program_mesh
 from mapsto.torch.mesh.one import local
 
 from . import Mutant
@@ -157,6 +158,7 @@ def doubled():
 
 
 def skips_idle_passes():
+    program_mesh.PATIENCE = 4.0  # in the rank that judges it, where to wait in vain is the finding
     return _spec(middleware=[use(SkipsIdlePasses)])
 
 
