@@ -115,10 +115,12 @@ def size_of(spec: Spec) -> MeshSize | None:
 
 def describe(resume: str | None, words: list[str], checkpoint: str | None, debug: bool, told: int) -> int:
     """In a fork: what a launcher must know of a spec, as JSON into a descriptor; errors are told as ever."""
+    from ..engine.checked import checked
     from ..engine.wing import find_wing
 
     try:
-        spec = spec_of(argparse.Namespace(resume=resume, words=words, checkpoint=checkpoint)).check()
+        spec = spec_of(argparse.Namespace(resume=resume, words=words, checkpoint=checkpoint))
+        checked(spec, begins=False)  # whoever leads finds out whether it begins
         size = size_of(spec)
         about = {
             "name": spec.name,

@@ -23,6 +23,7 @@ from ..core.spec import Spec
 from ..core.trust import registered_only, untrusted
 from ..core.typed import hints_of, kind_of_hint, say, shortened
 from ..core.values import Part
+from ..engine.checked import checked
 from ..engine.folder import RunFolder
 from . import trusting
 from .console import heading, note, table, write
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.yaml:
         write(spec.to_yaml().rstrip())
     else:
-        show_spec(spec.check())
+        show_spec(checked(spec, begins=not Path(options.what).is_dir()))
     return 0
 
 

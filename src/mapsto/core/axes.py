@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 from .errors import SpecError
+from .ranges import Count
 
 AXES = ("pipeline", "replicate", "shard", "tensor")
 """In the order of the device mesh: neighbouring ranks share the last axis, whose ranks talk most."""
 REST = -1
+Axis = Count | Literal[-1]
+"""A number of ranks; -1 is all that are left."""
 
 
 def sizes(stated: Mapping[str, int], world: int) -> dict[str, int]:

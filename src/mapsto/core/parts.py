@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import sys
 import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from inspect import Parameter
+from pathlib import Path
 from typing import Any
 
 from .errors import MapstoError, MissingExtra, RegistryError, SpecError, UnknownName, nearest, placed
@@ -228,22 +231,43 @@ class Checked:
             if (told := placed(error, self.path)) is error:
                 raise
             raise told from error
-        except (TypeError, ValueError) as error:
-            if _refused(error):
-                raise SpecError(f"{self.path}: {label(self.target)} refuses these arguments: {error}") from error
+        except Exception as error:
+            if _refused(error, self.target):
+                said = error.args[0] if isinstance(error, KeyError) and error.args else error  # whose text is a repr
+                why = " ".join(str(said).split()) or type(error).__name__
+                raise SpecError(f"{self.path}: {label(self.target)} refuses these arguments: {why}") from error
             raise
 
 
-def _refused(error: BaseException) -> bool:
+REFUSALS = (ValueError, RuntimeError, AssertionError, ArithmeticError)
+"""What constructors raise by whose arguments they cannot be; other errors are faults in their own code."""
+
+
+def _refused(error: BaseException, target: Any) -> bool:
     """Whether the arguments were refused, rather than something within the target broke.
 
     A call that does not fit raises TypeError without entering the target; a constructor that checks its values raises
-    ValueError in its first frames, those of the constructors that it inherits from not counted.
+    in its first frames, those of the constructors that it inherits from not counted. Of a library the code is not the
+    user's to mend, and the arguments are.
     """
+    if of_library(target):
+        return True
     names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, TypeError):
         return len(names) == 1
-    return len(names) <= 3 or all(name == "__init__" for name in names[3:])
+    return isinstance(error, REFUSALS) and (len(names) <= 3 or all(name == "__init__" for name in names[3:]))
+
+
+def of_library(target: Any) -> bool:
+    """Whether a target is an installed package's, such as the framework's, and neither ours nor a plugin's."""
+    module = getattr(target, "__module__", None) or ""
+    place = Path(getattr(sys.modules.get(module), "__file__", None) or ".").parts
+    own = {entry.package for entry in registry.entries() if entry.point is not None and not _ours(entry.point)}
+    return ("site-packages" in place or "dist-packages" in place) and module.partition(".")[0] not in {"mapsto", *own}
+
+
+def _ours(point: metadata.EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name == "mapsto"
 
 
 def _built(value: Any, offers: Mapping[str, Any] | None) -> Any:

@@ -106,7 +106,7 @@ class Spec:
             raise SpecError(f"checkpoint: {shortened(self.checkpoint)} is not a mapping, such as {{every: 100, keep: 3}}")
         put(self, "init_from", initial(self.init_from))
         put(self, "imports", tuple(str(path) for path in listed(self.imports, "imports", "recipe files")))
-        least = {"steps": 0, "epochs": 1, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
+        least = {"steps": 1, "epochs": 1, "seed": 0, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
         names = ["name", "steps", "epochs", "seed", "device", "log_every", "evaluate_every", "wing", "micro_shards", "strict"]
         validate(self, names, least=least)
         if reason := _unfit(self.name):

@@ -92,6 +92,8 @@ def validated(value: Any, hint: Any, path: str) -> Any:
         raise SpecError(f"{path}: {shortened(value)} is not a number, and {say(hint)} is wanted")
     if isinstance(value, bool) and type(converted) in (int, float):
         raise SpecError(f"{path}: {value!r} is a bool, and {say(hint)} is wanted")
+    if isinstance(value, float) and type(converted) is int:
+        raise SpecError(f"{path}: {value!r} is a float, and {say(hint)} is wanted: write {converted}")
     return value if isinstance(converted, Iterator) else converted
 
 
@@ -150,7 +152,9 @@ def say(hint: Any) -> str:
         base, *more = typing.get_args(hint)
         finite, bounds = _bounds(more)
         return " ".join([*(["finite"] if finite else []), say(base), *([" and ".join(bounds)] if bounds else [])])
-    if typing.get_origin(hint) in (typing.Union, types.UnionType) and "Annotated" in str(hint):
+    if typing.get_origin(hint) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(hint)))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and ("Annotated" in str(hint) or "Literal" in str(hint)):
         return " | ".join("None" if member is type(None) else say(member) for member in typing.get_args(hint))
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.ranges import Share
+from ..core.ranges import Share, Whole
 from ..core.registry import decorator
 from .source import Batch
 from .transforms import Array, array_of
@@ -48,7 +48,7 @@ class RandomFlip:
 class RandomShift:
     """Maps each image to itself moved by up to `pixels` in both directions, uniformly; what moves in is `fill`."""
 
-    def __init__(self, pixels: int, field: str = "input", fill: float = 0) -> None:
+    def __init__(self, pixels: Whole, field: str = "input", fill: float = 0) -> None:
         self.pixels, self.field, self.fill = _whole("pixels", pixels, "random_shift"), field, fill
 
     def __call__(self, batch: Batch, *, rng: np.random.Generator) -> Batch:
@@ -65,7 +65,7 @@ class RandomCrop:
     """
 
     def __init__(
-        self, size: int | tuple[int, int] | None = None, padding: int = 0, field: str = "input", fill: float = 0
+        self, size: int | tuple[int, int] | None = None, padding: Whole = 0, field: str = "input", fill: float = 0
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else size
         self.padding, self.field, self.fill = _whole("padding", padding, "random_crop"), field, fill

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..core.errors import DataError
 from ..core.random import derive
+from ..core.ranges import Count
 from ..core.registry import decorator
 from .source import Indices
 
@@ -23,7 +24,7 @@ _Words = npt.NDArray[np.unsignedinteger[Any]]
 class Sequential:
     """Maps positions to themselves in every epoch: the records as they lie. `records` is filled in by the reader."""
 
-    def __init__(self, records: int | None = None) -> None:
+    def __init__(self, records: Count | None = None) -> None:
         self.records = records
 
     def over(self, records: int, seed: int) -> Sequential:  # noqa: ARG002  # the signature that every order owes
@@ -46,7 +47,7 @@ class Shuffled:
     [0, records): fewer than two passes on average. O(1) memory, random access, an `inverse`; records up to 2^62.
     """
 
-    def __init__(self, records: int | None = None, seed: int | None = None) -> None:
+    def __init__(self, records: Count | None = None, seed: int | None = None) -> None:
         self.records = records
         self.seed = seed
         if records is not None and not 0 < records <= 1 << 62:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError, nearest
+from ..core.ranges import Count
 from ..core.registry import decorator
 from .fields import overflows
 from .source import Batch, field_of, is_tensor
@@ -35,8 +36,8 @@ class Pad:
         value: float | Mapping[str, float] = 0,
         *,
         side: Literal["right", "left"] = "right",
-        max_length: int | None = None,
-        multiple_of: int = 1,
+        max_length: Count | None = None,
+        multiple_of: Count = 1,
         mask: str | Mapping[str, str] | None = None,
         lengths: str | Mapping[str, str] | None = None,
         dtype: str | None = None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +20,7 @@ def existing_file(path: PathLike, who: str) -> Path:
     if file.is_dir():
         raise DataError(f"{who}: {file} is a folder, and a file is wanted")
     if not file.is_file():
-        raise DataError(f"{who}: there is no file {file}; {_beside(file)}")
+        raise DataError(f"{who}: there is no file {file}; {beside(file)}")
     return file
 
 
@@ -27,7 +30,7 @@ def existing_folder(path: PathLike, who: str) -> Path:
     if folder.is_file():
         raise DataError(f"{who}: {folder} is a file, and a folder is wanted")
     if not folder.is_dir():
-        raise DataError(f"{who}: there is no folder {folder}; {_beside(folder)}")
+        raise DataError(f"{who}: there is no folder {folder}; {beside(folder)}")
     return folder
 
 
@@ -39,11 +42,27 @@ def existing_files(path: PathLike | Sequence[PathLike], who: str) -> list[Path]:
     return [existing_file(p, who) for p in several]
 
 
-def _beside(path: Path) -> str:
-    """What is there instead: the nearest name in the same folder, or the first part of the path that is missing."""
+LIKE, MANY = 3, 10_000
+"""Names that an error proposes, and those that are looked at for it: a folder may hold any number."""
+
+
+def beside(path: Path) -> str:
+    """What is there instead: the nearest names in the same folder, or the first part of the path that is missing."""
+    if path.parent.is_dir():
+        return _like(path)
     parent = path.parent
-    if parent.is_dir():
-        return nearest(path.name, [p.name for p in parent.iterdir()][:200])
     while not parent.parent.is_dir():
         parent = parent.parent
-    return f"its folder {parent} is missing; " + nearest(parent.name, [p.name for p in parent.parent.iterdir()][:200])
+    return f"its folder {parent} is missing; {_like(parent)}"
+
+
+def _like(path: Path) -> str:
+    with os.scandir(path.parent) as entries:
+        there = sorted(entry.name for entry in itertools.islice(entries, MANY))
+    if len(there) <= LIKE:
+        return nearest(path.name, there) if there else f"{path.parent} is empty"
+    lowered = {name.lower(): name for name in there}
+    close = difflib.get_close_matches(path.name.lower(), lowered, n=LIKE, cutoff=0.5)
+    return (
+        f"did you mean {' or '.join(repr(lowered[name]) for name in close)}?" if close else "nothing beside it has such a name"
+    )

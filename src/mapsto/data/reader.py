@@ -44,7 +44,7 @@ class Batches:
         shuffle: bool = False,
         order: Any = None,
         transforms: Any = (),
-        bucket_by: Any = None,
+        bucket_by: str | Callable[..., Any] | None = None,
         window: Count = 100,
         drop_last: bool = False,
         limit: Count | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
+from ..core.ranges import Count
 from ..core.registry import decorator
 from .adapt import as_source
 from .line_files import read_text
@@ -32,8 +33,8 @@ class TokenBlocks(Source):
     def __init__(
         self,
         text: Any,
-        block: int,
-        stride: int | None = None,
+        block: Count,
+        stride: Count | None = None,
         *,
         tokenise: Callable[[str], Sequence[int]] | None = None,
         encoding: str = "utf-8",

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError, nearest
+from ..core.ranges import Positive
 from ..core.registry import decorator
 from .source import Batch, field_of
 
@@ -46,7 +47,7 @@ class Normalise:
     where a std is not positive or the channels do not fit.
     """
 
-    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float], field: str = "input") -> None:
+    def __init__(self, mean: float | Sequence[float], std: Positive | Sequence[Positive], field: str = "input") -> None:
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
         self.field = field
         if not (self.std > 0).all():

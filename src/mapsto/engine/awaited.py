@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..core.errors import SpecError, nearest
-from ..core.spec import CheckpointPlan
+from ..core.spec import CheckpointPlan, Spec
 from .loop import Loop, evaluate
 from .streams import untouched
 
@@ -39,6 +39,24 @@ def require_awaited(loop: Loop) -> None:
         _require_names(wanted, _names(loop, sets))
 
 
+def require_known(spec: Spec) -> None:
+    """Raise SpecError where the best checkpoint waits for a metric of no data set that the spec evaluates."""
+    for where, metric in _best(spec.checkpoint, spec.validation_sets):
+        if not spec.validation_sets:
+            raise SpecError(_nothing(where, metric, spec.data))
+        name, slash, _ = metric.partition("/")
+        if not slash or name not in spec.validation_sets:
+            likely = [f"{name}/{metric if not slash else metric.partition('/')[2]}" for name in spec.validation_sets]
+            raise SpecError(f"{where}: an evaluation gives no {metric!r}; such as {', '.join(likely)}")
+
+
+def _nothing(where: str, metric: str, data: Iterable[str]) -> str:
+    return (
+        f"{where}: it waits for {metric!r}, and nothing is evaluated while this run trains: data has {', '.join(data)}; "
+        "add data.valid, or leave it out"
+    )
+
+
 def _best(plan: CheckpointPlan, sets: Iterable[str]) -> Awaited:
     """The best checkpoint waits where something is evaluated, and where a spec asks for more than is done by default."""
     asked = (plan.best, plan.metric, plan.mode) != (CheckpointPlan.best, CheckpointPlan.metric, CheckpointPlan.mode)
@@ -49,10 +67,7 @@ def _require_evaluations(loop: Loop, waiting: Awaited, best: Awaited) -> None:
     sets = loop.spec.validation_sets
     if not sets:
         where, metric = [*waiting, *best][0]
-        raise SpecError(
-            f"{where}: it waits for {metric!r}, and nothing is evaluated while this run trains: "
-            f"data has {', '.join(loop.spec.data)}; add data.valid, or leave it out"
-        )
+        raise SpecError(_nothing(where, metric, loop.spec.data))
     every = loop.every["evaluate"]
     if waiting and 0 < loop.total < every:
         where, metric = waiting[0]

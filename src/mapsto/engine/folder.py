@@ -241,6 +241,7 @@ class RunFolder:
                     f"a run cannot be kept in {self.path}: {own.name} is a link, and what it leads to is left alone: "
                     "make the run's folder a link instead"
                 )
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             held = open(self.path / LOCK, "a+", opener=_own_file)  # noqa: SIM115  # closed just below
@@ -253,7 +254,19 @@ class RunFolder:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            try:
+                yield
+            except BaseException:
+                self._forget(made)
+                raise
+
+    def _forget(self, made: bool) -> None:
+        """Leave nothing of a run that was refused before it wrote anything. made: nor the folder."""
+        if self.is_empty():
+            (self.path / LOCK).unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # of a launcher there are logs in it
+                    self.path.rmdir()
 
 
 class Onlooker(RunFolder):
@@ -302,6 +315,8 @@ def _take(file: IO[str], folder: Path) -> None:
         file.seek(0)
         other = file.read().strip() or "?"
         raise CheckpointError(f"process {other} is training in {folder} already: wait for it or end it") from None
+    if not os.fstat(file.fileno()).st_nlink:
+        raise CheckpointError(f"another process was refused in {folder} just now, and took its lock away: start this one again")
 
 
 def _listed(value: Any) -> Any:

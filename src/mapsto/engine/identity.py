@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ..core.json_text import write_json
 from ..core.spec import Spec
 from .fingerprint import is_path
 
@@ -16,7 +17,7 @@ _ABSENT = object()
 def identity_of(spec: Spec) -> dict[str, Any]:
     """What decides the trajectory of a run, as JSON data: of the readers those it trains and evaluates with, and of them
     not how many processes read."""
-    found: dict[str, Any] = json.loads(json.dumps(spec.identity(), default=str))
+    found: dict[str, Any] = json.loads(write_json(spec.identity()))
     readers = {name: found["data"][name] for name in ("train", *spec.validation_sets) if name in found["data"]}
     found["data"] = {name: {k: v for k, v in reader.items() if k not in FREE} for name, reader in readers.items()}
     return found
@@ -31,6 +32,7 @@ def moved(there: Any, here: Any) -> tuple[list[str], list[str]]:
     """(lines that differ, paths of the spec that name data at another place): whether those are the same data, their
     fingerprint tells."""
     lines, places = [], []
+    there = json.loads(write_json(there))  # earlier versions wrote bare words for numbers that are not finite
     for path, before, now in _walk(there, here, ""):
         if path.startswith("data.") and isinstance(before, str) and is_path(now):
             places.append(path)

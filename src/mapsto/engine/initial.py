@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, SpecError, nearest
+from ..core.errors import CheckpointError, SpecError
+from ..data.paths import beside
 from .checkpoint import Checkpoints
 from .consolidate import weights_of
 from .fingerprint import digest_of
@@ -23,18 +24,10 @@ SHOWN = 6
 
 def read_initial(stated: Mapping[str, Any], wing: Wing) -> Initial:
     """What `init_from` of a spec names. Raises CheckpointError where it cannot be read, SpecError where nothing is there."""
-    path = Path(stated["path"]).expanduser()
-    checkpoint = stated.get("checkpoint")
-    if (path / MANIFEST).is_file():
-        path, checkpoint = path.parent.parent, path.name
+    path, checkpoint = located(stated)
     if (path / SPEC).is_file():
         found = Checkpoints(RunFolder(path).checkpoints, wing).find(checkpoint if checkpoint is not None else "last")
         return Initial(weights_of(found, wing), str(found), stated.get("only", ()), stated.get("except", ()))
-    if checkpoint is not None or path.is_dir():
-        raise SpecError(f"init_from: {path} is not the folder of a run: it has no {SPEC}")
-    if not path.is_file():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise SpecError(f"init_from: there is no run or file {path}; {nearest(path.name, there[:200])}")
     try:
         tensors = dict(wing.read_weights(path))
     except CheckpointError:
@@ -43,6 +36,20 @@ def read_initial(stated: Mapping[str, Any], wing: Wing) -> Initial:
         why = str(error).strip().splitlines() or [""]
         raise CheckpointError(f"init_from: {path} cannot be read as weights: {type(error).__name__}: {why[0]}") from error
     return Initial(tensors, str(path), stated.get("only", ()), stated.get("except", ()))
+
+
+def located(stated: Mapping[str, Any]) -> tuple[Path, Any]:
+    """The run's folder or the file that `init_from` names, and which checkpoint. Raises SpecError where neither is there."""
+    path, checkpoint = Path(stated["path"]).expanduser(), stated.get("checkpoint")
+    if (path / MANIFEST).is_file():
+        path, checkpoint = path.parent.parent, path.name
+    if (path / SPEC).is_file():
+        return path, checkpoint
+    if checkpoint is not None or path.is_dir():
+        raise SpecError(f"init_from: {path} is not the folder of a run: it has no {SPEC}")
+    if not path.is_file():
+        raise SpecError(f"init_from: there is no run or file {path}; {beside(path)}")
+    return path, None
 
 
 class Initial:

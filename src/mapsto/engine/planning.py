@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.errors import DataError
 from ..core.spec import Spec
+from .checked import checked
 from .run import Run
 
 READ = 64
@@ -27,7 +28,7 @@ class Subject:
 def subject_of(spec: Spec) -> Subject:
     """Read what a plan needs: no more than the first batch, of which only a part where it is large. Raises DataError."""
     run = Run(spec)
-    spec.check()
+    checked(spec, begins=False)
     reader = run.reader("train")
     records = int(getattr(reader, "batch_size", 0)) or -(-int(reader.records) // int(reader.batches_per_epoch))
     shards = max(records // READ, 1)

@@ -13,6 +13,7 @@ from ..core.spec import Spec
 from .assembly import P
 from .awaited import require_awaited
 from .beginning import alike_on_ranks, begin, check_folder, compared
+from .checked import checked
 from .dispatch import Dispatch, build_observers
 from .ending import Result, ending, failed, result_of
 from .environment import versions
@@ -111,14 +112,13 @@ class Run(Trained[P]):
             self._begins = False
             if self._init is not None and not self._moved:  # a program that took weights to begin with is none to go on with
                 del self.__dict__["program"]
-        wing = self.wing
-        self.spec.check()
+        checked(self.spec, begins=start is None and ranks.world == 1)  # of several, each looks for the weights itself
         if self._alone:  # what evaluated is not what trains
             del self.__dict__["program"]
             self._alone, self._at = False, None
         with contextlib.ExitStack() as stack:
             lead(ranks, lambda: self._lock(stack))
-            stack.enter_context(seeded(self.spec.seed, "run", wing))
+            stack.enter_context(seeded(self.spec.seed, "run", self.wing))
             return self._fit(start)
 
     def _lock(self, stack: contextlib.ExitStack) -> None:

@@ -103,6 +103,11 @@ class Program(Protocol):
 class Wing(Protocol):
     """A framework's room: modules implement it as functions."""
 
+    def refuse(self, spec: Spec) -> None:
+        """Raise SpecError for what a checked spec says that no model and no machine could be built with (a wing may do
+        without)."""
+        ...
+
     def build(self, spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Program:
         """The program of a spec; `offers` are total_steps, steps_per_epoch and seed. initial: given where the model is to
         take weights (`mapsto.engine.initial.Initial`), before anything copies its own."""

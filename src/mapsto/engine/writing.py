@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError
+from ..core.json_text import write_json
 from .durable import sync, write
 from .manifest import MANIFEST, PARTS, STATE, TENSORS, WHOLE, digest, measure, why
 from .ranks import Ranks, each, lead
@@ -122,7 +123,7 @@ class Writing:
             sync(folder / TENSORS)
             more[TENSORS] = measure(folder / TENSORS)
         write(folder / STATE, json.dumps(self.plain, allow_nan=False, separators=(",", ":")).encode())
-        manifest = {
+        made = {
             "format": PARTS if self.parts else WHOLE,
             "step": self.step,
             "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -132,6 +133,7 @@ class Writing:
             **({"ranks": self.ranks.world} if self.parts else {}),
             "files": {STATE: measure(folder / STATE), **more},
         }
+        manifest = json.loads(write_json(made))  # as it is read: the digest is of words for numbers that are not finite
         write(folder / MANIFEST, json.dumps({**manifest, "digest": digest(manifest)}, indent=1).encode())
         sync(folder)
 

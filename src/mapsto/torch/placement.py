@@ -25,6 +25,15 @@ def find_device(name: str) -> torch.device:
         raise SpecError(f"device: {name!r} cannot be used here (there is {there}): {first_line(error)}") from None
 
 
+def known_device(name: str) -> None:
+    """Raise SpecError for a name that torch has no device by, on any machine."""
+    try:
+        if name != "auto":
+            torch.device(name)
+    except RuntimeError:
+        raise SpecError(f"device: {name!r} is no device of torch, such as auto, cpu, cuda, cuda:1, mps or xpu") from None
+
+
 def place(batch: Any, device: torch.device) -> Any:
     """A batch of arrays as tensors on the device: no copy on the CPU, pinned and asynchronous towards a GPU.
 

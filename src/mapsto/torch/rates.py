@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..core.errors import SpecError
-from ..core.parts import as_part, build
+from ..core.parts import Part, as_part, build, of_library, resolve
 from ..core.spec import Spec
 from .mappings import awaits_metric
 
@@ -24,9 +24,7 @@ def rates(spec: Spec, offers: Mapping[str, Any], steps: int) -> list[float]:
     schedule waits for a metric."""
     given = {"seed": spec.seed, **offers}
     try:
-        optimizer = build(
-            as_part(spec.optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path="optimizer", offers=given
-        )
+        optimizer = _optimizer(spec, given)
         schedule = build(as_part(spec.schedule), "schedule", optimizer, path="schedule", offers=given)
     except (RuntimeError, ValueError, TypeError, KeyError):
         return []
@@ -39,6 +37,39 @@ def rates(spec: Spec, offers: Mapping[str, Any], steps: int) -> list[float]:
             found.append(float(optimizer.param_groups[0]["lr"]))
             schedule.step()
     return found
+
+
+def _optimizer(spec: Spec, offers: Mapping[str, Any]) -> Any:
+    return build(as_part(spec.optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path="optimizer", offers=offers)
+
+
+LONG = 1_000_000
+"""Steps that a run of unknown length is taken to have, where a schedule must be told some."""
+
+
+def try_rates(spec: Spec) -> None:
+    """Build the optimizer and the schedule on a lone matrix, where they are torch's or ours: what they refuse, they refuse
+    of any model. Raises SpecError."""
+    steps = LONG if spec.steps is None else spec.steps
+    offers = {
+        "seed": spec.seed,
+        "total_steps": steps,
+        "steps_per_epoch": steps if spec.epochs is None else steps // spec.epochs,
+    }
+    if not _known(spec.optimizer, "optimizer"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which come when it is built for the model
+        optimizer = _optimizer(spec, offers)
+        if _known(spec.schedule, "schedule"):
+            fits(build(spec.schedule, "schedule", optimizer, path="schedule", offers=offers), spec.steps)
+
+
+def _known(part: Any, kind: str) -> bool:
+    if not isinstance(part, Part):
+        return False
+    target = resolve(part, kind, kind)[0]
+    return of_library(target) or getattr(target, "__module__", "").startswith("mapsto.")
 
 
 def fits(schedule: Any, total_steps: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +178,9 @@ def weights(model: nn.Module, instead: Mapping[str, Tensor] | None = None) -> di
 def weights_in(path: Path) -> dict[str, Tensor]:
     """The named tensors in a file that torch saved. Raises CheckpointError where there are none, or it would run code."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file of another kind, which is told below
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own text advises to read it all the same, so only the name is told
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None:
@@ -200,8 +203,19 @@ def take(model: nn.Module, initial: Any) -> None:
     """Put into a model what it takes of the weights that a run starts from (see `mapsto.engine.initial.Initial`)."""
     own = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     with torch.no_grad():
-        for name, value in initial.fit(own, _like).items():
+        found = initial.fit(own, _like)
+        if lost := [name for name, value in found.items() if _holds_nan(value)]:
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            raise CheckpointError(
+                f"init_from: {initial.source} holds not-a-number in {', '.join(lost[:3])}{more}: take another checkpoint, or "
+                "leave it out (--except)"
+            )
+        for name, value in found.items():
             own[name].copy_(value)
+
+
+def _holds_nan(tensor: Tensor) -> bool:
+    return bool((tensor.float() if tensor.is_floating_point() else tensor).isnan().any())
 
 
 def _like(tensor: Tensor) -> tuple[str, list[int]]:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from ..core.errors import SpecError
 from ..core.parts import as_part, build
-from ..core.ranges import BelowOne, NonNegative, Whole
+from ..core.ranges import BelowOne, NonNegative, Share, Whole
 from ..core.registry import decorator
 
 schedule = decorator("schedule")
@@ -24,7 +24,7 @@ def warmup(
     optimizer: torch.optim.Optimizer,
     total_steps: int,
     *,
-    steps: int | float = 0.0,
+    steps: Whole | Share = 0.0,
     decay: Literal["cosine", "linear", "constant", "inverse_sqrt"] = "cosine",
     final: NonNegative = 0.0,
 ) -> LambdaLR:

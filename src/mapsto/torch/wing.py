@@ -22,7 +22,8 @@ from .build import build_program  # noqa: E402
 from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
 from .mesh.one import is_part  # noqa: E402, F401  # of the protocol
-from .rates import rates  # noqa: E402, F401  # of the protocol
+from .placement import known_device  # noqa: E402
+from .rates import rates, try_rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
 
 
@@ -47,6 +48,13 @@ def build(spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Any:
         offers=offers,
         initial=initial,
     )
+
+
+def refuse(spec: Spec) -> None:
+    """Raise SpecError for what a checked spec says that no model and no machine could be built with."""
+    known_device(spec.device)
+    build_part(spec.mesh, "mesh", path="mesh", offers={"seed": spec.seed})
+    try_rates(spec)
 
 
 def read_weights(path: Path) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ...core.axes import AXES, dealt, ranks_of, sizes
+from ...core.axes import AXES, Axis, dealt, ranks_of, sizes
 from ...core.compose import Declared, Placed
 from ...core.errors import ComposeError, SpecError
 from ...core.plan import MESH
+from ...core.ranges import Count, Positive
 from ...core.registry import decorator
 from ...data.stream import StandIn
 from ..mappings import Batch, Grad, Metrics, Step, needs_closure
@@ -58,22 +59,22 @@ class Ranks(OneProcess):
 
     def __init__(
         self,
-        replicate: int = 1,
-        shard: int = 1,
-        tensor: int = 1,
-        pipeline: int = 1,
+        replicate: Axis = 1,
+        shard: Axis = 1,
+        tensor: Axis = 1,
+        pipeline: Axis = 1,
         *,
         unused_parameters: bool = False,
         blocks: Sequence[str] | None = None,
         precision: Literal["bf16", "fp16"] | None = None,
         offload: bool = False,
         tensor_plan: Mapping[str, str] | None = None,
-        microbatches: int | None = None,
+        microbatches: Count | None = None,
         schedule: Literal["1f1b", "gpipe", "interleaved"] = "1f1b",
-        stages: int | None = None,
+        stages: Count | None = None,
         split: Sequence[str] | None = None,
-        bucket_mb: float = 25.0,
-        timeout: float = group.TIMEOUT,
+        bucket_mb: Positive = 25.0,
+        timeout: Positive = group.TIMEOUT,
     ) -> None:
         super().__init__()
         self.stated = {"pipeline": pipeline, "replicate": replicate, "shard": shard, "tensor": tensor}

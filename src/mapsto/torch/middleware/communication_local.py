@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...core.compose import middleware
 from ...core.errors import SpecError
 from ...core.per_rank import PerRank
+from ...core.ranges import BelowOne, Count, Positive
 from ..mappings import Metrics, Step
 from ..mesh.one import local
 from ..mesh.sent import sent
@@ -37,7 +38,7 @@ class LocalSGD:
     One process has nothing to average. Raises SpecError.
     """
 
-    def __init__(self, every: int = 8, *, total_steps: int | None = None) -> None:
+    def __init__(self, every: Count = 8, *, total_steps: int | None = None) -> None:
         if every < 1:
             raise SpecError(f"{self._name()}.every: {every} is less than 1 step")
         self.every, self.total_steps = every, total_steps
@@ -168,7 +169,7 @@ class DiLoCo(LocalSGD):
     """
 
     def __init__(
-        self, every: int = 50, *, outer_lr: float = 0.7, outer_momentum: float = 0.9, total_steps: int | None = None
+        self, every: Count = 50, *, outer_lr: Positive = 0.7, outer_momentum: BelowOne = 0.9, total_steps: int | None = None
     ) -> None:
         super().__init__(every, total_steps=total_steps)
         if not outer_lr > 0 or not 0 <= outer_momentum < 1:

@@ -15,6 +15,7 @@ from ...core.compose import middleware
 from ...core.errors import CheckpointError, SpecError
 from ...core.per_rank import PerRank
 from ...core.random import derive
+from ...core.ranges import Count, NonNegative
 from ..mappings import Batch, Grad, Metrics
 from ..mesh.one import local
 from ..state import Builder, State
@@ -48,7 +49,7 @@ class PowerSGD:
 
     edits_gradients = True
 
-    def __init__(self, rank: int = 4, *, min_compression_rate: float = 2.0) -> None:
+    def __init__(self, rank: Count = 4, *, min_compression_rate: NonNegative = 2.0) -> None:
         if rank < 1 or min_compression_rate < 0:
             raise SpecError(f"powersgd: wanted rank >= 1 and min_compression_rate >= 0, got {rank} and {min_compression_rate}")
         self.rank, self.min_compression_rate = rank, min_compression_rate

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.compose import middleware
 from ...core.errors import SpecError
+from ...core.ranges import Whole
 from ..mappings import Metrics, Update
 from ..state import State
 
@@ -21,7 +22,7 @@ class Health:
     them, exchanges three numbers a parameter; the others are not touched. `every` 0 measures nothing. Raises SpecError.
     """
 
-    def __init__(self, every: int = 50) -> None:
+    def __init__(self, every: Whole = 50) -> None:
         if every < 0:
             raise SpecError(f"health.every: {every} is negative")
         self.every = every

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.compose import middleware
 from ...core.errors import CheckpointError, SpecError
+from ...core.ranges import AtLeastOne, Count, Factor, Positive
 from ..mappings import Batch, Grad, Loss, Metrics, Update
 from ..state import State
 from .gradients import check_and_scale, either
@@ -37,10 +38,10 @@ class MixedPrecision:
         self,
         dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
         *,
-        init_scale: float = 65536.0,
-        growth_factor: float = 2.0,
-        backoff_factor: float = 0.5,
-        growth_interval: int = 2000,
+        init_scale: Positive = 65536.0,
+        growth_factor: AtLeastOne = 2.0,
+        backoff_factor: Factor = 0.5,
+        growth_interval: Count = 2000,
     ) -> None:
         if dtype not in DTYPES:
             raise SpecError(f"mixed_precision.dtype: {dtype!r} is not one of {', '.join(DTYPES)}")

@@ -10,6 +10,7 @@ import torch
 
 from ...core.compose import middleware
 from ...core.errors import SpecError
+from ...core.ranges import Whole
 from ..mappings import Grad, Loss, Step, Update
 from ..state import State
 
@@ -26,7 +27,7 @@ class Timing:
     slower for it; the others are not touched. `every` 0 measures nothing. Raises SpecError.
     """
 
-    def __init__(self, every: int = 50) -> None:
+    def __init__(self, every: Whole = 50) -> None:
         if every < 0:
             raise SpecError(f"timing.every: {every} is negative")
         self.every = every

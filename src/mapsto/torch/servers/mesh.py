@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.errors import SpecError, require
+from ...core.ranges import Count, NonNegative, Positive, Whole
 from ...core.registry import decorator
 from ...core.spec import Spec
 from ..mesh.group import launched
@@ -41,18 +42,18 @@ class Servers:
 
     def __init__(
         self,
-        servers: int,
-        workers: int = 2,
-        staleness: int = 0,
+        servers: Count,
+        workers: Count = 2,
+        staleness: Whole = 0,
         *,
         split: bool = True,
         address: str | None = None,
-        cpus: float = 1.0,
-        gpus: float = 0.0,
-        save_every: int | None = None,
+        cpus: NonNegative = 1.0,
+        gpus: NonNegative = 0.0,
+        save_every: Count | None = None,
         folder: str | None = None,
-        restarts: int = 3,
-        timeout: float = 120.0,
+        restarts: Whole = 3,
+        timeout: Positive = 120.0,
     ) -> None:
         least = {"servers": 1, "workers": 1, "staleness": 0, "restarts": 0, "save_every": 1}
         given = {"servers": servers, "workers": workers, "staleness": staleness, "restarts": restarts, "save_every": save_every}
