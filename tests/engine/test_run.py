@@ -163,8 +163,6 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
 def test_epochs_steps_and_the_default(tmp_path):
     assert Run(numpy_spec(steps=None), tmp_path / "a").total_steps == 6
     assert Run(numpy_spec(steps=None, epochs=4), tmp_path / "a").total_steps == 24
-    assert fit(numpy_spec(steps=0), tmp_path / "b")[1].steps == 0
-    assert runs.saved(tmp_path / "b", 0)["position"] == 0
 
 
 def test_two_runs_of_one_spec_are_bitwise_equal_and_another_seed_is_not(tmp_path):
@@ -289,7 +287,7 @@ STOPPING = {"use": "early_stopping", "patience": 1}
     ("changes", "told"),
     [
         ({"checkpoint": {"metric": "valid/acuracy"}}, r"checkpoint.metric: .*; did you mean 'valid/accuracy'"),
-        ({"checkpoint": {"metric": "train/loss"}}, r"checkpoint.metric: .* gives no 'train/loss'; allowed: valid/acc"),
+        ({"checkpoint": {"metric": "train/loss"}}, r"checkpoint.metric: .* gives no 'train/loss'; it gives such as valid/loss"),
         ({"observers": [{**STOPPING, "metric": "valid/Loss"}]}, r"observers.early_stopping: .*did you mean 'valid/loss'"),
         ({"observers": [STOPPING], "evaluate_every": 14}, "'valid/loss', which is told every 14 steps, and the run has 13"),
         ({"observers": [STOPPING], "without": "valid"}, "observers.early_stopping: .* nothing is evaluated .* add data.valid"),

@@ -33,7 +33,7 @@ BASES: list[dict[str, Any]] = [
     },
 ]
 WRONG_TYPE = {
-    int: ["x", 1.5, [], {}, [1], math.nan, math.inf, True, "9" * 5000, {"use": "adamw"}],
+    int: ["x", 1.5, 3.0, [], {}, [1], math.nan, math.inf, True, "9" * 5000, {"use": "adamw"}],
     float: ["x", [], {}, [1], True, "1e", {"use": "adamw"}],
     str: [1, 1.5, [], {}, True, ["a"]],
     bool: ["x", 7, 1.5, [], {}],
@@ -62,7 +62,8 @@ WRONG_TYPE = {
     "list": [3, "x", {"a": 1}, True, [3], [[]], [None], [{}], ["nosuch"], [{"use": 3}]],
     "mapping": [3, "x", [], [1], True, None],
 }
-LEAST = {"epochs": 0, "steps": 0, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
+LEAST = {"epochs": 1, "steps": 1, "seed": 0, "log_every": 1, "evaluate_every": 1, "micro_shards": 1}
+WRONG_TYPE["source"] = [value for value in WRONG_TYPE["part"] if value not in ([], [1], {}, {"a": 1})]  # which hold records
 FIELDS: dict[str, Any] = {
     "seed": int,
     "log_every": int,
@@ -81,6 +82,7 @@ FIELDS: dict[str, Any] = {
     "observers": "list",
     "data": "mapping",
     "data.train": "part",
+    "data.train.source": "source",
     "data.train.batch_size": int,
     "data.train.shuffle": bool,
     "optimizer.lr": float,

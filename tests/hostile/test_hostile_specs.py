@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -67,6 +69,20 @@ def test_the_command_line_says_one_error_and_shows_what_a_terminal_would_obey(tm
         assert code in (0, 1)
         assert err.getvalue().count("error: ") == code or "\n  " in err.getvalue()
         assert not OBEYED.search(out.getvalue() + err.getvalue())
+
+
+@pytest.mark.slow
+def test_no_nonsense_is_trained_by_the_command_line_itself(tmp_path):
+    rng, file, wrong = random.Random(3), tmp_path / "spec.yaml", []
+    for _ in range(150):
+        text, what = nonsense(rng)
+        file.write_text(text)
+        command = [sys.executable, "-m", "mapsto", "train", str(file), "--run", str(tmp_path / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        if (done.returncode, len(told)) != (1, 1) or "Traceback" in done.stderr or (tmp_path / "run").exists():
+            wrong.append((what, done.returncode, done.stderr[-500:]))
+    assert wrong == []
 
 
 @pytest.mark.slow

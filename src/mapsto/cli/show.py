@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UnknownName, nearest
+from ..core.errors import UnknownName, nearest, said_of
 from ..core.load_spec import load_spec
 from ..core.parts import stated
 from ..core.plan import render
@@ -24,7 +24,7 @@ from ..core.trust import registered_only, untrusted
 from ..core.typed import hints_of, kind_of_hint, say, shortened
 from ..core.values import Part
 from ..engine.checked import checked
-from ..engine.folder import RunFolder
+from ..engine.folder import SPEC, RunFolder
 from . import trusting
 from .console import heading, note, table, write
 
@@ -62,11 +62,16 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if not options.yaml:  # which builds nothing
         trusting.admit(options, options.what)
-    spec = load_spec(options.what).override(*options.overrides)
+    kept = Path(options.what).is_dir()
+    spec = load_spec(options.what)
+    if kept and not options.yaml:
+        with said_of(Path(options.what) / SPEC):
+            spec.check()
+    spec = spec.override(*options.overrides)
     if options.yaml:
         write(spec.to_yaml().rstrip())
     else:
-        show_spec(checked(spec, begins=not Path(options.what).is_dir()))
+        show_spec(checked(spec, begins=not kept))
     return 0
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
+from typing import Any
 
 
 class MapstoError(Exception):
@@ -30,6 +32,10 @@ class ComposeError(MapstoError, ValueError):
 
 class DataError(MapstoError, ValueError):
     """Data that is missing, empty, unreadable or does not fit."""
+
+
+class MissingFile(DataError):
+    """A file or folder of data that is not where it is said to be."""
 
 
 class LossError(MapstoError, ValueError):
@@ -73,6 +79,15 @@ def placed(error: MapstoError, path: str) -> MapstoError:
         return type(error)(f"{path}: {text}")
     except TypeError:  # one that is made of more than a sentence
         return error
+
+
+@contextlib.contextmanager
+def said_of(file: Any) -> Iterator[None]:
+    """Within it, an error in what a spec says names the file that says it, too."""
+    try:
+        yield
+    except (SpecError, ComposeError) as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:

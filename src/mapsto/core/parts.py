@@ -19,7 +19,7 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
-from .errors import MapstoError, MissingExtra, RegistryError, SpecError, UnknownName, nearest, placed
+from .errors import MapstoError, MissingExtra, MissingFile, RegistryError, SpecError, UnknownName, nearest, placed
 from .kinds import Kind, parameters_of
 from .ranges import CONVENTIONS
 from .registry import reference_of, registry
@@ -231,6 +231,10 @@ class Checked:
             if (told := placed(error, self.path)) is error:
                 raise
             raise told from error
+        except FileNotFoundError as error:
+            raise MissingFile(
+                f"{self.path}: there is no {error.filename}" if error.filename else f"{self.path}: {error}"
+            ) from error
         except Exception as error:
             if _refused(error, self.target):
                 said = error.args[0] if isinstance(error, KeyError) and error.args else error  # whose text is a repr

@@ -99,6 +99,8 @@ class Spec:
             put(self, name, tuple(slot(v, f"{name}.{i}") for i, v in enumerate(parts)))
         if not isinstance(self.data, Mapping) or isinstance(freeze(self.data), Part):
             raise SpecError("data: a mapping of readers is wanted, such as {train: {source: ..., batch_size: 64}}")
+        if odd := [name for name in self.data if not isinstance(name, str) or not name]:
+            raise SpecError(f"data: {shortened(odd[0])} names no data set: a text such as train is wanted")
         put(self, "data", Frozen({k: slot(v, f"data.{k}", default="batches") for k, v in self.data.items()}))
         if isinstance(self.checkpoint, Mapping):
             put(self, "checkpoint", from_mapping(CheckpointPlan, self.checkpoint, "checkpoint."))

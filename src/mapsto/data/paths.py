@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from ..core.errors import DataError, nearest
+from ..core.errors import DataError, MissingFile, nearest
 
 PathLike: TypeAlias = str | Path
 
@@ -20,7 +20,7 @@ def existing_file(path: PathLike, who: str) -> Path:
     if file.is_dir():
         raise DataError(f"{who}: {file} is a folder, and a file is wanted")
     if not file.is_file():
-        raise DataError(f"{who}: there is no file {file}; {beside(file)}")
+        raise MissingFile(f"{who}: there is no file {file}; {beside(file)}")
     return file
 
 
@@ -30,7 +30,7 @@ def existing_folder(path: PathLike, who: str) -> Path:
     if folder.is_file():
         raise DataError(f"{who}: {folder} is a file, and a folder is wanted")
     if not folder.is_dir():
-        raise DataError(f"{who}: there is no folder {folder}; {beside(folder)}")
+        raise MissingFile(f"{who}: there is no folder {folder}; {beside(folder)}")
     return folder
 
 

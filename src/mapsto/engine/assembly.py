@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, cast
 
-from ..core.errors import CheckpointError, DataError, nearest
+from ..core.errors import CheckpointError, DataError, MissingFile, nearest
 from ..core.parts import build
 from ..core.spec import Spec
 from ..data.class_folders import share_classes
@@ -62,7 +62,7 @@ class Assembly(Generic[P]):
         if name not in self._readers:
             self.spec.load_imports()
             with seeded(self.spec.seed, f"data.{name}", self.wing):
-                made = build(self.spec.data[name], "reader", path=f"data.{name}", offers={"seed": self.spec.seed})
+                made = self._read(name)
             missing = [a for a in ("stream", "batches_per_epoch", "records") if not hasattr(made, a)]
             if missing:
                 raise DataError(f"data.{name}: {type(made).__name__} is no reader: it has no {', '.join(missing)}")
@@ -70,6 +70,17 @@ class Assembly(Generic[P]):
             if name != "train" and "train" in self.spec.data:
                 share_classes(made, lambda: self.reader("train"), "data.train")
         return self._readers[name]
+
+    def _read(self, name: str) -> Any:
+        try:
+            return build(self.spec.data[name], "reader", path=f"data.{name}", offers={"seed": self.spec.seed})
+        except MissingFile as error:
+            if self._begins:
+                raise
+            where = str(error).partition(": ")[0]
+            raise MissingFile(
+                f"{error}\nWhere the data were moved, say so behind the command, such as {where}.path=/new/place"
+            ) from error
 
     @cached_property
     def total_steps(self) -> int:

@@ -47,7 +47,7 @@ def require_known(spec: Spec) -> None:
         name, slash, _ = metric.partition("/")
         if not slash or name not in spec.validation_sets:
             likely = [f"{name}/{metric if not slash else metric.partition('/')[2]}" for name in spec.validation_sets]
-            raise SpecError(f"{where}: an evaluation gives no {metric!r}; such as {', '.join(likely)}")
+            raise SpecError(f"{where}: an evaluation gives no {metric!r}; it gives such as {', '.join(likely)}")
 
 
 def _nothing(where: str, metric: str, data: Iterable[str]) -> str:

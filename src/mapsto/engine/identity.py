@@ -34,7 +34,7 @@ def moved(there: Any, here: Any) -> tuple[list[str], list[str]]:
     lines, places = [], []
     there = json.loads(write_json(there))  # earlier versions wrote bare words for numbers that are not finite
     for path, before, now in _walk(there, here, ""):
-        if path.startswith("data.") and isinstance(before, str) and is_path(now):
+        if path.startswith("data.") and (before is _ABSENT or isinstance(before, str)) and is_path(now):  # absent: its default
             places.append(path)
         else:
             lines.append(_line(path, before, now))
@@ -46,6 +46,7 @@ def _line(path: str, there: Any, here: Any) -> str:
 
 
 def _walk(there: Any, here: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    there, here = _long(there, here), _long(here, there)
     if isinstance(there, dict) and isinstance(here, dict):
         for key in [*there, *(k for k in here if k not in there)]:
             yield from _walk(there.get(key, _ABSENT), here.get(key, _ABSENT), f"{path}.{key}" if path else key)
@@ -54,6 +55,11 @@ def _walk(there: Any, here: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _walk(a, b, f"{path}.{index}")
     elif there != here or type(there) is not type(here):
         yield path, there, here
+
+
+def _long(value: Any, other: Any) -> Any:
+    """A part that is written by its bare name, in the long form where the other one is."""
+    return {"use": value} if isinstance(value, str) and isinstance(other, dict) and "use" in other else value
 
 
 def _said(value: Any) -> str:

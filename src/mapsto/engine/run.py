@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from ..core.errors import SpecError
+from ..core.errors import SpecError, said_of
 from ..core.spec import Spec
 from .assembly import P
 from .awaited import require_awaited
@@ -17,7 +17,7 @@ from .checked import checked
 from .dispatch import Dispatch, build_observers
 from .ending import Result, ending, failed, result_of
 from .environment import versions
-from .folder import Onlooker, RunFolder, default_folder
+from .folder import SPEC, Onlooker, RunFolder, default_folder
 from .identity import identity_of, moved
 from .loop import Loop
 from .manifest import MANIFEST
@@ -71,6 +71,8 @@ class Run(Trained[P]):
             path, checkpoint = path.parent.parent, checkpoint if checkpoint is not None else path.name
         kept = RunFolder(path).spec()
         kept.load_imports({} if recipes_changed else RunFolder(path).kept_recipes())
+        with said_of(path / SPEC):
+            kept.check()
         run = cls(kept.override(*overrides), path, observers=observers)
         found, run._elsewhere = moved(identity_of(kept), run.identity)
         if found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import (
     Annotated,
     Any,
+    Literal,
     Required,  # pydantic takes the one of `typing` from Python 3.12 on
 )
 
@@ -102,7 +103,7 @@ class Entry(TypedDict):
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     step: Step
-    value: float
+    value: float | Literal["Infinity", "-Infinity"]
 
 
 class Best(TypedDict, total=False):
