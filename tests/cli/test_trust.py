@@ -110,7 +110,7 @@ def test_what_one_has_trained_is_one_s_own_also_when_it_was_moved(mapsto, spec, 
 def test_a_folder_of_registered_names_needs_no_trust(mapsto, tmp_path):
     (tmp_path / "spec.yaml").write_text("model: null\n" + DATA)
     said = mapsto("show", tmp_path)
-    assert said.err == "error: model: null, and a part is wanted\n"
+    assert said.err == f"error: {tmp_path / 'spec.yaml'}: model: null, and a part is wanted\n"
 
 
 @pytest.mark.parametrize("verb", ["show", "train", "plan"])

@@ -110,6 +110,7 @@ def test_fields_are_fitted_to_their_types() -> None:
         ({"seed": True}, "seed: True is a bool, and int is wanted"),
         ({"name": 3}, "name: 3 is a int, and str is wanted"),
         ({"steps": 0}, "steps: 0 is too small; the least is 1"),
+        ({"data": {None: "x"}}, "data: None names no data set: a text such as train is wanted"),
         ({"seed": -1}, "seed: -1 is too small; the least is 0"),
         ({"seed": 3.0}, "seed: 3.0 is a float, and int is wanted: write 3"),
         ({"log_every": 0}, "log_every: 0 is too small; the least is 1"),

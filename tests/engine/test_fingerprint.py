@@ -14,6 +14,7 @@ from runs import fit, numpy_spec, trajectory
 
 import mapsto
 from mapsto.core.errors import DataError, SpecError
+from mapsto.data import JsonLines
 from mapsto.engine import fingerprint as prints
 from mapsto.engine.checkpoint import Checkpoints
 from mapsto.engine.fingerprint import digest_of, fingerprint
@@ -118,6 +119,27 @@ def test_data_that_were_moved_are_found_by_a_path_and_known_by_their_fingerprint
     assert trajectory(tmp_path / "part", 9) == trajectory(tmp_path / "whole", 9)
     assert Run.resume("part", "steps=10").fit().steps == 10  # the run knows the place now
     assert Run.resume("part", checkpoint=5).fit().steps == 10  # whose older checkpoints tell the place of before
+
+
+def by_default(path: str = "a.jsonl"):
+    return JsonLines(path)
+
+
+def opened_by_itself(path: str = "a.jsonl"):
+    open(path).close()
+    return JsonLines(path)
+
+
+@pytest.mark.parametrize("source", [by_default, opened_by_itself])
+def test_data_that_were_moved_from_where_a_source_looks_by_default(lines, tmp_path, source):
+    source = f"test_fingerprint:{source.__name__}"
+    data = {"train": {"source": source, "batch_size": 8}}
+    fit(numpy_spec(data=data, steps=5, checkpoint={"every": 5, "keep": None}), "own")
+    shutil.move("a.jsonl", "b.jsonl")
+    told = r"^data\.train\.source: .*a\.jsonl.*\n.*such as data\.train\.source\.path=/new/place"
+    with pytest.raises(DataError, match=told):
+        Run.resume("own", "steps=6").fit()
+    assert Run.resume("own", "steps=6", "data.train.source.path=b.jsonl").fit().steps == 6
 
 
 def test_at_the_new_place_other_data_are_an_error_and_no_place_is_a_change_of_the_spec(lines):

@@ -130,7 +130,7 @@ BAD = {
     "axes": ({"mesh": {"replicate": 3}}, "mesh: replicate 3 is 3 ranks, and 2 were started; start 3"),
     "division": ({"mesh": {"shard": 3, "replicate": -1}}, "2 ranks cannot be divided by 3 (shard 3)"),
     "two open": ({"mesh": {"shard": -1, "replicate": -1}}, "only one axis may be -1"),
-    "size": ({"mesh": {"shard": 0}}, "mesh.shard: 0 is not allowed"),
+    "size": ({"mesh": {"shard": 0}}, "mesh.shard: 0 is out of range: int of at least 1 | -1"),
     "name": ({"mesh": {"shards": 2}}, "did you mean 'shard'?"),
     "batch norm": ({"mesh": {"replicate": 2}, "model": "normed"}, "mesh: '1' take statistics over a batch"),
     "inside": ({"mesh": {"replicate": 2}, "middleware": [use(Shrinks)]}, "'shrinks_each_pass' wraps grad inside of the mesh"),

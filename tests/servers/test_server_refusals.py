@@ -96,10 +96,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "device": ({"device": "cuda"}, "say mesh.gpus=1, or device=cpu"),
     "live": ({"model": Locked()}, "model: this part cannot be sent to servers and workers .*use"),
     "many": ({"mesh": {"servers": 9, "workers": 3, "split": False}}, "of 6 parameters nothing is left for server 6 of 9"),
-    "none": ({"mesh": {"servers": 0}}, "mesh.servers: 0 is not a whole number of at least 1"),
-    "stale": ({"mesh": {"servers": 1, "staleness": -1}}, "mesh.staleness: -1 is not a whole number of at least 0"),
+    "none": ({"mesh": {"servers": 0}}, "mesh.servers: 0 is out of range: int of at least 1"),
+    "stale": ({"mesh": {"servers": 1, "staleness": -1}}, "mesh.staleness: -1 is out of range: int of at least 0"),
     "typo": ({"mesh": {"servers": 1, "worker": 3}}, "mesh.worker: .* did you mean 'workers'"),
-    "time": ({"mesh": {"servers": 1, "timeout": 0.0}}, "wanted timeout > 0"),
+    "time": ({"mesh": {"servers": 1, "timeout": 0.0}}, "mesh.timeout: 0.0 is out of range"),
 }  # fmt: skip
 
 

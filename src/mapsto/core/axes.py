@@ -25,9 +25,7 @@ def sizes(stated: Mapping[str, int], world: int) -> dict[str, int]:
             )
     if world > 1 and all(size == 1 for size in stated.values()):  # no axis was said: data parallel
         return {**stated, "replicate": world}
-    open_ = [name for name, size in stated.items() if size == REST]
-    if len(open_) > 1:
-        raise SpecError(f"mesh: only one axis may be -1, and {' and '.join(open_)} are")
+    open_ = one_open(stated)
     fixed = math.prod(size for size in stated.values() if size != REST)
     said = " x ".join(f"{name} {stated[name]}" for name in AXES if stated[name] not in (1, REST)) or "1 rank"
     if open_:
@@ -40,6 +38,14 @@ def sizes(stated: Mapping[str, int], world: int) -> dict[str, int]:
             f"start {fixed} (mapsto train SPEC --ranks {fixed}), or let one axis be -1: all that are left"
         )
     return dict(stated)
+
+
+def one_open(stated: Mapping[str, int]) -> list[str]:
+    """The axis that takes the ranks that are left, if any. Raises SpecError where several would."""
+    found = [name for name, size in stated.items() if size == REST]
+    if len(found) > 1:
+        raise SpecError(f"mesh: only one axis may be -1, and {' and '.join(found)} are")
+    return found
 
 
 def ranks_of(stated: Mapping[str, int]) -> int | None:

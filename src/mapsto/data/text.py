@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, require
+from ..core.ranges import Count
 from ..core.registry import decorator
 from .paths import existing_file
 from .source import Batch, field_of
@@ -29,7 +30,7 @@ class TokeniseBytes:
 
     size = 258
 
-    def __init__(self, field: str = "input", max_length: int | None = None) -> None:
+    def __init__(self, field: str = "input", max_length: Count | None = None) -> None:
         self.field, self.max_length = field, max_length
 
     def __call__(self, batch: Batch) -> Batch:
@@ -51,11 +52,11 @@ class TokeniseWords:
         vocabulary: Any = None,
         *,
         source: Any = None,
-        size: int = 20000,
+        size: Count = 20000,
         field: str = "input",
         pattern: str | None = None,
         lower: bool = True,
-        max_length: int | None = None,
+        max_length: Count | None = None,
     ) -> None:
         if (vocabulary is None) == (source is None):
             raise DataError("tokenise_words: give one of vocabulary (a saved file) and source (to build one from)")
@@ -79,7 +80,7 @@ class TokeniseWith:
     separators) stay and words are lost. Raises DataError where the special tokens alone are more.
     """
 
-    def __init__(self, path: str | Path, field: str = "input", max_length: int | None = None) -> None:
+    def __init__(self, path: str | Path, field: str = "input", max_length: Count | None = None) -> None:
         tokenizers = require("tokenizers", "tokenizers", "the transform `tokenise_with`")
         file = existing_file(path, "tokenise_with")
         try:

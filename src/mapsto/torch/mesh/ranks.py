@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from ...core.axes import AXES, Axis, dealt, ranks_of, sizes
+from ...core.axes import AXES, Axis, dealt, one_open, ranks_of, sizes
 from ...core.compose import Declared, Placed
 from ...core.errors import ComposeError, SpecError
 from ...core.plan import MESH
@@ -78,6 +78,7 @@ class Ranks(OneProcess):
     ) -> None:
         super().__init__()
         self.stated = {"pipeline": pipeline, "replicate": replicate, "shard": shard, "tensor": tensor}
+        one_open(self.stated)
         if not timeout > 0:
             raise SpecError(f"mesh.timeout: {timeout} seconds is not above 0")
         self.unused_parameters, self.blocks = unused_parameters, blocks
