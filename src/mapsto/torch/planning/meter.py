@@ -44,6 +44,10 @@ class Meter(_Mode):
         self._sizes: dict[int, int] = {}
         self._labels: dict[int, str] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # a guard around each operator, which takes longer than the operator
+
     # -- watching ----------------------------------------------------------------------------------------------------
     def __enter__(self) -> Meter:
         resize = self._resize = torch.UntypedStorage.resize_  # it passes by no dispatcher
@@ -65,18 +69,20 @@ class Meter(_Mode):
     def __torch_dispatch__(
         self, operator: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if any(t is not Tensor and _is_wrapper(t) for t in types):
+        if _wrapped(tuple(types)):
             return NotImplemented  # it becomes operators on local tensors and collectives, which are what is counted
         kwargs = kwargs or {}
         result = self.carry_out(operator, args, kwargs)
-        if operator.namespace in NAMESPACES:
+        namespace = namespace_of(operator)
+        if namespace in NAMESPACES:
             self.traffic.extend(collectives(operator, args, kwargs, result))
             communicated: Any = (args, result)
-        elif operator.namespace == "fsdp" and operator.__name__.partition(".")[0] in COPIES:
+        elif namespace == "fsdp" and operator.__name__.partition(".")[0] in COPIES:
             communicated = (args, kwargs, result)
         else:
-            for tensor in self._tensors(result):
-                self._measure(tensor.untyped_storage())
+            if namespace != "prim":  # a question
+                for tensor in self._tensors(result):
+                    self._measure(tensor.untyped_storage())
             return result
         for tensor in self._tensors(communicated):
             self._labels.setdefault(self._measure(tensor.untyped_storage()), "communication")
@@ -154,6 +160,17 @@ class Meter(_Mode):
             sums[self._labels.get(number, "activations")] += change
         sums["optimizer"] = state
         return max(best, 0) + state, {label: sums[label] for label in LABELS}
+
+
+@functools.cache
+def namespace_of(operator: Any) -> str:
+    """Where an operator comes from, such as `aten`."""
+    return str(operator.namespace)
+
+
+@functools.cache
+def _wrapped(kinds: tuple[type, ...]) -> bool:
+    return any(kind is not Tensor and _is_wrapper(kind) for kind in kinds)
 
 
 @functools.cache

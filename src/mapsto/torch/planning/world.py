@@ -24,11 +24,13 @@ from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ...core.errors import PlanError
-from .meter import Meter
+from .memo import Memo
+from .meter import Meter, namespace_of
 from .stages import Mail
 
 _dist: Any = dist
-_c10d: Any = torch._C._distributed_c10d
+_C: Any = torch._C
+_c10d: Any = _C._distributed_c10d
 
 
 @contextmanager
@@ -180,6 +182,13 @@ def _ranks(value: Any) -> Any:
     return torch.arange(value.numel(), dtype=value.dtype).view(value.shape) if isinstance(value, FakeTensor) else value
 
 
+MEMO = Memo()
+"""One for all worlds: the layers of a model and the meshes of a plan do the same to the same shapes."""
+FAKE = _C._TorchDispatchModeKey.FAKE
+DEVICE: Any = torch.ops.prim.device.default
+"""A fake tensor is asked for its device many times for each operator."""
+
+
 class FakeMeter(Meter):
     """A meter in a fake world: collectives end with what they were given, and a read of a value is answered or refused.
 
@@ -188,12 +197,17 @@ class FakeMeter(Meter):
     """
 
     def carry_out(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if operator is DEVICE and isinstance(args[0], FakeTensor) and not args[0].fake_mode.in_kernel_invocation:
+            return args[0].fake_device
         if operator is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             value = _answer(sys._getframe())
             if value is not None:
                 return value if args[0].dtype is not torch.bool else bool(value)
+        namespace = namespace_of(operator)
+        if namespace == "aten" and self.mode is not None and _C._get_dispatch_mode(FAKE) is self.mode:
+            return MEMO.carry_out(self.mode, operator, args, kwargs)
         result = operator(*args, **kwargs)
-        if operator.namespace == "c10d" and type(result) is tuple:  # (tensors, work), whose work would give nothing
+        if namespace == "c10d" and type(result) is tuple:  # (tensors, work), whose work would give nothing
             future: Any = torch.futures.Future()
             future.set_result(result[0] if isinstance(result[0], list) else [result[0]])
             return result[0], _c10d._create_work_from_future(future).boxed()
