@@ -26,14 +26,15 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "engine"))
 
 import numpy as np
+import numpy_wing
 import planted
 import torch
 from torch import nn
 
 from mapsto import Run, Spec, use
 from mapsto.core.recipes import load_file
+from mapsto.core.wings import add_wing
 from mapsto.data import Arrays
-from mapsto.engine import wing
 from mapsto.engine.diagnosis import Diagnosis, diagnose
 from mapsto.engine.diagnosis.finding import Gravity
 from mapsto.engine.folder import RunFolder
@@ -257,7 +258,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="a folder with data sets")
     parser.add_argument("--only", default="", help="runs whose name holds this")
     options = parser.parse_args()
-    wing.WINGS["numpy"] = "numpy_wing"
+    add_wing(numpy_wing.FRAMEWORK)
     named = alarms = faults = twins = 0
     with tempfile.TemporaryDirectory() as scratch:
         for i, fault in enumerate(f for f in planted.FAULTS if options.only in f.name):

@@ -20,10 +20,11 @@ from typing import Any
 from .check.process import Server
 from .check.runner import check, owed, require_known, server
 from .check.targets import find, of_target, subjects
-from .check.wings import law_wings
 from .check.words import in_words
 from .core.errors import SpecError
+from .core.law_wings import law_wings
 from .core.laws import BAD, Example, Law, Laws, Subject, Trial, Verdict, all_laws, find_law, verdict
+from .core.wings import DEFAULT
 
 __all__ = ["Example", "Law", "LawBroken", "Laws", "Subject", "Trial", "Verdict", "in_words", "judge_law", "laws_of"]
 
@@ -33,19 +34,27 @@ class LawBroken(AssertionError):
 
 
 def laws_of(
-    *targets: Any, kind: str | None = None, only: Iterable[str] = (), gate: bool = False, thorough: bool = False, seed: int = 0
+    *targets: Any,
+    kind: str | None = None,
+    wing: str | None = None,
+    only: Iterable[str] = (),
+    gate: bool = False,
+    thorough: bool = False,
+    seed: int = 0,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Parametrise a pytest function over every law that the targets owe; its argument `law` is called to demand it.
 
-    targets: names, import paths, specs, or the objects themselves. gate: priority 0 alone; thorough: priority 2 as well.
+    targets: names, import paths, specs, or the objects themselves; kind, wing: theirs, where it cannot be told. gate: priority
+    0 alone; thorough: priority 2 as well.
     Raises SpecError where a target owes no law, since a test of nothing would pass.
     """
     import pytest
 
-    priority, chosen, laws = 0 if gate else 2 if thorough else 1, list(only), list(all_laws().values())
+    priority, chosen, items = 0 if gate else 2 if thorough else 1, list(only), []
+    found = [s for t in targets for s in _subjects(t, kind, wing)]
+    laws = list(all_laws({DEFAULT, *(s.wing for s in found)}).values())
     require_known(chosen, laws)
-    items = []
-    for subject in (s for t in targets for s in (subjects([t], kind=kind) if isinstance(t, str) else [of_target(t, kind)])):
+    for subject in found:
         own = owed(subject, laws, priority=priority, only=chosen)
         if not own and len(targets) == 1 and "#" not in subject.reference:
             raise SpecError(
@@ -82,13 +91,19 @@ class _Demand:
             raise LawBroken(in_words(made, self.law, script=True))
 
 
-def judge_law(target: Any, law: str, *, kind: str | None = None, seed: int = 0, thorough: bool = False) -> Verdict:
+def _subjects(target: Any, kind: str | None, wing: str | None) -> list[Subject]:
+    return subjects([target], kind=kind, wing=wing) if isinstance(target, str) else [of_target(target, kind, wing=wing)]
+
+
+def judge_law(
+    target: Any, law: str, *, kind: str | None = None, wing: str | None = None, seed: int = 0, thorough: bool = False
+) -> Verdict:
     """The verdict of one law on one target: in this process, or in as many as the law has ranks."""
     if isinstance(target, str) and "#" in target:
-        subject = find(target, kind or "program")
+        subject = find(target, kind or "program", wing)
     else:
-        subject = subjects([target], kind=kind)[0] if isinstance(target, str) else of_target(target, kind)
-    return _judged(subject, find_law(law), seed, thorough)
+        subject = _subjects(target, kind, wing)[0]
+    return _judged(subject, find_law(law, subject.wing), seed, thorough)
 
 
 def _judged(subject: Subject, law: Law, seed: int, thorough: bool) -> Verdict:

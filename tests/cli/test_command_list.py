@@ -11,7 +11,7 @@ from mapsto import registry
 def test_every_name_with_its_origin(mapsto):
     said = mapsto("list")
     lines = said.out.splitlines()
-    assert lines[0].split() == ["name", "maps", "from", "defined", "in"]
+    assert lines[0].split() == ["name", "wing", "maps", "from", "defined", "in"]
     row = next(line for line in lines if line.startswith("optimizer/adamw "))
     assert "params -> optimizer" in row
     assert "mapsto 0.1.0" in row
@@ -46,6 +46,7 @@ def test_json(mapsto):
         "key": "loss/mse",
         "kind": "loss",
         "name": "mse",
+        "wing": "torch",
         "maps": "(prediction, target) -> (total, weight)",
         "origin": "mapsto 0.1.0",
         "reference": "mapsto.torch.losses:mse",

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -35,16 +36,22 @@ def _registrations_end_with_the_test() -> Iterator[None]:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """`install("dist-name", {"kind/name": "module:attribute"}, module="source code")`: as pip would leave it."""
+    """`install("dist-name", {"kind/name": "module:attribute"}, module="source code")`: as pip would leave it.
+
+    Of other groups than `mapsto` the key is the group, and the value its entries.
+    """
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
 
-    def put(name: str, entries: dict[str, str], version: str = "1.0", **modules: str) -> Path:
+    def put(name: str, entries: dict[str, Any], version: str = "1.0", **modules: str) -> Path:
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text("[mapsto]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()))
+        own = {k: v for k, v in entries.items() if isinstance(v, str)}
+        groups = {"mapsto": own, **{k: v for k, v in entries.items() if k not in own}}
+        texts = (f"[{g}]\n" + "".join(f"{k} = {v}\n" for k, v in found.items()) for g, found in groups.items())
+        (info / "entry_points.txt").write_text("\n".join(texts))
         for module, source in modules.items():
             (site / f"{module}.py").write_text(source)
         importlib.invalidate_caches()

@@ -4,6 +4,7 @@ import pytest
 
 from mapsto.core.errors import RegistryError, UnknownName
 from mapsto.core.kinds import KINDS, Kind, add_kind, kind_of, plural
+from mapsto.core.registry import registry
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ def test_a_function_of_an_applied_kind_is_the_mapping_and_a_class_makes_one() ->
     class Made:
         pass
 
-    loss, optimizer, model = KINDS["loss"], KINDS["optimizer"], KINDS["model"]
+    loss, optimizer, model = KINDS["loss"], registry.kind("optimizer", "torch"), KINDS["model"]
     assert loss.is_mapping(max)
     assert not loss.is_mapping(Made)
     assert not optimizer.is_mapping(max)
@@ -53,7 +54,8 @@ def test_rejects_too_few_positional_arguments() -> None:
     assert loss.reject(lambda prediction: 0) == "takes 1 positional argument(s) where a loss is given prediction, target"
     assert loss.reject(lambda prediction, target, *, gamma=1: 0) is None
     assert loss.reject(lambda *everything: 0) is None
-    assert KINDS["optimizer"].reject(lambda *, params: 0) is not None
+    assert registry.kind("optimizer", "torch").reject(lambda *, params: 0) is not None
+    assert KINDS["optimizer"].reject(lambda *, rate: 0) is None  # what an optimizer is given, its wing says
 
 
 def test_accepts_a_callable_that_does_not_tell_its_signature() -> None:

@@ -338,3 +338,115 @@ def test_a_wrong_name_disables_nothing_and_is_told_with_the_nearest(install: Ins
     assert own == "MAPSTO_DISABLE: mapsto's own mappings cannot be disabled"
     assert registry.get("loss", "thing")(0, 0) == (1, 1)
     assert registry.get("optimizer", "adamw")
+
+
+# -- wings -------------------------------------------------------------------------------------------------------------
+WING = """
+from mapsto.core.wings import Framework
+
+TOY = Framework(name="toy", packages=("plugtoy",), given={"optimizer": ("sizes", "rate")})
+
+class Layer:
+    def __call__(self, x): return x
+
+class Adam:
+    def __init__(self, sizes, rate, eps=1e-8): ...
+"""
+
+
+def toy(install: Install, **entries: str) -> None:
+    install("plug-toy", {"mapsto.wings": {"toy": "plugtoy:TOY"}, "mapsto.toy": {**entries}}, plugtoy=WING)
+
+
+def test_a_distribution_brings_a_wing_and_its_own_form_of_a_name(install: Install) -> None:
+    toy(install, **{"optimizer/adamw": "plugtoy:Adam"})
+    assert registry.wings() == ["torch", "toy"]
+    assert [(e.key, e.wing) for e in registry.entries("optimizer") if e.name == "adamw"] == [
+        ("optimizer/adamw", "torch"),
+        ("optimizer/adamw", "toy"),
+    ]
+    assert "plugtoy" not in sys.modules
+    assert registry.get("optimizer", "adamw", "toy") is sys.modules["plugtoy"].Adam
+    assert registry.get("optimizer", "adamw") is registry.get("optimizer", "adamw", "torch") is not sys.modules["plugtoy"].Adam
+    assert registry.kind("optimizer", "toy").given == ("sizes", "rate")
+    assert registry.kind("optimizer", "torch").given == ("params",)
+    assert registry.get("source", "arrays", "toy") is registry.get("source", "arrays")  # the neutral ones serve all
+    assert [registry.spelling(e) for e in registry.entries("optimizer", "toy")] == ["toy/optimizer/adamw"]
+
+
+def test_a_name_of_another_wing_is_told_and_what_this_one_has(install: Install) -> None:
+    toy(install, **{"optimizer/own": "plugtoy:Adam"})
+    with pytest.raises(
+        UnknownName, match=r"there is no optimizer 'adamw' in the wing toy \(the wing torch has it\); allowed: own"
+    ):
+        registry.get("optimizer", "adamw", "toy")
+    with pytest.raises(
+        UnknownName, match=r"there is no optimizer 'own' in the wing torch \(the wing toy has it\); allowed: .*adamw"
+    ):
+        registry.get("optimizer", "own")
+    with pytest.raises(UnknownName, match=r"there is no wing 'toi'; allowed: torch, toy; did you mean 'toy'\?"):
+        registry.get("optimizer", "own", "toi")
+
+
+def test_a_neutral_name_and_one_of_a_wing_are_claimed_twice_in_that_wing_alone(install: Install) -> None:
+    toy(install, **{"loss/ours": "plugtoy:Layer"})
+    install("plug-one", {"loss/mse": "plugone:mse"}, plugone="def mse(prediction, target): return 1, 1")
+    with pytest.raises(RegistryError, match=r"(?s)loss/mse is claimed 2 times.*mapsto.torch.losses:mse.*plugone:mse"):
+        registry.get("loss", "mse")
+    assert registry.get("loss", "mse", "toy")(0, 0) == (1, 1)
+    with pytest.raises(RegistryError, match=r"(?s)loss/ours is claimed 2 times.*plugtoy:Layer.*test_registry.py"):
+        mapsto.loss("ours")(lambda prediction, target: (1, 1))
+
+
+def test_what_a_framework_owns_is_registered_in_its_wing(install: Install) -> None:
+    toy(install)
+    module = __import__("plugtoy")
+
+    class Mine(module.Layer):  # type: ignore[name-defined, misc]
+        pass
+
+    assert registry.owner(Mine) == registry.owner(Mine()) == "toy"
+    assert registry.owner(halve) is None
+    mapsto.layer("mine")(Mine)
+    assert registry.get("layer", "mine", "toy") is Mine
+    with pytest.raises(UnknownName, match="the wing toy has it"):
+        registry.get("layer", "mine", "torch")
+
+
+def test_a_group_of_a_wing_that_is_not_there_is_left_out_and_told(install: Install) -> None:
+    install("plug-one", {"mapsto.trch": {"loss/mse": "plugone:mse"}, "mapsto.wings": {"not/good": "plugone:x"}})
+    said = "\n".join(registry.misnamed())
+    assert "plug-one 1.0: entry point 'loss/mse' is of group 'mapsto.trch', and there is no wing 'trch'; allowed: torch" in said
+    assert "entry point 'not/good' of group 'mapsto.wings' must be named 'NAME'" in said
+
+
+def test_a_wing_that_cannot_be_used_is_told_when_it_is_asked_for_and_blocks_no_other(install: Install) -> None:
+    install("plug-one", {"mapsto.wings": {"odd": "plugone:odd", "bad": "plugone:bad"}}, plugone="odd = 'text'")
+    with pytest.raises(RegistryError, match=r"wing odd of plug-one 1.0: plugone:odd is a str, and Framework\(name='odd', "):
+        registry.wing("odd")
+    with pytest.raises(RegistryError, match=r"cannot be imported from plugone:bad"):
+        registry.wing("bad")
+    assert [framework.name for framework in registry.frameworks()] == ["torch"]
+
+
+def test_a_disabled_distribution_brings_no_wing(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy(install, **{"optimizer/adamw": "plugtoy:Adam"})
+    monkeypatch.setenv("MAPSTO_DISABLE", "plug-toy")
+    registry.refresh()
+    assert registry.wings() == ["torch"]
+    assert [e.key for e in registry.disabled()] == ["wing/toy"]
+
+
+def test_a_spec_resolves_names_in_its_wing(install: Install) -> None:
+    toy(install, **{"optimizer/adamw": "plugtoy:Adam", "model/m": "plugtoy:Layer", "task/t": "plugtoy:Layer"})
+    data = {"train": {"source": {"use": "arrays", "input": [[0]], "target": [0]}, "batch_size": 1}}
+    spec = mapsto.Spec(model="m", task="t", data=data, wing="toy", optimizer=mapsto.use("adamw", eps=1e-3))
+    assert spec.check() is spec
+    with pytest.raises(mapsto.SpecError, match=r"optimizer.lr: Adam has no argument 'lr'; allowed: eps"):
+        spec.override("optimizer.lr=0.1").check()
+    with pytest.raises(
+        mapsto.SpecError, match=r"middleware.ema: there is no middleware 'ema' in the wing toy \(the wing torch has it"
+    ):
+        spec.override("middleware=[ema]").check()
+    with pytest.raises(mapsto.SpecError, match=r"wing: there is no wing 'toi'; .*did you mean 'toy'"):
+        spec.override("wing=toi").check()

@@ -11,9 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def numpy_wing(monkeypatch):
     """The wing `numpy` exists, and runs go into no folder of the checkout."""
-    from mapsto.engine import wing
+    import numpy_wing
 
-    monkeypatch.setitem(wing.WINGS, "numpy", "numpy_wing")
+    from mapsto.core.wings import WINGS
+
+    monkeypatch.setitem(WINGS, "numpy", numpy_wing.FRAMEWORK)
 
 
 @pytest.fixture

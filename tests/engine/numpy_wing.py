@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 from mapsto.core.errors import CheckpointError, DataError
 from mapsto.core.parts import build as build_part
 from mapsto.core.random import generator
+from mapsto.core.wings import Framework
 
+FRAMEWORK = Framework(name="numpy", program="numpy_wing", given={"optimizer": ("params",)})
 GLOBAL = {"stream": 0}
 """What stands for a framework's global random stream."""
 

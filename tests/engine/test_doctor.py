@@ -61,11 +61,11 @@ def is_healthy(diagnosis):
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory):
-    from mapsto.engine import wing
+    from mapsto.core.wings import WINGS
 
     folder = tmp_path_factory.mktemp("healthy") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(wing.WINGS, "numpy", "numpy_wing")
+        patch.setitem(WINGS, "numpy", numpy_wing.FRAMEWORK)
         fit(spec(), folder)
     return folder
 
@@ -95,8 +95,10 @@ def started(tmp_path, code: str) -> subprocess.Popen[str]:
     script = tmp_path / "train.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "from mapsto.engine import stall, wing\n"
-        "wing.WINGS['numpy'] = 'numpy_wing'\n"
+        "import numpy_wing\n"
+        "from mapsto.core.wings import add_wing\n"
+        "from mapsto.engine import stall\n"
+        "add_wing(numpy_wing.FRAMEWORK)\n"
         "from runs import fit\nfrom test_doctor import spec\n" + code
     )
     return subprocess.Popen([sys.executable, str(script), str(tmp_path / "run")], text=True, start_new_session=True)

@@ -46,11 +46,11 @@ def lines(folder, *names):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run of 13 steps that nothing interrupted, with a checkpoint at every step."""
-    from mapsto.engine import wing
+    from mapsto.core.wings import WINGS
 
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(wing.WINGS, "numpy", "numpy_wing")
+        patch.setitem(WINGS, "numpy", numpy_wing.FRAMEWORK)
         fit(numpy_spec(checkpoint=EVERY), folder)
     return folder
 
@@ -125,7 +125,7 @@ def test_in_a_new_process(tmp_path, whole):
     fit(numpy_spec(checkpoint=EVERY), tmp_path / "run", observers=[stop_at(4)])
     code = """
         import sys; sys.path[:0] = sys.argv[2:]
-        from mapsto.engine import wing; wing.WINGS["numpy"] = "numpy_wing"
+        import numpy_wing; from mapsto.core.wings import add_wing; add_wing(numpy_wing.FRAMEWORK)
         from mapsto.engine.run import Run
         print(Run.resume(sys.argv[1]).fit().steps)
     """

@@ -26,8 +26,8 @@ from mapsto.engine.signals import interruptible
 HERE = str(Path(__file__).parent)
 SCRIPT = """
     import sys, time; sys.path[:0] = [sys.argv[2]]
-    from mapsto.engine import wing; wing.WINGS["numpy"] = "numpy_wing"
-    import numpy_wing, runs
+    import numpy_wing; from mapsto.core.wings import add_wing; add_wing(numpy_wing.FRAMEWORK)
+    import runs
     from mapsto.engine.run import Run
     def slowly(event):
         print(event.name, event.step, flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mapsto.check.process import Server
 from mapsto.core.laws import Example, Law, Subject, Trial, Verdict, find_law, verdict
+from mapsto.core.wings import DEFAULT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def judged(mutant: Mutant, target: Any, seed: int) -> Verdict:
         target=target,
         example=example_of(target) or mutant.example,
         make=_copier(target) if instance else None,
+        wing=law.wing or DEFAULT,
     )
     return verdict(Trial(complete(subject), law, seed=seed))
 
@@ -63,7 +65,8 @@ def _judged_by_ranks(mutant: Mutant, law: Law, target: Any, seed: int) -> Verdic
     from mapsto.check.runner import check
 
     reference = f"{target.__module__}:{target.__qualname__}"
-    subject = Subject(kind=mutant.kind or law.kinds[0], label=target.__name__, reference=reference, target=target)
+    kind, wing = mutant.kind or law.kinds[0], law.wing or DEFAULT
+    subject = Subject(kind=kind, label=target.__name__, reference=reference, target=target, wing=wing)
     return check([subject], only=[law.name], seed=seed, served=_server())[0]
 
 

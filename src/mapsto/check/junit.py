@@ -52,7 +52,7 @@ def _case(suite: ElementTree.Element, results: Results, made: Verdict) -> None:
     tag = ELEMENT.get(made.status)
     if tag is not None:
         found = ElementTree.SubElement(case, tag, type=made.status, message=_clean(f"{made.status}: {made.reason}"[:500]))
-        found.text = _clean(in_words(made, results.laws.get(made.law), script=True))
+        found.text = _clean(in_words(made, results.law(made), script=True))
     out = "\n".join(text for text in (counted(made.counts, 99), made.output) if text)
     if out:
         ElementTree.SubElement(case, "system-out").text = _clean(out)

@@ -68,14 +68,13 @@ def _tiles(results: Results) -> list[dict[str, str]]:
 
 def _kinds(results: Results, shown: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A matrix a kind: columns are laws in the catalogue's order."""
-    order = {name: i for i, name in enumerate(results.laws)}
+    order = {name: i for i, (name, _) in enumerate(results.laws)}
     found = []
     for kind, subjects in results.kinds().items():
         own = [v for v in shown if v["kind"] == kind]
         names = sorted({v["law"] for v in own}, key=lambda name: (order.get(name, len(order)), name))
         columns = [
-            {"name": n, "id": next(v["id"] or n for v in own if v["law"] == n), "statement": _statement(results, n)}
-            for n in names
+            next({"name": n, "id": v["id"] or n, "statement": v["statement"]} for v in own if v["law"] == n) for n in names
         ]
         rows = []
         for subject in subjects:
@@ -85,12 +84,8 @@ def _kinds(results: Results, shown: list[dict[str, Any]]) -> list[dict[str, Any]
     return found
 
 
-def _statement(results: Results, name: str) -> str:
-    return results.laws[name].statement if name in results.laws else ""
-
-
 def _shown(made: Verdict, place: int, results: Results) -> dict[str, Any]:
-    law, witness = results.laws.get(made.law), made.witness
+    law, witness = results.law(made), made.witness
     rows = []
     if witness is not None:
         measured = (

@@ -24,12 +24,12 @@ UNUSABLE = "target"
 class Results:
     """What a check found.
 
-    lawless: subjects of kinds without (chosen) laws; seconds: from start to end; left: how many laws were not judged
-    since the check was interrupted.
+    laws: by name and wing; lawless: subjects of kinds without (chosen) laws; seconds: from start to end; left: how many laws
+    were not judged since the check was interrupted.
     """
 
     verdicts: list[Verdict]
-    laws: Mapping[str, Law]
+    laws: Mapping[tuple[str, str | None], Law]
     lawless: list[Subject] = field(default_factory=list)
     seed: int = 0
     seconds: float = 0.0
@@ -39,6 +39,10 @@ class Results:
     def succeeded(self) -> bool:
         """Whether something passed, nothing failed, is unknown or vacuous, and all was judged."""
         return not self.left and not self.bad and any(v.status in ("pass", "expected failure") for v in self.verdicts)
+
+    def law(self, made: Verdict) -> Law | None:
+        """The law that a verdict is of: of the subject's wing, or neutral."""
+        return self.laws.get((made.law, made.wing)) or self.laws.get((made.law, None))
 
     @property
     def bad(self) -> list[Verdict]:
@@ -114,7 +118,7 @@ def versions() -> dict[str, str]:
 def json_lines(results: Results) -> str:
     """One record a law, a line each, whole in itself; a mapping that owes no law has a record whose law is null."""
     with_what = versions()
-    records = [{**record(v), **_said(results.laws.get(v.law)), "versions": with_what} for v in results.verdicts]
+    records = [{**record(v), **_said(results.law(v)), "versions": with_what} for v in results.verdicts]
     records += [
         {"subject": s.label, "kind": s.kind, "law": None, "status": "owes no law", "seed": results.seed, "versions": with_what}
         for s in results.lawless

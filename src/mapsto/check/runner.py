@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.errors import RegistryError, UnknownName, nearest
 from ..core.laws import Example, Law, Subject, Verdict, Witness, all_laws
+from ..core.wings import DEFAULT
 from . import catalogue
 from .process import Dead, Group, Server
 from .targets import Problem, recipe_files
@@ -34,9 +35,9 @@ FREE = 0.8
 
 
 def owed(subject: Subject, laws: Sequence[Law], *, priority: int = 1, only: Iterable[str] = ()) -> list[Law]:
-    """The laws that a subject owes: those of its kind up to a priority, or of them only the named ones."""
+    """The laws that a subject owes: those of its kind and wing up to a priority, or of them only the named ones."""
     chosen = set(only)
-    own = sorted((w for w in laws if subject.kind in w.kinds), key=lambda w: w.kinds[0] != subject.kind)
+    own = sorted((w for w in laws if w.judges(subject)), key=lambda w: w.kinds[0] != subject.kind)
     return [w for w in own if chosen & spellings(w)] if chosen else [w for w in own if w.priority <= priority]
 
 
@@ -75,17 +76,20 @@ class Resolved:
     laws: list[Law] = field(default_factory=list)
 
 
-def resolve(targets: Iterable[str], served: Server, *, kind: str | None = None, limit: float = 1.0) -> Resolved:
-    """What the targets name, found in a worker: a target that cannot be imported, or ends the process, is a problem.
+def resolve(
+    targets: Iterable[str], served: Server, *, kind: str | None = None, wing: str | None = None, limit: float = 1.0
+) -> Resolved:
+    """What the targets name, found in a worker: a target that cannot be imported, or ends the process, is a problem. The laws
+    are the neutral ones and those of the subjects' wings.
 
     Raises RegistryError where the laws themselves cannot be imported.
     """
     found, seen = Resolved(), set[tuple[str, str]]()
     with _Asker(served, IMPORT_LIMIT * limit) as asker:
-        laws = _laws(asker)
+        laws = _laws(asker, [DEFAULT])
         for target in targets:
             try:
-                told = asker.ask({"do": "resolve", "target": target, "subject_kind": kind})
+                told = asker.ask({"do": "resolve", "target": target, "subject_kind": kind, "wing": wing})
             except Dead as dead:
                 found.problems.append(Problem(subject=target, kind=kind or "", reason=f"when it was imported, {dead}"))
                 continue
@@ -93,30 +97,30 @@ def resolve(targets: Iterable[str], served: Server, *, kind: str | None = None, 
             for data in told["subjects"]:
                 if (key := (data["kind"], data["label"])) not in seen:
                     seen.add(key)
-                    _describe(asker, data, found)
-            if told["subjects"]:
-                laws |= _laws(asker)  # a file may declare laws beside its mappings
+                    _describe(asker, data, wing, found)
+            if told["subjects"]:  # a file may declare laws beside its mappings
+                laws |= _laws(asker, {DEFAULT, *(s.wing for s in found.subjects)})
     found.laws = list(laws.values())
     return found
 
 
-def _laws(asker: _Asker) -> dict[str, Law]:
-    told = asker.ask({"do": "laws"})
+def _laws(asker: _Asker, wings: Iterable[str | None]) -> dict[tuple[str, str | None], Law]:
+    told = asker.ask({"do": "laws", "wings": sorted(filter(None, wings))})
     if told.get("problem"):
         raise RegistryError(f"the laws cannot be loaded: {told['problem']}")
-    return {w.name: w for w in catalogue.from_data(told["laws"])}
+    return {(w.name, w.wing): w for w in catalogue.from_data(told["laws"])}
 
 
-def _describe(asker: _Asker, data: dict[str, Any], found: Resolved) -> None:
+def _describe(asker: _Asker, data: dict[str, Any], wing: str | None, found: Resolved) -> None:
     try:
-        told = asker.ask({"do": "describe", "reference": data["reference"], "kind": data["kind"]})
+        told = asker.ask({"do": "describe", "reference": data["reference"], "kind": data["kind"], "wing": wing})
         problem = told.get("problem")
     except Dead as dead:
         told, problem = {}, f"when it was imported, {dead}"
     if problem:
         found.problems.append(Problem(subject=data["label"], kind=data["kind"], reason=problem))
     else:
-        found.subjects.append(Subject(**data, target=None, example=Example(expect=told["expect"])))
+        found.subjects.append(Subject(**data, target=None, example=Example(expect=told["expect"]), wing=told["wing"]))
 
 
 class _Asker:
@@ -166,12 +170,12 @@ def check(
 ) -> list[Verdict]:
     """Verdicts of all laws that the subjects owe, in a stable order.
 
-    laws: all there are (default: as registered here); only: those of these names or ids; gate: priority 0 alone; thorough:
-    priority 2 as well; jobs: worker processes (default: the cores); limit: a factor on every law's time limit; served: a
-    fork server to share. Raises UnknownName where `only` names no law, and KeyboardInterrupt when every worker has ended;
-    what was judged before that went to `progress`.
+    laws: those that there are (default: as registered here); only: those of these names or ids; gate: priority 0 alone;
+    thorough: priority 2 as well; jobs: worker processes (default: the cores); limit: a factor on every law's time limit;
+    served: a fork server to share. Raises UnknownName where `only` names no law, and KeyboardInterrupt when every worker has
+    ended; what was judged before that went to `progress`.
     """
-    laws, only = list(all_laws().values()) if laws is None else laws, list(only)
+    laws, only = list(all_laws({s.wing for s in subjects}).values()) if laws is None else laws, list(only)
     require_known(only, laws)
     priority = 0 if gate else 2 if thorough else 1
     tasks = [(s, w) for s in subjects for w in owed(s, laws, priority=priority, only=only)]
@@ -259,7 +263,7 @@ class _Run:
         """The verdict, and the group where it can go on."""
         subject, law = task
         request = {
-            "do": "judge", "label": subject.label, "kind": subject.kind, "reference": subject.reference,
+            "do": "judge", "label": subject.label, "kind": subject.kind, "reference": subject.reference, "wing": subject.wing,
             "law": law.name, "id": law.id, "priority": law.priority, "seed": self.seed, "thorough": self.thorough,
             **surroundings(),
         }  # fmt: skip
@@ -293,6 +297,7 @@ class _Run:
         return Verdict(
             subject=subject.label, kind=subject.kind, law=law.name, id=law.id, priority=law.priority, status="unknown",
             reason=reason, seconds=seconds, seed=self.seed, output=output[-2000:], reference=subject.reference,
+            wing=subject.wing,
         )  # fmt: skip
 
 
@@ -327,11 +332,11 @@ def blamed(verdict: Verdict, answers: list[dict[str, Any]]) -> Verdict:
 
 def _unmatched(subject: Subject, laws: Sequence[Law], seed: int) -> list[Verdict]:
     """Expected failures that name no law of the kind: data that rots."""
-    own = [w for w in laws if subject.kind in w.kinds]
+    own = [w for w in laws if w.judges(subject)]
     known = {name for w in own for name in (w.name, w.id)}
     return [
         Verdict(
-            subject=subject.label, kind=subject.kind, law=name, id="", priority=0, status="fail", seed=seed,
+            subject=subject.label, kind=subject.kind, law=name, id="", priority=0, status="fail", seed=seed, wing=subject.wing,
             reason=f"`expect` names {name!r}, which is no law of a {subject.kind}; {nearest(name, [w.name for w in own])}",
         )
         for name in subject.example.expect

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MapstoError, SpecError, UnknownName, nearest
+from ..core.law_wings import law_wing, law_wings
 from ..core.laws import Example, Subject, example_of
 from ..core.load_spec import load_spec
 from ..core.parts import OFFERED, Checked, Part, check
 from ..core.recipes import load_file, loaded_files
 from ..core.registry import Entry, reference_of, registry
 from ..core.spec import Spec
-from .wings import law_wings
+from ..core.wings import DEFAULT, lineage
 
 UNCHECKED = ("law", "kind")
 """Kinds that are not mappings of a run."""
@@ -49,55 +50,59 @@ class Problem:
     reason: str
 
 
-def named(target: str, kind: str | None = None) -> list[Named | Problem]:
+def named(target: str, kind: str | None = None, wing: str | None = None) -> list[Named | Problem]:
     """What a target names. Imports nothing where it is a registered name. Raises UnknownName, SpecError."""
     if _is_spec(target, kind):
         return [f if isinstance(f, Problem) else _named_by(f) for f in of_spec(target)]
     if ":" in target:
-        return [_named_by(of_reference(target, kind))]
-    return [Named(kind=e.kind, label=e.key, reference=e.key) for e in entries(target, kind)]
+        return [_named_by(of_reference(target, kind, wing))]
+    found = [(e.kind, registry.spelling(e)) for e in entries(target, kind, wing)]
+    return [Named(kind=family, label=name, reference=name) for family, name in found]
 
 
 def _named_by(subject: Subject) -> Named:
     return Named(kind=subject.kind, label=subject.label, reference=subject.reference)
 
 
-def subjects(targets: Iterable[str], *, kind: str | None = None) -> list[Subject]:
+def subjects(targets: Iterable[str], *, kind: str | None = None, wing: str | None = None) -> list[Subject]:
     """Every subject that the targets name, each once, imported here. Raises UnknownName, SpecError."""
     found: dict[tuple[str, str], Subject] = {}
     for target in targets:
-        for subject in _subjects(target, kind):
+        for subject in _subjects(target, kind, wing):
             found.setdefault((subject.kind, subject.label), subject)
     return list(found.values())
 
 
-def _subjects(target: str, kind: str | None) -> Iterator[Subject]:
+def _subjects(target: str, kind: str | None, wing: str | None) -> Iterator[Subject]:
     if _is_spec(target, kind):
         for found in of_spec(target):
             if isinstance(found, Problem):
                 raise SpecError(f"{found.subject}: {found.reason}")
             yield found
     elif ":" in target:
-        yield of_reference(target, kind)
+        yield of_reference(target, kind, wing)
     else:
-        yield from map(of_entry, entries(target, kind))
+        yield from (of_entry(entry, wing) for entry in entries(target, kind, wing))
 
 
 # -- registered names and distributions ------------------------------------------------------------------------------
-def entries(target: str, kind: str | None = None) -> list[Entry]:
-    """The registered mappings that a name, a kind or a distribution names; imports nothing. Raises UnknownName."""
-    if found := _by_name(target, kind):
+def entries(target: str, kind: str | None = None, wing: str | None = None) -> list[Entry]:
+    """The registered mappings that a name, a kind or a distribution names, of a wing where one is said; imports nothing.
+
+    Raises UnknownName.
+    """
+    if found := _by_name(target, kind, wing):
         return found
     if target in registry.kinds() and kind is None:
         if target in UNCHECKED:
             raise UnknownName(f"{target} is no kind of mapping: it has no laws of its own")
         raise UnknownName(f"no {target} is registered: there is nothing to check")
-    installed = _distribution(target, kind)
+    installed = _distribution(target, kind, wing)
     if installed:
         return installed
     if installed is not None:
         raise UnknownName(f"the distribution {target} registers no mapping" + (f" of kind {kind}" if kind else ""))
-    names = {name for e in registry.entries(kind) if e.kind not in UNCHECKED for name in (e.name, e.key)}
+    names = {name for e in registry.entries(kind, wing) if e.kind not in UNCHECKED for name in (e.name, e.key)}
     raise UnknownName(
         f"{target!r} is no registered name, kind, installed distribution, import path (package.module:Thing or file.py:Thing) "
         f"or spec; {_close(target, names)}"
@@ -110,26 +115,29 @@ def _close(name: str, allowed: set[str]) -> str:
     return f"did you mean {hint[2]}" if hint[1] else "`mapsto list` prints what is registered"
 
 
-def _by_name(target: str, kind: str | None) -> list[Entry]:
+def _by_name(target: str, kind: str | None, wing: str | None) -> list[Entry]:
+    if target.count("/") == 2 and target.partition("/")[0] in registry.wings():
+        wing, _, target = target.partition("/")
+        return [e for e in _by_name(target, kind, wing) if e.wing == wing]
     family, slash, name = target.partition("/")
     if slash:
         if family not in registry.kinds() or family in UNCHECKED or kind not in (None, family):
             return []
-        return _unrivalled([e for e in registry.entries(family) if e.name == name])
+        return _unrivalled([e for e in registry.entries(family, wing) if e.name == name])
     if target in registry.kinds() and kind is None:
-        return _unrivalled([e for e in registry.entries(target) if e.kind not in UNCHECKED])
-    hits = _unrivalled([e for e in registry.entries(kind) if e.name == target and e.kind not in UNCHECKED])
-    if len(hits) > 1:
-        raise UnknownName(f"{target!r} may be {' or '.join(e.key for e in hits)}: name one of them")
+        return _unrivalled([e for e in registry.entries(target, wing) if e.kind not in UNCHECKED])
+    hits = _unrivalled([e for e in registry.entries(kind, wing) if e.name == target and e.kind not in UNCHECKED])
+    if len({e.kind for e in hits}) > 1:
+        raise UnknownName(f"{target!r} may be {' or '.join(registry.spelling(e) for e in hits)}: name one of them")
     return hits
 
 
 def _unrivalled(found: list[Entry]) -> list[Entry]:
-    """One entry a key: where two distributions claim it, using it tells so."""
-    return list({e.key: e for e in found}.values())
+    """One entry a name in a wing: where two distributions claim it, using it tells so."""
+    return list({e.full: e for e in found}.values())
 
 
-def _distribution(target: str, kind: str | None) -> list[Entry] | None:
+def _distribution(target: str, kind: str | None, wing: str | None) -> list[Entry] | None:
     """What a distribution registers, or None where it is not installed. Names are compared as package indexes do (PEP 503)."""
     wanted = re.sub(r"[-_.]+", "-", target).lower()
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", target):
@@ -140,20 +148,23 @@ def _distribution(target: str, kind: str | None) -> list[Entry] | None:
         return None
     return [
         e
-        for e in registry.entries(kind)
+        for e in registry.entries(kind, wing)
         if e.kind not in UNCHECKED and e.point is not None and e.point.dist is not None
         and re.sub(r"[-_.]+", "-", e.point.dist.name).lower() == wanted
     ]  # fmt: skip
 
 
-def of_entry(entry: Entry) -> Subject:
-    """The subject of a registered name."""
-    target = registry.get(entry.kind, entry.name)
-    return complete(Subject(kind=entry.kind, label=entry.key, reference=entry.key, target=target, example=_stated(target)))
+def of_entry(entry: Entry, wing: str | None = None) -> Subject:
+    """The subject of a registered name. wing: that of one which is registered as neutral."""
+    target, name = registry.get(entry.kind, entry.name, entry.wing), registry.spelling(entry)
+    own = entry.wing or wing_of(target, entry.kind, name, wing)
+    if own is not None:
+        registry.get(entry.kind, entry.name, own)  # where the neutral room and the wing both have it, this tells
+    return complete(Subject(kind=entry.kind, label=name, reference=name, target=target, example=_stated(target), wing=own))
 
 
 # -- import paths and objects ----------------------------------------------------------------------------------------
-def of_reference(reference: str, kind: str | None = None) -> Subject:
+def of_reference(reference: str, kind: str | None = None, wing: str | None = None) -> Subject:
     """The subject of `package.module:Thing` or `file.py:Thing`: a class, a factory or an instance."""
     where, _, name = reference.rpartition(":")
     if where.endswith(".py"):
@@ -169,11 +180,11 @@ def of_reference(reference: str, kind: str | None = None) -> Subject:
             public = {n for n, v in vars(module).items() if not n.startswith("_") and callable(v)}
             raise UnknownName(f"{reference!r}: {where} has no {step!r}; {_close(step, public)}")
         target = getattr(target, step)
-    return of_target(target, kind, reference=reference)
+    return of_target(target, kind, wing=wing, reference=reference)
 
 
-def of_target(target: Any, kind: str | None = None, *, reference: str | None = None) -> Subject:
-    """The subject of an object at hand. Raises SpecError where its kind cannot be told."""
+def of_target(target: Any, kind: str | None = None, *, wing: str | None = None, reference: str | None = None) -> Subject:
+    """The subject of an object at hand. Raises SpecError where its kind or its wing cannot be told."""
     found = kind or kind_of_object(target)
     instance = not inspect.isclass(target) and not inspect.isroutine(target) and not isinstance(target, Part)
     label = reference or reference_of(type(target) if instance else target)
@@ -183,7 +194,65 @@ def of_target(target: Any, kind: str | None = None, *, reference: str | None = N
     registry.kind(found)
     make = (lambda: copy.deepcopy(target)) if instance and found not in ("loss", "transform") else None
     elsewhere = reference or ("" if instance else _found_elsewhere(target))
-    return complete(Subject(kind=found, label=label, reference=elsewhere, target=target, example=_stated(target), make=make))
+    own = wing_of(target, found, label, wing)
+    stated = _stated(target)
+    return complete(Subject(kind=found, label=label, reference=elsewhere, target=target, example=stated, make=make, wing=own))
+
+
+MODULES = ("model", "layer")
+"""Kinds whose mappings are a framework's own modules."""
+
+
+def wing_of(target: Any, kind: str, label: str, said: str | None = None) -> str | None:
+    """The wing whose laws a target owes; None for kinds that serve all wings.
+
+    It is the one that is said, that of the framework whose class or function it is, or that of the framework which its code
+    names; what names none is the default wing's, as a spec is that names none. Raises SpecError for a module of no framework
+    that has a wing, UnknownName where no such wing is there.
+    """
+    if not registry.kind(kind).native:
+        return None
+    while isinstance(target, functools.partial):
+        target = target.func
+    if said is not None:
+        return registry.wing(said).name
+    if found := registry.owner(target) or registry_wing(target, kind) or _named_in(target):
+        return found
+    if kind in MODULES and not inspect.isroutine(target):
+        there = ", ".join(registry.wings())
+        raise SpecError(
+            f"{label}: a {kind} is a module of a framework, and this one is of none that has a wing (there is {there}); "
+            "install what brings the wing, or say it with --wing (wing=... in Python)"
+        )
+    return DEFAULT
+
+
+def _named_in(target: Any) -> str | None:
+    """The wing of the framework that the code of a function, or of a class's methods, and their hints name."""
+    for thing in lineage(target):
+        for code in vars(thing).values() if inspect.isclass(thing) else [thing]:
+            code = getattr(code, "__func__", code)
+            if not inspect.isfunction(code):
+                continue
+            with contextlib.suppress(Exception):  # hints that name what is not there
+                if found := next(filter(None, map(registry.owner, typing.get_type_hints(code).values())), None):
+                    return found
+            used = [code.__globals__[name] for name in code.__code__.co_names if name in code.__globals__]
+            if found := next(filter(None, (_owner_of_used(value) for value in used)), None):
+                return found
+    return None
+
+
+def _owner_of_used(value: Any) -> str | None:
+    """The wing of a module, a class or a function that code names."""
+    if inspect.ismodule(value):
+        return next((f.name for f in registry.frameworks() if f.has(value.__name__)), None)
+    return registry.owner(value) if inspect.isclass(value) or inspect.isroutine(value) else None
+
+
+def registry_wing(target: Any, kind: str) -> str | None:
+    """The wing in which a target is registered as a kind, or None."""
+    return next((e.wing for e in registry.entries(kind) if e.target is target or e.reference == reference_of(target)), None)
 
 
 def _found_elsewhere(target: Any) -> str:
@@ -247,15 +316,16 @@ def of_spec(argument: str) -> tuple[Subject | Problem, ...]:
     found: list[Subject | Problem] = []
     for path, kind, part in spec.parts():
         if not isinstance(part, Part):
-            found.append(replace(of_target(part, kind), label=path, reference=f"{argument}#{path}"))
+            made = of_target(part, kind, wing=spec.wing)
+            found.append(replace(made, label=path, reference=f"{argument}#{path}"))
             continue
         try:
-            checked = check(part, kind, path, offers=OFFERED)
+            checked = check(part, kind, path, offers=OFFERED, wing=spec.wing)
         except MapstoError as error:
             found.append(Problem(subject=path, kind=kind, reason=str(error)))
             continue
-        found += [_of_part(each, argument, spec.seed) for each in _nested(checked)]
-    program = Subject(kind="program", label=spec.name, reference=f"{argument}#", target=spec, example=Example())
+        found += [_of_part(each, argument, spec) for each in _nested(checked)]
+    program = Subject(kind="program", label=spec.name, reference=f"{argument}#", target=spec, example=Example(), wing=spec.wing)
     return (*found, complete(program))
 
 
@@ -269,24 +339,25 @@ def _nested(checked: Checked) -> Iterator[Checked]:
                 yield from _nested(inner)
 
 
-def _of_part(checked: Checked, argument: str, seed: int) -> Subject:
+def _of_part(checked: Checked, argument: str, spec: Spec) -> Subject:
     """A part as a subject, with its arguments as those of its example; what holds parts of its own is built anew each time.
 
     A reader is judged on records that its laws know, with its own options: its source and transforms are subjects themselves,
     and a function of its own records (such as a length to bucket by) says nothing of those.
     """
     assert checked.kind is not None
-    kind, stated = checked.kind, _stated(checked.target)
+    kind, stated, seed = checked.kind, _stated(checked.target), spec.seed
     make = _builder(checked, seed) if kind.name in REBUILT and not kind.is_mapping(checked.target) else None
     kept = dict(checked.args)
     if kind.name == "reader":
         kept = {n: v for n, v in kept.items() if not _holds(v, ("source", "transform")) and not inspect.isroutine(v)}
     args = {name: _plain(value, seed) for name, value in kept.items()}
     example = replace(stated, args={**stated.args, **args})
-    reference = f"{argument}#{checked.path}"
-    return complete(
-        Subject(kind=kind.name, label=checked.path, reference=reference, target=checked.target, example=example, make=make)
-    )
+    subject = Subject(
+        kind=kind.name, label=checked.path, reference=f"{argument}#{checked.path}", target=checked.target, example=example,
+        make=make, wing=spec.wing if kind.native else None,
+    )  # fmt: skip
+    return complete(subject)
 
 
 def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
@@ -309,7 +380,7 @@ def _plain(value: Any, seed: int) -> Any:
 
 
 # -- across processes ------------------------------------------------------------------------------------------------
-def find(reference: str, kind: str) -> Subject:
+def find(reference: str, kind: str, wing: str | None = None) -> Subject:
     """The subject that another process named by `reference`."""
     if "#" in reference:
         argument, _, path = reference.rpartition("#")
@@ -318,19 +389,17 @@ def find(reference: str, kind: str) -> Subject:
                 return subject
         raise UnknownName(f"{argument} has no part {path!r}")
     if ":" in reference:
-        return of_reference(reference, kind)
-    family, _, name = reference.partition("/")
-    found = [e for e in registry.entries(family) if e.name == name] if family in registry.kinds() else []
+        return of_reference(reference, kind, wing)
+    found = _by_name(reference, kind, wing)
     if not found:
         raise UnknownName(f"there is no {reference!r} here; `mapsto list` prints what is registered")
-    return of_entry(found[0])
+    return of_entry(found[0], wing)
 
 
 def complete(subject: Subject) -> Subject:
-    """The subject with what a wing finds of its example."""
-    for wing in law_wings():
-        subject = wing.complete(subject)
-    return subject
+    """The subject with what its wing finds of its example."""
+    wing = law_wing(subject.wing) if subject.wing is not None else None
+    return subject if wing is None else wing.complete(subject)
 
 
 def _stated(target: Any) -> Example:

@@ -44,7 +44,7 @@ def witnesses(results: Results) -> Iterator[Text]:
     """What failed or could not be told, in words; laws of one subject that have the same reason together."""
     for said in results.groups(*BAD):
         yield Text()
-        first, law = said[0], results.laws.get(said[0].law)
+        first, law = said[0], results.law(said[0])
         head, *rest = in_words(first, law, script=True).splitlines()
         if len(said) > 1:
             names = ", ".join(v.law for v in said)
@@ -90,7 +90,8 @@ class _Paper:
     def matrix(self, kind: str, rows: dict[str, list[Verdict]], results: Results) -> Iterator[Text]:
         """Several mappings of a kind: a row each, a law a column, in bands that fit the width."""
         laws = list(dict.fromkeys(v.law for verdicts in rows.values() for v in verdicts))
-        laws.sort(key=lambda name: list(results.laws).index(name) if name in results.laws else len(results.laws))
+        order = [name for name, _ in results.laws]
+        laws.sort(key=lambda name: order.index(name) if name in order else len(order))
         per_band = max(1, (self.width - LABEL) // CELL)
         ids = {v.law: v.id or _short(v.law, kind)[: CELL - 1] for verdicts in rows.values() for v in verdicts}
         yield Text(f"{kind}  ({len(rows)} mappings, {len(laws)} laws; a cell: the verdict and its seconds)", "bold")

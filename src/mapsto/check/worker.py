@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..core.errors import MapstoError
+from ..core.law_wings import law_wings
 from ..core.laws import Trial, Verdict, all_laws, find_law, verdict
 from ..core.recipes import load_file
 from ..processes.system import adopt_orphans, children, command_of, letter
 from . import targets
-from .wings import law_wings
 
 HELPERS = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 """Processes that Python itself keeps."""
@@ -65,20 +65,20 @@ def limit_memory(size: int) -> None:
 
 def serve(requests: int, answers: int, rank: int, world: int, store: str) -> None:
     """Answer requests until their descriptor closes."""
-    wings, own = law_wings(), os.getpid()
+    own = os.getpid()
     if world > 1:
-        for wing in wings:
+        for wing in law_wings():
             wing.join(rank, world, store)
     # what a component says may hold lone surrogates, which no file of a report could
     with os.fdopen(requests, encoding="utf-8") as asked, os.fdopen(answers, "w", encoding="utf-8", errors="replace") as told:
         answer(told, {"ready": own})
         for line in asked:
             request = json.loads(line)
-            before = settings(wings)
+            before = settings()
             made = HANDLERS[request["do"]](request, rank, world)
             if os.getpid() != own:
                 os._exit(0)  # a component forked and came back twice: only the first may answer
-            changed = [name for name, value in settings(wings).items() if before.get(name) != value]
+            changed = [name for name, value in settings().items() if before.get(name) != value]
             answer(told, {**made, "rank": rank, "changed": changed, "left": left()})
 
 
@@ -99,12 +99,12 @@ def judge(request: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
     started = time.perf_counter()
     made = Verdict(
         subject=request["label"], kind=request["kind"], law=request["law"], id=request["id"], priority=request["priority"],
-        status="unknown", seed=request["seed"], reference=request["reference"],
+        status="unknown", seed=request["seed"], reference=request["reference"], wing=request["wing"],
     )  # fmt: skip
     try:
         with quiet(request):
-            subject = dataclasses.replace(targets.find(request["reference"], request["kind"]), label=request["label"])
-            law = find_law(request["law"])
+            subject = targets.find(request["reference"], request["kind"], request["wing"])
+            subject, law = dataclasses.replace(subject, label=request["label"]), find_law(request["law"], subject.wing)
             seed_all(request["seed"])
             made = verdict(Trial(subject, law, seed=request["seed"], thorough=request["thorough"], rank=rank, world=world))
     except BaseException as error:  # noqa: BLE001  # the target's own doing, SystemExit and KeyboardInterrupt included
@@ -116,7 +116,7 @@ def resolve(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
     """The subjects that a target names, those that cannot be used as problems."""
     try:
         with quiet(request):
-            found = targets.named(request["target"], request["subject_kind"])
+            found = targets.named(request["target"], request["subject_kind"], request["wing"])
     except BaseException as error:  # noqa: BLE001  # as above
         return {"subjects": [], "problems": [{"subject": request["target"], "kind": "", "reason": told(error)}]}
     return {
@@ -128,18 +128,19 @@ def resolve(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
 
 
 def describe(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
-    """What the author of a subject expects of laws; a problem where it cannot be imported."""
+    """The wing of a subject and what its author expects of laws; a problem where it cannot be imported."""
     try:
         with quiet(request):
-            return {"expect": dict(targets.find(request["reference"], request["kind"]).example.expect)}
+            subject = targets.find(request["reference"], request["kind"], request["wing"])
+            return {"expect": dict(subject.example.expect), "wing": subject.wing}
     except BaseException as error:  # noqa: BLE001  # as above
         return {"problem": told(error)}
 
 
-def laws(_request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
-    """Every law as data, but for its check."""
+def laws(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
+    """Every neutral law and those of some wings as data, but for their checks."""
     try:
-        found = all_laws()
+        found = all_laws(request["wings"])
     except BaseException as error:  # noqa: BLE001  # a plugin's laws may fail in any way
         return {"laws": [], "problem": told(error)}
     hidden = {"check"}
@@ -185,10 +186,10 @@ def seed_all(seed: int) -> None:
         wing.seed(seed)
 
 
-def settings(wings: list[Any]) -> dict[str, Any]:
+def settings() -> dict[str, Any]:
     """Global settings of the process and of the frameworks."""
     found: dict[str, Any] = {"working folder": folder(), "recursion limit": sys.getrecursionlimit()}
-    for wing in wings:
+    for wing in law_wings():
         found |= wing.globals()
     return found
 

@@ -20,6 +20,7 @@ from ..check.process import Server
 from ..check.results import Results, json_lines, of_problem
 from ..core.errors import SpecError
 from ..core.laws import Law, Verdict, all_laws, find_law
+from ..core.wings import DEFAULT
 from ..engine import durable
 from . import trusting
 from .console import note, screen, table, write
@@ -43,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gate", action="store_true", help="only the laws that gate (P0)")
     parser.add_argument("--thorough", action="store_true", help="the long ones too (P2)")
     parser.add_argument("--kind", help="the kind of the targets, where it cannot be told")
+    parser.add_argument("--wing", help="the wing (torch, ...) whose mappings and laws are meant, where it cannot be told")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
     parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="worker processes (default: the cores)")
     parser.add_argument("--limit", type=_above_zero, default=1.0, metavar="FACTOR", help="a factor on the time limits")
@@ -57,7 +59,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     if options.explain:
-        write(catalogue.explanation(find_law(options.explain)))
+        write(catalogue.explanation(find_law(options.explain, options.wing or DEFAULT)))
         return 0
     if options.list and not options.targets:
         _list(list(all_laws().values()), options)
@@ -74,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     interrupted = False
     with runner.server(options.jobs) as served:
         if options.list:
-            return _list_owed(runner.resolve(options.targets, served, kind=options.kind, limit=options.limit), options)
+            return _list_owed(_resolved(options, served), options)
         results, interrupted = _judge(options, served)
     for path, text in outputs:
         durable.replace(path, text(results).encode("utf-8", "backslashreplace"))
@@ -86,11 +88,15 @@ def run(options: argparse.Namespace) -> int:
     return 0 if results.succeeded else 1
 
 
+def _resolved(options: argparse.Namespace, served: Server) -> runner.Resolved:
+    return runner.resolve(options.targets, served, kind=options.kind, wing=options.wing, limit=options.limit)
+
+
 def _judge(options: argparse.Namespace, served: Server) -> tuple[Results, bool]:
     """What was found, and whether it was interrupted before its end."""
     began, made, interrupted = time.perf_counter(), list[Verdict](), False
     only = _named(options)
-    found = runner.resolve(options.targets, served, kind=options.kind, limit=options.limit)
+    found = _resolved(options, served)
     runner.require_known(only, found.laws)
     priority = _priority(options)
     owed = {s.label: runner.owed(s, found.laws, priority=priority, only=only) for s in found.subjects}
@@ -110,7 +116,7 @@ def _judge(options: argparse.Namespace, served: Server) -> tuple[Results, bool]:
         interrupted, verdicts = True, made
     results = Results(
         verdicts=[of_problem(p, options.seed) for p in found.problems] + verdicts,
-        laws={w.name: w for w in found.laws},
+        laws={(w.name, w.wing): w for w in found.laws},
         lawless=[s for s in found.subjects if not owed[s.label]],
         seed=options.seed,
         seconds=time.perf_counter() - began,
@@ -189,7 +195,7 @@ def _above_zero(text: str) -> float:
 
 # -- listing ---------------------------------------------------------------------------------------------------------
 def _list(laws: list[Law], options: argparse.Namespace) -> None:
-    chosen = [w for w in laws if options.kind is None or options.kind in w.kinds]
+    chosen = [w for w in laws if options.kind in (None, *w.kinds) and options.wing in (None, w.wing or options.wing)]
     if options.markdown:
         write(catalogue.page(chosen).rstrip("\n"))
     else:

@@ -1,4 +1,4 @@
-"""List what is registered: name, kind, where it comes from.
+"""List what is registered: name, kind, wing (none: for all), where it comes from.
 
 Nothing that is listed is imported: the names are read from the metadata of installed distributions."""
 
@@ -26,6 +26,7 @@ examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", metavar="KIND", help="only this kind, such as loss or middleware")
+    parser.add_argument("--wing", help="only what specs of this wing (torch, ...) can name")
     parser.add_argument("--kinds", action="store_true", help="list the kinds themselves, with their signatures")
     parser.add_argument("--import", dest="files", metavar="FILE", action="append", default=[], help="load a recipe file first")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -34,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     for file in options.files:
         load_file(file)
-    found = kinds() if options.kinds else mappings(options.kind)
+    found = kinds() if options.kinds else mappings(options.kind, options.wing)
     if options.json:
         write_json(found)
     elif options.kinds:
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     elif not found:
         note(f"no {options.kind} is registered yet; write one with: mapsto new {options.kind} NAME")
     else:
-        table(("name", "maps", "from", "defined in"), [_row(entry) for entry in found])
+        table(("name", "wing", "maps", "from", "defined in"), [_row(entry) for entry in found])
         for key in sorted({entry["key"] for entry in found if entry["claimed"] > 1}):
             note(
                 f"{key} is claimed more than once and cannot be used before one of its distributions is uninstalled or disabled"
@@ -53,14 +54,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def mappings(kind: str | None) -> list[dict[str, Any]]:
+def mappings(kind: str | None, wing: str | None = None) -> list[dict[str, Any]]:
     """Every registered name as plain data, what is disabled behind the others; `claimed` counts the distributions (or files)
     that claim it."""
-    entries = registry.entries(kind)
+    if wing is not None:
+        registry.wing(wing)  # explains itself where there is none
+    entries = registry.entries(kind, wing)
     off = [entry for entry in registry.disabled() if kind in (None, entry.kind)]
     signatures = {family: _signature(family) for family in {entry.kind for entry in entries}}
-    claims = Counter(entry.key for entry in entries)
-    found = [_described(entry, signatures[entry.kind], claims[entry.key]) for entry in entries]
+    alike: dict[str, list[Entry]] = {}
+    for entry in entries:
+        alike.setdefault(entry.key, []).append(entry)
+    found = [_described(e, signatures[e.kind], sum(map(e.meets, alike[e.key]))) for e in entries]
     return found + [{**_described(entry, "", 0), "disabled": True} for entry in off]
 
 
@@ -88,6 +93,7 @@ def _described(entry: Entry, signature: str, claimed: int) -> dict[str, Any]:
         "key": entry.key,
         "kind": entry.kind,
         "name": entry.name,
+        "wing": entry.wing,
         "maps": signature,
         "origin": entry.origin,
         "reference": entry.reference,
@@ -98,4 +104,4 @@ def _described(entry: Entry, signature: str, claimed: int) -> dict[str, Any]:
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     maps = f"disabled by {DISABLE}" if entry["disabled"] else entry["maps"]
-    return entry["key"], maps, entry["origin"], entry["reference"]
+    return entry["key"], entry["wing"] or "", maps, entry["origin"], entry["reference"]

@@ -23,6 +23,7 @@ from ..core.spec import Spec
 from ..core.trust import registered_only, untrusted
 from ..core.typed import hints_of, kind_of_hint, say, shortened
 from ..core.values import Part
+from ..core.wings import DEFAULT
 from ..engine.checked import checked
 from ..engine.folder import SPEC, RunFolder
 from . import trusting
@@ -94,13 +95,21 @@ def find_entry(text: str) -> Entry | None:
 
     Raises UnknownName where it can only be a name and is none.
     """
+    first, _, rest = text.partition("/")
+    wing = first if first in registry.wings() and rest.count("/") == 1 else None
+    text = rest if wing else text
     kind, slash, name = text.partition("/")
     if slash and kind.lower() in registry.kinds():
-        registry.get(kind, name)  # explains itself where there is none, or two claim it
-        return next(entry for entry in registry.entries(kind) if entry.name == name)
+        found = [entry for entry in registry.entries(kind, wing) if entry.name == name]
+        if len({entry.wing for entry in found if entry.wing}) > 1:
+            raise UnknownName(f"{text!r} is a name in several wings: say one of {', '.join(entry.full for entry in found)}")
+        own = next((entry.wing for entry in found if entry.wing), wing or DEFAULT)
+        registry.get(kind, name, own)  # explains itself where there is none, or two claim it
+        return found[0]
     found = [entry for entry in registry.entries() if entry.name == text]
     if len({entry.kind for entry in found}) > 1:
-        raise UnknownName(f"{text!r} is the name of several mappings: say one of {', '.join(entry.key for entry in found)}")
+        several = ", ".join(dict.fromkeys(registry.spelling(entry) for entry in found))
+        raise UnknownName(f"{text!r} is the name of several mappings: say one of {several}")
     if found:
         return find_entry(found[0].key)
     if text.isidentifier():  # a spec has a dot, a colon or a slash in it
@@ -118,9 +127,9 @@ def _close(name: str, names: set[str]) -> str:
 # -- a mapping -----------------------------------------------------------------------------------------------------------
 def show_entry(entry: Entry) -> None:
     """Print one mapping: what it maps, its options, its text, its place."""
-    target, kind = registry.get(entry.kind, entry.name), registry.kind(entry.kind)
-    heading(f"{entry.key}  ({kind.signature})")
-    write(f"  {entry.reference}, from {entry.origin}")
+    target, kind = registry.get(entry.kind, entry.name, entry.wing or DEFAULT), registry.kind(entry.kind)
+    heading(f"{registry.spelling(entry)}  ({kind.signature})")
+    write(f"  {entry.reference}, from {entry.origin}" + (f", of the wing {entry.wing}" if entry.wing else ""))
     write(f"  {place_of(target)}")
     if text := _text(target):
         write()
@@ -151,7 +160,7 @@ def _text(target: Any) -> str:
 
 def _options(entry: Entry, target: Any) -> Iterator[tuple[str, str, str]]:
     """(name, type, default) of what a spec may state."""
-    known, hints = stated(target, registry.kind(entry.kind)), hints_of(target)
+    known, hints = stated(target, registry.kind(entry.kind, entry.wing or DEFAULT)), hints_of(target)
     for name, parameter in known.named.items():
         default = "required" if parameter.default is parameter.empty else shortened(parameter.default)
         yield name, "" if name not in hints else _type(hints[name]), default
@@ -166,7 +175,7 @@ def _type(hint: Any) -> str:
 
 
 def _usage(entry: Entry, target: Any) -> str:
-    named = stated(target, registry.kind(entry.kind)).named
+    named = stated(target, registry.kind(entry.kind, entry.wing or DEFAULT)).named
     needed = [f"{name}: ..." for name, parameter in named.items() if parameter.default is parameter.empty]
     return "{" + ", ".join([f"use: {entry.name}", *needed]) + "}"
 

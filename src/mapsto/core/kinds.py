@@ -21,7 +21,8 @@ class Kind:
 
     name: singular, as written in `kind/name`; signature: for people; given, applied: see the module's text;
     methods: a class of this kind must define at least one of these names (empty: no demand); later: keyword arguments
-    that whoever applies the mapping supplies, so that a spec does not state them.
+    that whoever applies the mapping supplies, so that a spec does not state them; native: each wing has its own mappings of
+    this kind, and what they are given is the wing's to say (`mapsto.core.wings`); the others serve all wings.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Kind:
     applied: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
+    native: bool = False
 
     @property
     def plural(self) -> str:
@@ -91,13 +93,14 @@ _BUILT_IN = (
         later=("rng",),
     ),
     Kind(name="reader", signature="position -> batch", summary="source + order + transforms, cut into batches"),
-    Kind(name="model", signature="x -> y", summary="the framework's own module, trained as a whole"),
-    Kind(name="layer", signature="x -> y", summary="the framework's own module, a part of a model"),
+    Kind(name="model", signature="x -> y", summary="the framework's own module, trained as a whole", native=True),
+    Kind(name="layer", signature="x -> y", summary="the framework's own module, a part of a model", native=True),
     Kind(
         name="loss",
         signature="(prediction, target) -> (total, weight)",
         summary="a sum and its weight, never a mean",
         applied=("prediction", "target"),
+        native=True,
     ),
     Kind(
         name="task",
@@ -105,15 +108,17 @@ _BUILT_IN = (
         summary="the adaptation layer between data and model: loss, prediction, metrics",
         applied=("model", "batch"),
         methods=("__call__",),
+        native=True,
     ),
-    Kind(name="optimizer", signature="params -> optimizer", summary="the framework's own optimizer", given=("params",)),
-    Kind(name="schedule", signature="optimizer -> scheduler", summary="the framework's own scheduler", given=("optimizer",)),
+    Kind(name="optimizer", signature="params -> optimizer", summary="the framework's own optimizer", native=True),
+    Kind(name="schedule", signature="optimizer -> scheduler", summary="the framework's own scheduler", native=True),
     Kind(
         name="middleware",
         signature="mapping -> mapping of the same type",
         summary="wraps one or more of a program's four mappings",
         applied=("inner",),
         methods=("loss", "grad", "update", "step", "lend", "setup", "begin"),
+        native=True,
     ),
     Kind(
         name="observer",
@@ -128,12 +133,14 @@ _BUILT_IN = (
         summary="replaces, adds to or compresses parts of a model",
         applied=("model",),
         methods=("__call__",),
+        native=True,
     ),
     Kind(
         name="mesh",
         signature="program -> program",
         summary="the one description of devices",
         methods=("setup", "grad", "program"),
+        native=True,
     ),
     Kind(
         name="export",
@@ -141,9 +148,10 @@ _BUILT_IN = (
         summary="a deployable artefact",
         applied=("model",),
         methods=("__call__",),
+        native=True,
     ),
-    Kind(name="op", signature="tensors -> tensors", summary="a custom operator of the framework"),
-    Kind(name="program", signature="spec -> program", summary="a whole spec, composed"),
+    Kind(name="op", signature="tensors -> tensors", summary="a custom operator of the framework", native=True),
+    Kind(name="program", signature="spec -> program", summary="a whole spec, composed", native=True),
     Kind(name="law", signature="mapping -> verdict", summary="a statement that every mapping of a kind owes"),
 )
 

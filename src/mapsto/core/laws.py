@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
 from .errors import RegistryError, UnknownName, nearest
-from .registry import registry
+from .registry import Entry, registry
+from .wings import DEFAULT
 
 Status = Literal["pass", "fail", "unknown", "vacuous", "not applicable", "expected failure"]
 BAD: tuple[Status, ...] = ("fail", "unknown", "vacuous")
@@ -35,7 +36,8 @@ class Law:
 
     name: `kind.what`, what people type; id: its number in the catalogue; priority: 0 gates, 1 is run by default, 2 only
     with `--thorough`; why: what breaks without it; catches: real bugs (`repository#number`); satisfy: how to keep it;
-    tolerance: a class of `TOLERANCES`; seconds: the time limit; ranks: how many processes run the check together.
+    tolerance: a class of `TOLERANCES`; seconds: the time limit; ranks: how many processes run the check together; wing: whose
+    subjects it judges, by the group of entry points where it is registered (None: those of every wing).
     """
 
     name: str
@@ -50,6 +52,11 @@ class Law:
     tolerance: str = "T0"
     seconds: float = 60.0
     ranks: int = 1
+    wing: str | None = None
+
+    def judges(self, subject: Subject) -> bool:
+        """Whether a subject is of its kinds and its wing."""
+        return subject.kind in self.kinds and self.wing in (None, subject.wing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,8 @@ class Example:
 class Subject:
     """What is checked: `target` is a class, a factory or (then `make` copies it) an instance; `reference` finds it again.
 
-    driver: how the laws of its kind build, feed and read it; its wing gives it.
+    driver: how the laws of its kind build, feed and read it; its wing gives it;
+    wing: the framework that it is native to; None where its kind serves all.
     """
 
     kind: str
@@ -84,6 +92,7 @@ class Subject:
     example: Example = field(default_factory=Example)
     make: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     driver: Any = field(default=None, repr=False, compare=False)
+    wing: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +131,7 @@ class Verdict:
     seed: int = 0
     output: str = ""
     reference: str = ""
+    wing: str | None = None
 
 
 class Violation(Exception):  # not an error of the checker
@@ -281,6 +291,7 @@ def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
         seed=trial.seed,
         output=output,
         reference=trial.subject.reference,
+        wing=trial.subject.wing,
     )
     return settle(made, trial.example)
 
@@ -289,7 +300,12 @@ def reproduction(trial: Trial) -> str:
     """A program that judges the law on the subject again: the script of a witness that has none of its own."""
     subject, law = trial.subject, trial.law
     options = "".join(
-        [f", kind={subject.kind!r}", f", seed={trial.seed}" if trial.seed else "", ", thorough=True" if trial.thorough else ""]
+        [
+            f", kind={subject.kind!r}",
+            f", wing={subject.wing!r}" if subject.wing not in (None, DEFAULT) else "",
+            f", seed={trial.seed}" if trial.seed else "",
+            ", thorough=True" if trial.thorough else "",
+        ]
     )
     return (
         "from mapsto.core.laws import find_law\n"
@@ -344,29 +360,39 @@ class Laws:
         return declare
 
 
-def all_laws() -> dict[str, Law]:
-    """Every registered law by name. Raises RegistryError where two have one name."""
-    found: dict[str, Law] = {}
+def all_laws(wings: Iterable[str | None] | None = None) -> dict[tuple[str, str | None], Law]:
+    """The registered laws by name and wing: the neutral ones and those of some wings (default: of all whose framework is
+    installed). Raises RegistryError where two have one name, and UnknownName where there is no such wing.
+    """
+    wanted = {f.name for f in registry.frameworks() if f.installed} if wings is None else set(wings)
+    found: dict[tuple[str, str | None], Law] = {}
     for entry in registry.entries("law"):
-        for law in registry.get("law", entry.name)():
-            if law.name in found and found[law.name] != law:
-                raise RegistryError(f"law {law.name} is declared twice: {entry.reference} from {entry.origin}")
-            found[law.name] = law
+        if entry.wing is None or entry.wing in wanted:
+            for law in registry.get("law", entry.name, entry.wing)():
+                _enter(replace(law, wing=entry.wing), entry, found)
     return dict(sorted(found.items(), key=lambda item: (item[1].kinds[0], item[1].priority, item[1].id)))
 
 
-def laws_for(kind: str, *, priority: int = 1) -> list[Law]:
-    """The laws that a kind owes up to a priority."""
-    return [law for law in all_laws().values() if kind in law.kinds and law.priority <= priority]
+def _enter(law: Law, entry: Entry, found: dict[tuple[str, str | None], Law]) -> None:
+    """Put a law beside the others; a neutral one and one of a wing, which judge the same subjects, may share no name either."""
+    met = [w for w in found.values() if w.name == law.name and (w.wing == law.wing or None in (w.wing, law.wing))]
+    if any(w != law for w in met):
+        raise RegistryError(f"law {law.name} is declared twice: {entry.reference} from {entry.origin}")
+    found[law.name, law.wing] = law
 
 
-def find_law(name: str) -> Law:
-    """A law by its name, its id or the end of its name. Raises UnknownName with what exists."""
-    laws = all_laws()
-    hits = [law for law in laws.values() if name in (law.name, law.id) or law.name.endswith("." + name)]
+def laws_for(kind: str, *, priority: int = 1, wing: str = DEFAULT) -> list[Law]:
+    """The laws that a kind owes in a wing, up to a priority."""
+    return [law for law in all_laws([wing]).values() if kind in law.kinds and law.priority <= priority]
+
+
+def find_law(name: str, wing: str | None = DEFAULT) -> Law:
+    """A law by its name, its id or the end of its name, of a wing or neutral. Raises UnknownName with what exists."""
+    laws = all_laws([wing]).values()
+    hits = [law for law in laws if name in (law.name, law.id) or law.name.endswith("." + name)]
     if len(hits) != 1:
         several = f"{name!r} may be {', '.join(h.name for h in hits)}; " if hits else f"there is no law {name!r}; "
-        raise UnknownName(several + nearest(name, laws))
+        raise UnknownName(several + nearest(name, [law.name for law in laws]))
     return hits[0]
 
 

@@ -18,7 +18,7 @@ def takers(spec: Spec, offer: str) -> list[str]:
     found = []
     for path, kind, part in spec.parts():
         if isinstance(part, Part) and kind not in ("reader", "observer"):
-            found += list(_within(check(part, kind, path, offers=OFFERED), offer))
+            found += list(_within(check(part, kind, path, offers=OFFERED, wing=spec.wing), offer))
     return found
 
 

@@ -26,6 +26,7 @@ from .registry import reference_of, registry
 from .trust import REFERENCE, must_be_registered
 from .typed import EMPTY, hints_of, holds_nan, kind_of_hint, say, takes_class, takes_text, validated
 from .values import Frozen, Part, Reference, as_part, contains, freeze, thaw, use
+from .wings import DEFAULT
 
 __all__ = [
     "OFFERED", "Checked", "Frozen", "Part", "as_part", "build", "check", "freeze", "imported", "resolve", "stated", "use",
@@ -36,13 +37,13 @@ OFFERED = ("seed", "steps_per_epoch", "total_steps")
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
-def resolve(part: Part, kind: Kind | str | None, path: str) -> tuple[Any, Kind | None]:
-    """The target of a part and its kind.
+def resolve(part: Part, kind: Kind | str | None, path: str, wing: str = DEFAULT) -> tuple[Any, Kind | None]:
+    """The target of a part and its kind, as the wing supplies it; a name is one of the wing's, or neutral.
 
     Raises SpecError with the path where the name or reference is unknown, RegistryError where a plugin cannot be
     imported or two claim the name, MissingExtra where it needs what is not installed.
     """
-    found = registry.kind(kind) if isinstance(kind, str) else kind
+    found = registry.kind(kind, wing) if isinstance(kind, str) else registry.supplied(kind, wing) if kind is not None else None
     if not isinstance(part.use, str):
         return part.use, found
     try:
@@ -53,11 +54,11 @@ def resolve(part: Part, kind: Kind | str | None, path: str) -> tuple[Any, Kind |
         if slash:
             if found is not None and family != found.name:
                 raise UnknownName(f"{part.use!r} is a {family}, and a {found.name} is wanted here")
-            return registry.get(family, name), registry.kind(family)
+            return registry.get(family, name, wing), registry.kind(family, wing)
         if found is None:
             known = ", ".join(registry.kinds())
             raise UnknownName(f"{part.use!r} does not say its kind here: write 'kind/{part.use}', a kind being one of {known}")
-        return registry.get(found.name, part.use), found
+        return registry.get(found.name, part.use, wing), found
     except (UnknownName, SpecError) as error:
         raise SpecError(f"{path}: {error}") from None
     except (RegistryError, MissingExtra) as error:
@@ -111,13 +112,13 @@ def stated(target: Callable[..., Any], kind: Kind | None) -> Stated:
     )
 
 
-def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str] = ()) -> Checked:
+def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str] = (), wing: str = DEFAULT) -> Checked:
     """Check a part's arguments against its target's signature, nested parts included.
 
-    offers: names of parameters that may stay open, since whoever builds the part fills them. Raises SpecError naming the
-    path, what is allowed and the nearest right name.
+    offers: names of parameters that may stay open, since whoever builds the part fills them; wing: whose names it may use.
+    Raises SpecError naming the path, what is allowed and the nearest right name.
     """
-    target, found = resolve(part, kind, path)
+    target, found = resolve(part, kind, path, wing)
     if not callable(target):
         raise SpecError(f"{path}: {part.use!r} is a {type(target).__name__}, which cannot be called")
     if found is not None and (reason := found.reject(target)):
@@ -130,7 +131,7 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
             raise SpecError(f"{where}: {label(target)} has no argument {name!r}; {nearest(str(name), known.named)}")
         hint = hints.get(name, EMPTY)
         usual = known.named[name].default if name in known.named else EMPTY
-        args[name] = value if holds_nan(value) and holds_nan(usual) else _argument(value, name, hint, where, offers)
+        args[name] = value if holds_nan(value) and holds_nan(usual) else _argument(value, name, hint, where, offers, wing)
         if found is not None and typing.get_origin(hint) is not typing.Annotated:
             _conventional(value, args[name], CONVENTIONS.get(found.name, {}).get(name), where)
     if known.unnamed:
@@ -144,21 +145,21 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
     return Checked(target, found, args, path)
 
 
-def _argument(value: Any, name: str, hint: Any, path: str, offers: Collection[str]) -> Any:
+def _argument(value: Any, name: str, hint: Any, path: str, offers: Collection[str], wing: str) -> Any:
     """One argument, with the parts in it checked and everything else fitted to its hint."""
     kind = kind_of_hint(hint) or (None if takes_text(hint) else registry.kind_of_parameter(name))
     value = _dereferenced(value, path)
     if kind is not None and not isinstance(value, Frozen) and not (inspect.isclass(value) and takes_class(hint)):
         value = as_part(value)
     if isinstance(value, Part):
-        return check(value, kind, path, offers)
+        return check(value, kind, path, offers, wing)
     if hint in (EMPTY, Any) or kind_of_hint(hint) is not None:  # it says nothing of numbers
         if kind is not None and type(value) in (int, float, bool):
             raise SpecError(f"{path}: {value!r} is a {type(value).__name__}, and a {kind.name} is wanted")
         if type(value) is float and holds_nan(value):
             raise SpecError(f"{path}: {value!r} is not a number")
     if contains(value, Part) or (kind is not None and contains(value, str)):
-        return _inside(value, kind, path, offers)
+        return _inside(value, kind, path, offers, wing)
     return validated(thaw(value), hint, path)
 
 
@@ -186,20 +187,20 @@ def _dereferenced(value: Any, path: str) -> Any:
     return Frozen({k: _dereferenced(v, f"{path}.{k}") for k, v in value.items()}) if isinstance(value, Frozen) else value
 
 
-def _inside(value: Any, kind: Kind | None, path: str, offers: Collection[str]) -> Any:
+def _inside(value: Any, kind: Kind | None, path: str, offers: Collection[str], wing: str) -> Any:
     """The items of a container that holds parts: those of a kind may be written by name."""
     if type(value) is tuple:
-        return [_item(v, kind, f"{path}.{i}", offers) for i, v in enumerate(value)]
-    return {k: _item(v, registry.kind_of_parameter(str(k)) or kind, f"{path}.{k}", offers) for k, v in value.items()}
+        return [_item(v, kind, f"{path}.{i}", offers, wing) for i, v in enumerate(value)]
+    return {k: _item(v, registry.kind_of_parameter(str(k)) or kind, f"{path}.{k}", offers, wing) for k, v in value.items()}
 
 
-def _item(value: Any, kind: Kind | None, path: str, offers: Collection[str]) -> Any:
+def _item(value: Any, kind: Kind | None, path: str, offers: Collection[str], wing: str) -> Any:
     if type(value) is tuple:
-        return _inside(value, kind, path, offers)
+        return _inside(value, kind, path, offers, wing)
     if isinstance(value, Frozen):  # such as {source: ..., weight: 2}: only its keys tell a kind
-        return {k: _argument(v, str(k), EMPTY, f"{path}.{k}", offers) for k, v in value.items()}
+        return {k: _argument(v, str(k), EMPTY, f"{path}.{k}", offers, wing) for k, v in value.items()}
     part = as_part(value) if kind is not None else value
-    return check(part, kind, path, offers) if isinstance(part, Part) else value
+    return check(part, kind, path, offers, wing) if isinstance(part, Part) else value
 
 
 # -- building ----------------------------------------------------------------------------------------------------------
@@ -286,11 +287,13 @@ def _built(value: Any, offers: Mapping[str, Any] | None) -> Any:
     return value
 
 
-def build(value: Any, kind: str | None, *given: Any, path: str, offers: Mapping[str, Any] | None = None) -> Any:
+def build(
+    value: Any, kind: str | None, *given: Any, path: str, offers: Mapping[str, Any] | None = None, wing: str = DEFAULT
+) -> Any:
     """Check and build what stands in a slot; a live object is returned as it is."""
     if not isinstance(value, Part):
         return value
-    return check(value, kind, path, offers or ()).build(*given, offers=offers)
+    return check(value, kind, path, offers or (), wing).build(*given, offers=offers)
 
 
 def label(target: Any) -> str:

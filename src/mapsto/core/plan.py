@@ -10,6 +10,7 @@ from .compose import MAPPINGS, Declared, Placed, arrange, declared
 from .parts import resolve
 from .registry import registry
 from .values import Part, as_part, name_of
+from .wings import DEFAULT
 
 DEFAULTS = {"step": "update after grad", "grad": "backward of loss", "update": "optimizer", "loss": "task's loss"}
 
@@ -42,7 +43,7 @@ def implied_mesh(mesh: Any, micro_shards: int | None, strict: bool) -> Any:
     return Part("ranks", {"replicate": -1}) if mesh is None and (micro_shards is not None or strict) else mesh
 
 
-def plan(middleware: Sequence[Any], mesh: Any = None) -> list[Placed]:
+def plan(middleware: Sequence[Any], mesh: Any = None, wing: str = DEFAULT) -> list[Placed]:
     """The middlewares of a spec's list (parts, classes, functions or objects) in order, and the mesh among them, without
     building them. Everything that names or orders middlewares asks here, and a program is built in this order.
 
@@ -50,17 +51,18 @@ def plan(middleware: Sequence[Any], mesh: Any = None) -> list[Placed]:
     """
     parts = [as_part(value) for value in middleware]
     where = [f"middleware.{i}" for i in range(len(parts))]
-    targets = [resolve(v, "middleware", path)[0] if isinstance(v, Part) else v for v, path in zip(parts, where, strict=True)]
+    pairs = zip(parts, where, strict=True)
+    targets = [resolve(v, "middleware", path, wing)[0] if isinstance(v, Part) else v for v, path in pairs]
     names = distinct(name_of(value) for value in parts)
     found = [(name, declared(target)) for name, target in zip(names, targets, strict=True)]
     if mesh is not None:
-        found.append((MESH, mesh_declared(resolve(mesh, "mesh", "mesh")[0] if isinstance(mesh, Part) else mesh)))
+        found.append((MESH, mesh_declared(resolve(mesh, "mesh", "mesh", wing)[0] if isinstance(mesh, Part) else mesh)))
     return arrange(found)
 
 
-def suits(mesh: Any, placed: Sequence[Placed]) -> None:
+def suits(mesh: Any, placed: Sequence[Placed], wing: str = DEFAULT) -> None:
     """Ask a mesh, by its static method `suits(options, plan)`, what does not go together. Raises ComposeError."""
-    if isinstance(mesh, Part) and hasattr(target := resolve(mesh, "mesh", "mesh")[0], "suits"):
+    if isinstance(mesh, Part) and hasattr(target := resolve(mesh, "mesh", "mesh", wing)[0], "suits"):
         target.suits(mesh.args, placed)
 
 

@@ -1,12 +1,14 @@
-"""The registry: names to mappings, fed by decorators and by the entry-point group `mapsto`.
+"""The registry: names to mappings, fed by decorators and by groups of entry points: `mapsto`, and `mapsto.WING` of each wing.
 
 Listing reads the metadata of installed distributions and imports nothing; a plugin is imported when one of its mappings
-is asked for. Entry names are `kind/name`; the built-in mappings come through the same door as anyone's. Distributions that
-`MAPSTO_DISABLE` names are left out, as if they were not installed.
+is asked for. Entry names are `kind/name`; the built-in mappings come through the same door as anyone's. A name is of a wing
+or neutral: every wing has the neutral ones, so one that both a wing and the group `mapsto` hold is claimed twice, and two
+wings may hold one name. Distributions that `MAPSTO_DISABLE` names are left out, as if they were not installed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
@@ -19,17 +21,22 @@ from typing import Any, Protocol, TypeVar, overload
 
 from .errors import MapstoError, RegistryError, UnknownName, nearest
 from .kinds import BUILT_IN, KINDS, Kind, add_kind, plural
+from .wings import DEFAULT, WINGS, Framework, lineage
 
 GROUP = "mapsto"
+WINGS_GROUP = "mapsto.wings"
 DISABLE = "MAPSTO_DISABLE"
 """The environment variable that names distributions, with commas between, whose mappings are left out."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 T = TypeVar("T", bound=Callable[..., Any])
+Key = tuple[str, str, str | None]
+"""Kind, name, wing (None: neutral)."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered name. `reference` is `module:attribute`; `target` is None until it has been imported."""
+    """One registered name, of a wing or (None) of all. `reference` is `module:attribute`; `target` is None until it has been
+    imported."""
 
     kind: str
     name: str
@@ -37,10 +44,20 @@ class Entry:
     origin: str
     target: Any = field(default=None, compare=False, repr=False)
     point: metadata.EntryPoint | None = field(default=None, compare=False, repr=False)
+    wing: str | None = None
 
     @property
     def key(self) -> str:
         return f"{self.kind}/{self.name}"
+
+    @property
+    def full(self) -> str:
+        """`wing/kind/name`, or `kind/name` of a neutral one."""
+        return f"{self.wing}/{self.key}" if self.wing else self.key
+
+    def meets(self, other: Entry) -> bool:
+        """Whether both are looked up together in some wing."""
+        return self.wing == other.wing or None in (self.wing, other.wing)
 
     @property
     def package(self) -> str:
@@ -61,54 +78,68 @@ def place_of(target: Any) -> str:
 
 
 class Registry:
-    """Names to mappings, by kind. `installed` reads the entry points (replaced in tests)."""
+    """Names to mappings, by kind and wing. `installed` reads the entry points (replaced in tests)."""
 
     def __init__(self, installed: Callable[[], Iterable[metadata.EntryPoint]] | None = None) -> None:
-        self._installed = installed or (lambda: metadata.entry_points(group=GROUP))
-        self._decorated: dict[tuple[str, str], Entry] = {}
-        self._loaded: dict[tuple[str, str], Any] = {}
-        self._points: dict[tuple[str, str], list[Entry]] | None = None
+        self._installed = installed or _installed
+        self._decorated: dict[Key, Entry] = {}
+        self._loaded: dict[Key, Any] = {}
+        self._points: dict[Key, list[Entry]] | None = None
+        self._wings: dict[str, list[Entry]] = {}
         self._misnamed: list[str] = []
         self._disabled: list[Entry] = []
 
     # -- feeding -----------------------------------------------------------------------------------------------------
-    def register(self, kind: str, name: str, target: T) -> T:
+    def register(self, kind: str, name: str, target: T, wing: str | None = None) -> T:
         """Enter `target` as `kind/name`; it is returned unchanged.
 
-        Raises RegistryError where the target cannot be of that kind (its signature is shown) or the name is taken.
+        wing: whose it is (default, of a kind that is native to frameworks: that of the framework that owns the target, else it
+        is neutral). Raises RegistryError where the target cannot be of that kind (its signature is shown) or the name is taken.
         """
         if not NAME.fullmatch(name):
             raise RegistryError(f"{name!r} cannot name a {kind}: letters, digits, '_' and '-' only")
-        owner = self.kind(kind)
+        wing = wing or (self.owner(target) if self.kind(kind).native else None)
+        owner = self.kind(kind, wing)
         if reason := owner.reject(target):
             raise RegistryError(
                 f"{place_of(target)}: {reference_of(target)}{_signature(target)} {reason}; a {kind} maps {owner.signature}"
             )
-        entry = Entry(kind, name, reference_of(target), place_of(target), target)
-        earlier = self._decorated.get((kind, name))
-        claims = [*([earlier] if earlier else []), *self._installed_entries().get((kind, name), [])]
+        entry = Entry(kind, name, reference_of(target), place_of(target), target, wing=wing)
         # An entry point into the same package may name a re-export of this very target, which cannot be told while that
         # package is still being imported: `get` settles it.
+        claims = self._claims(kind, name, [wing] if wing else [None, *self.wings()])
         rivals = [e for e in claims if not _same(e, target) and (e.point is None or e.package != entry.package)]
         if rivals:
             raise RegistryError(_collision(entry.key, [*rivals, entry]))
-        self._decorated[kind, name] = entry
-        self._loaded.pop((kind, name), None)
+        self._decorated[kind, name, wing] = entry
+        for key in [k for k in self._loaded if k[:2] == (kind, name)]:
+            del self._loaded[key]
         return target
 
     def refresh(self) -> None:
         """Read the installed distributions again, for one that was installed since."""
         self._points = None
 
-    # -- kinds -------------------------------------------------------------------------------------------------------
+    # -- kinds and wings ---------------------------------------------------------------------------------------------
     def kinds(self) -> list[str]:
         """The names of all kinds, a plugin's included; imports nothing."""
-        plugins = sorted(name for family, name in self._installed_entries() if family == "kind")
+        plugins = sorted({name for family, name, _ in self._installed_entries() if family == "kind"})
         return [*KINDS, *(name for name in plugins if name not in KINDS)]
 
-    def kind(self, name: str) -> Kind:
-        """The kind of that name, a plugin's included. Raises UnknownName, or RegistryError where two declare it."""
-        claims = self._installed_entries().get(("kind", name), [])
+    def kind(self, name: str, wing: str | None = None) -> Kind:
+        """The kind of that name, a plugin's included, with what the wing gives its mappings where one is named.
+
+        Raises UnknownName, or RegistryError where two declare it.
+        """
+        found = self._kind(name)
+        return found if wing is None else self.supplied(found, wing)
+
+    def supplied(self, kind: Kind, wing: str) -> Kind:
+        """The kind with what the wing gives its mappings. Raises UnknownName where there is no such wing."""
+        return kind if wing == DEFAULT and wing not in self.wings() else self.wing(wing).supplies(kind)
+
+    def _kind(self, name: str) -> Kind:
+        claims = self._claims("kind", name, [None, *self.wings()])
         if name in BUILT_IN and claims:
             raise RegistryError(f"{claims[0].key} of {claims[0].origin}: mapsto has a kind of that name; rename it")
         if name in KINDS:
@@ -126,19 +157,63 @@ class Registry:
         """The kind that a parameter's name tells: `loss` or `losses`, `source` or `sources`."""
         return next((self.kind(kind) for kind in self.kinds() if name in (kind, plural(kind))), None)
 
+    def wings(self) -> list[str]:
+        """The names of all wings, the default one first; imports nothing."""
+        self._installed_entries()
+        return sorted({*WINGS, *self._wings}, key=lambda name: (name != DEFAULT, name))
+
+    def wing(self, name: str) -> Framework:
+        """What the wing of that name says of itself; its framework is not imported.
+
+        Raises UnknownName with those there are, RegistryError where two distributions bring it or it cannot be imported.
+        """
+        if name in WINGS:
+            return WINGS[name]
+        if name not in self.wings():
+            raise UnknownName(f"there is no wing {name!r}; {nearest(name, self.wings())}")
+        claims = self._wings[name]
+        found = _sole(f"wing {name}", claims)
+        if not isinstance(found, Framework) or found.name != name:
+            what = f"the wing {found.name!r}" if isinstance(found, Framework) else f"a {type(found).__name__}"
+            where = f"wing {name} of {claims[0].origin}"
+            raise RegistryError(f"{where}: {claims[0].reference} is {what}, and Framework(name={name!r}, ...) is wanted")
+        return found
+
+    def frameworks(self) -> list[Framework]:
+        """Every wing that can be used; one that cannot tells so when it is asked for by name."""
+        found = []
+        for name in self.wings():
+            with contextlib.suppress(RegistryError):
+                found.append(self.wing(name))
+        return found
+
+    def owner(self, target: Any) -> str | None:
+        """The wing whose framework a class, function or instance belongs to, by the nearest of its bases; None: of none."""
+        wings = self.frameworks()
+        return next((w.name for thing in lineage(target) for w in wings if w.owns(thing)), None)
+
     # -- looking up --------------------------------------------------------------------------------------------------
-    def entries(self, kind: str | None = None) -> list[Entry]:
-        """Every registered name, by kind and name; imports nothing. A collision shows as two entries with one key."""
+    def entries(self, kind: str | None = None, wing: str | None = None) -> list[Entry]:
+        """Every registered name, by kind and name; imports nothing. wing: only what that wing has, the neutral included.
+
+        A collision shows as two entries with one key.
+        """
         if kind is not None and kind not in self.kinds():
             raise UnknownName(f"there is no kind {kind!r}; {nearest(kind, self.kinds())}")
-        found = [entry for claims in self._installed_entries().values() for entry in claims]
+        installed = self._installed_entries()
+        found = [entry for claims in installed.values() for entry in claims]
         for own in self._decorated.values():
-            claims = self._installed_entries().get((own.kind, own.name), [])
+            claims = self._claims(own.kind, own.name, [own.wing] if own.wing else [None, *self.wings()], decorated=False)
             if not any(_same(e, own.target) or e.package == own.package for e in claims):
                 found.append(own)
         rank = {name: i for i, name in enumerate(self.kinds())}
-        chosen = (e for e in found if (kind is None or e.kind == kind) and e.kind != "kind")
-        return sorted(chosen, key=lambda e: (rank.get(e.kind, len(rank)), e.kind, e.name, e.origin))
+        chosen = (e for e in found if (kind is None or e.kind == kind) and e.kind != "kind" and wing in (None, e.wing or wing))
+        return sorted(chosen, key=lambda e: (rank.get(e.kind, len(rank)), e.kind, e.name, e.wing or "", e.origin))
+
+    def spelling(self, entry: Entry) -> str:
+        """By what people name an entry: `kind/name`, or `wing/kind/name` where another wing has that name too."""
+        alike = (e for e in self.entries(entry.kind) if e.name == entry.name)
+        return entry.key if all(e.meets(entry) for e in alike) else entry.full
 
     def misnamed(self) -> list[str]:
         """What is wrong with entry points whose names say no kind and name; they are left out, and break nothing else."""
@@ -150,30 +225,37 @@ class Registry:
         self._installed_entries()
         return list(self._disabled)
 
-    def get(self, kind: str, name: str) -> Any:
-        """The mapping `kind/name`, imported now if need be.
+    def get(self, kind: str, name: str, wing: str | None = DEFAULT) -> Any:
+        """The mapping `kind/name` of a wing (None: a neutral one), imported now if need be.
 
         Raises UnknownName with what exists and the nearest names, RegistryError where two distributions claim the name
         or the plugin cannot be imported.
         """
-        owner = self.kind(kind)
-        if (kind, name) in self._loaded:
-            return self._loaded[kind, name]
-        own = self._decorated.get((kind, name))
-        claims = [*([own] if own else []), *self._installed_entries().get((kind, name), [])]
+        owner = self.kind(kind, wing)
+        if (kind, name, wing) in self._loaded:
+            return self._loaded[kind, name, wing]
+        claims = self._claims(kind, name, [wing])
         if not claims:
-            names = [e.name for e in self.entries(kind)]
-            elsewhere = [e.key for e in self.entries() if e.name == name]
-            also = f" ({name!r} exists as {', '.join(elsewhere)})" if elsewhere else ""
-            off = sorted({e.origin for e in self.disabled() if (e.kind, e.name) == (kind, name)})
-            also += f" ({', '.join(off)} has it, and {DISABLE} leaves that out)" if off else ""
-            left_out = "".join(f"\n(left out: {said})" for said in self.misnamed())
-            raise UnknownName(f"there is no {kind} {name!r}{also}; {nearest(name, names)}{left_out}")
+            raise UnknownName(self._unknown(kind, name, wing))
         target = _sole(f"{kind}/{name}", claims)
         if reason := owner.reject(target):
             raise RegistryError(f"{kind}/{name} of {claims[0].origin}: {claims[0].reference}{_signature(target)} {reason}")
-        self._loaded[kind, name] = target
+        self._loaded[kind, name, wing] = target
         return target
+
+    def _unknown(self, kind: str, name: str, wing: str | None) -> str:
+        """What to say of a name that is not there."""
+        alike = [e for e in self.entries() if e.name == name]
+        others = sorted({e.wing for e in alike if e.kind == kind and e.wing})
+        where = f" in the wing {wing}" if wing and (others or wing != DEFAULT) else ""
+        here = [e.key for e in alike if e.kind != kind]
+        also = f" (the wing{'s' if len(others) > 1 else ''} {' and '.join(others)} has it)" if others else ""
+        also += f" ({name!r} exists as {', '.join(dict.fromkeys(here))})" if here else ""
+        off = sorted({e.origin for e in self.disabled() if (e.kind, e.name) == (kind, name)})
+        also += f" ({', '.join(off)} has it, and {DISABLE} leaves that out)" if off else ""
+        left_out = "".join(f"\n(left out: {said})" for said in self.misnamed())
+        names = list(dict.fromkeys(e.name for e in self.entries(kind, wing) if wing or e.wing is None))
+        return f"there is no {kind} {name!r}{where}{also}; {nearest(name, names)}{left_out}"
 
     def name_of(self, kind: str, target: Any) -> str | None:
         """The name under which `target` is registered as `kind`, or None; imports nothing."""
@@ -193,31 +275,64 @@ class Registry:
         return next(named, snake(getattr(target, "__name__", type(target).__name__)))
 
     # -- inside ------------------------------------------------------------------------------------------------------
-    def _installed_entries(self) -> dict[tuple[str, str], list[Entry]]:
-        if self._points is None:
-            points: dict[tuple[str, str], list[Entry]] = {}
-            installed = list(self._installed())
-            off, self._misnamed = _disabled({point.dist.name for point in installed if point.dist})
-            self._disabled = []
-            for point in installed:
-                kind, _, name = point.name.partition("/")
-                origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
-                if not NAME.fullmatch(kind) or not NAME.fullmatch(name):
-                    self._misnamed.append(
-                        f"{origin}: entry point {point.name!r} of group {GROUP!r} must be named 'kind/name' "
-                        "with letters, digits, '_' and '-' only"
-                    )
-                    continue
-                entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point)
-                if point.dist and _normal(point.dist.name) in off:
-                    self._disabled.append(entry)
-                    continue
-                claims = points.setdefault((kind, name), [])
-                if entry not in claims:
-                    claims.append(entry)
-                    claims.sort(key=lambda e: e.origin)
-            self._points = points
-        return self._points
+    def _claims(self, kind: str, name: str, wings: Iterable[str | None], *, decorated: bool = True) -> list[Entry]:
+        """Who claims the name in one of the wings, where the neutral ones count in each."""
+        found = []
+        for wing in dict.fromkeys([*wings, None]):
+            own = self._decorated.get((kind, name, wing))
+            found += [*([own] if own and decorated else []), *self._installed_entries().get((kind, name, wing), [])]
+        return found
+
+    def _installed_entries(self) -> dict[Key, list[Entry]]:
+        if self._points is not None:
+            return self._points
+        points: dict[Key, list[Entry]] = {}
+        installed = list(self._installed())
+        off, self._misnamed = _disabled({point.dist.name for point in installed if point.dist})
+        self._disabled, self._wings = [], {}
+        for point in sorted(installed, key=lambda point: point.group != WINGS_GROUP):
+            origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
+            wing, kind, name = _read(point)
+            if wrong := _wrong(point, wing, kind, name, {*WINGS, *self._wings}):
+                self._misnamed.append(f"{origin}: {wrong}")
+                continue
+            entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point, wing=wing)
+            if point.dist and _normal(point.dist.name) in off:
+                self._disabled.append(entry)
+                continue
+            claims = self._wings.setdefault(name, []) if kind == "wing" else points.setdefault((kind, name, wing), [])
+            if entry not in claims:
+                claims.append(entry)
+                claims.sort(key=lambda e: e.origin)
+        self._points = points
+        return points
+
+
+def _installed() -> Iterable[metadata.EntryPoint]:
+    found = metadata.entry_points()
+    groups = sorted(group for group in found.groups if group == GROUP or group.startswith(f"{GROUP}."))
+    return [point for group in groups for point in found.select(group=group)]
+
+
+def _read(point: metadata.EntryPoint) -> tuple[str | None, str, str]:
+    """Wing, kind and name of an entry point; of one that brings a wing the kind is `wing`."""
+    if point.group == WINGS_GROUP:
+        return None, "wing", point.name
+    kind, _, name = point.name.partition("/")
+    return point.group.partition(".")[2] or None, kind, name
+
+
+def _wrong(point: metadata.EntryPoint, wing: str | None, kind: str, name: str, wings: Iterable[str]) -> str | None:
+    """Why an entry point is left out, or None."""
+    if not NAME.fullmatch(kind) or not NAME.fullmatch(name):
+        wanted = "NAME" if point.group == WINGS_GROUP else "kind/name"
+        return (
+            f"entry point {point.name!r} of group {point.group!r} must be named {wanted!r} "
+            "with letters, digits, '_' and '-' only"
+        )
+    if wing is not None and wing not in wings:
+        return f"entry point {point.name!r} is of group {point.group!r}, and there is no wing {wing!r}; {nearest(wing, wings)}"
+    return None
 
 
 def _normal(distribution: str) -> str:
@@ -300,13 +415,13 @@ class Decorator(Protocol):
     def __call__(self, name: str | None = None) -> Callable[[T], T]: ...
 
 
-def decorator(kind: str) -> Decorator:
-    """The decorator that registers under `kind`: `@layer`, `@layer("name")`."""
+def decorator(kind: str, wing: str | None = None) -> Decorator:
+    """The decorator that registers under `kind`: `@layer`, `@layer("name")`. wing: see `Registry.register`."""
 
     def register(name: Any = None) -> Any:
         if callable(name):
-            return registry.register(kind, snake(name.__name__), name)
-        return lambda target: registry.register(kind, name or snake(target.__name__), target)
+            return registry.register(kind, snake(name.__name__), name, wing)
+        return lambda target: registry.register(kind, name or snake(target.__name__), target, wing)
 
     register.__name__ = register.__qualname__ = kind
     signature = (KINDS.get(kind) or registry.kind(kind)).signature

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .compose import Placed
-from .errors import SpecError
+from .errors import SpecError, UnknownName
 from .fields import from_mapping, listed, put, slot, validate
 from .initial import initial
 from .overrides import overridden
@@ -17,6 +17,7 @@ from .parts import OFFERED, check
 from .plain import digest, live_objects, plain
 from .plan import implied_mesh, plan, suits
 from .recipes import Kept, load_file
+from .registry import registry
 from .shown import OBEYED
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
@@ -135,6 +136,10 @@ class Spec:
         middlewares cannot be put in one order.
         """
         self.load_imports()
+        try:
+            registry.wing(self.wing)
+        except UnknownName as error:
+            raise SpecError(f"wing: {error}") from None
         if self.model is None:
             raise SpecError("model: null, and a part is wanted")
         if "train" not in self.data:
@@ -145,13 +150,13 @@ class Spec:
             raise SpecError(f"data.{empty[0]}: null, and a reader is wanted")
         for path, kind, part in self.parts():
             if isinstance(part, Part):
-                check(part, kind, path, offers=OFFERED)
-        suits(self.mesh, self.plan())
+                check(part, kind, path, offers=OFFERED, wing=self.wing)
+        suits(self.mesh, self.plan(), self.wing)
         return self
 
     def plan(self) -> list[Placed]:
         """The middlewares in the order in which they are built, the mesh among them. Raises SpecError, ComposeError."""
-        return plan(self.middleware, implied_mesh(self.mesh, self.micro_shards, self.strict))
+        return plan(self.middleware, implied_mesh(self.mesh, self.micro_shards, self.strict), self.wing)
 
     def parts(self) -> Iterator[tuple[str, str, Any]]:
         """(path, kind, part) of every slot that is filled."""

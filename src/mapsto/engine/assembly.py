@@ -73,7 +73,8 @@ class Assembly(Generic[P]):
 
     def _read(self, name: str) -> Any:
         try:
-            return build(self.spec.data[name], "reader", path=f"data.{name}", offers={"seed": self.spec.seed})
+            offers, wing = {"seed": self.spec.seed}, self.spec.wing
+            return build(self.spec.data[name], "reader", path=f"data.{name}", offers=offers, wing=wing)
         except MissingFile as error:
             if self._begins:
                 raise

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError
+from ..core.wings import DEFAULT
 from .checkpoint import Checkpoints
 from .durable import sync
 from .folder import RunFolder
@@ -41,7 +42,7 @@ def consolidate(run: str | Path, checkpoint: str | int | Path = "last", output: 
     folder = Path(run)
     if (folder / MANIFEST).is_file():
         folder, checkpoint = folder.parent.parent, folder.name
-    wing = find_wing(str(RunFolder(folder).spec_data().get("wing", "torch")))
+    wing = find_wing(str(RunFolder(folder).spec_data().get("wing", DEFAULT)))
     path = Checkpoints(RunFolder(folder).checkpoints, wing).find(checkpoint)
     return consolidated(path, wing, Path(output) if output is not None else folder / f"{path.name}.safetensors")
 

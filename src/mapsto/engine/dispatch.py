@@ -89,7 +89,7 @@ class Dispatch:
                 made.close()
 
 
-def build_observers(parts: Iterable[Any], extra: Iterable[Any]) -> list[tuple[str, Any]]:
+def build_observers(parts: Iterable[Any], extra: Iterable[Any], wing: str) -> list[tuple[str, Any]]:
     """(name, observer) of a spec's parts and of those that the caller adds: parts, classes, functions or objects.
 
     Raises SpecError where one cannot be called.
@@ -97,7 +97,7 @@ def build_observers(parts: Iterable[Any], extra: Iterable[Any]) -> list[tuple[st
     made: list[tuple[str, Any]] = []
     for index, item in enumerate([*parts, *extra]):
         part = as_part(item)
-        found = build(part, "observer", path=f"observers.{index}")
+        found = build(part, "observer", path=f"observers.{index}", wing=wing)
         if not callable(found) or inspect.isclass(found):
             raise SpecError(f"observers.{index}: a {type(found).__name__} is no observer, which is called with an event")
         made.append((name_of(part), found))

@@ -163,7 +163,7 @@ class Run(Trained[P]):
         program = self.program
         if self._init is not None and self.ranks.world > 1:
             agree(self.ranks, {"weights to start from": self._init["sha256"]})
-        observers = build_observers(self.spec.observers, self.observers) if self.ranks.leader else []
+        observers = build_observers(self.spec.observers, self.observers, self.spec.wing) if self.ranks.leader else []
         dispatch = Dispatch(observers, self.wing)
         return Loop(
             spec=self.spec,

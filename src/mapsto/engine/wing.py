@@ -8,12 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..core.errors import SpecError, nearest
+from ..core.errors import SpecError, UnknownName
+from ..core.registry import registry
 from ..core.spec import Spec
 from .ranks import Ranks
-
-WINGS = {"torch": "mapsto.torch.wing"}
-"""Wing name -> the module that implements `Wing`."""
 
 Batch = Mapping[str, Any]
 Metrics = Mapping[str, Any]
@@ -188,7 +186,11 @@ class Wing(Protocol):
 
 def find_wing(name: str) -> Wing:
     """The wing of that name. Raises SpecError with those there are, MissingExtra where its framework is not installed."""
-    if name not in WINGS:
-        raise SpecError(f"wing: there is no wing {name!r}; {nearest(name, WINGS)}")
-    module: Any = importlib.import_module(WINGS[name])
+    try:
+        framework = registry.wing(name)
+    except UnknownName as error:
+        raise SpecError(f"wing: {error}") from None
+    if not framework.program:
+        raise SpecError(f"wing: {name} names no program of its own (`Framework.program`), so it trains nothing")
+    module: Any = importlib.import_module(framework.program)
     return module  # type: ignore[no-any-return]

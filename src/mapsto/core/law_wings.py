@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..core.errors import MissingExtra
-from ..core.laws import Subject
-
-WINGS = ("mapsto.torch.laws",)
+from .errors import MissingExtra
+from .laws import Subject
+from .registry import registry
+from .wings import DEFAULT
 
 
 class LawWing(Protocol):
@@ -48,13 +48,19 @@ class LawWing(Protocol):
         ...
 
 
+def law_wing(name: str) -> LawWing | None:
+    """What the checker asks of the wing of that name; None where its framework is not installed, or it says nothing of laws."""
+    framework = registry.wing(name)
+    if not framework.laws or not framework.installed:
+        return None
+    try:
+        module: Any = importlib.import_module(framework.laws)
+    except MissingExtra:
+        return None
+    return module  # type: ignore[no-any-return]
+
+
 def law_wings() -> list[LawWing]:
-    """The wings whose framework is installed."""
-    found: list[LawWing] = []
-    for name in WINGS:
-        try:
-            module: Any = importlib.import_module(name)
-        except MissingExtra:
-            continue
-        found.append(module)
-    return found
+    """The default wing, and each whose framework is loaded in this process: what can have been touched here."""
+    names = [f.name for f in registry.frameworks() if f.name == DEFAULT or f.loaded]
+    return [found for name in names if (found := law_wing(name)) is not None]
