@@ -119,6 +119,7 @@ class Registry:
     def refresh(self) -> None:
         """Read the installed distributions again, for one that was installed since."""
         self._points = None
+        self._loaded.clear()
 
     # -- kinds and wings ---------------------------------------------------------------------------------------------
     def kinds(self) -> list[str]:
