@@ -18,7 +18,7 @@ from ...core.parts import build
 from ...core.values import use
 from ..events import Event
 from ..run import Result, Run
-from .runs import STEPS, first_difference, folder, leaves, saved, usual
+from .runs import STEPS, differing, first_difference, folder, leaves, saved, usual
 
 laws = Laws("observer")
 FEW, MANY, BUDGET = 8, 24, 1 << 20
@@ -82,7 +82,7 @@ class Watched:
         finally:
             if hook is not None:
                 hook.remove()
-        if (path := first_difference(self._look(), before)) is not None:
+        if (path := differing(self._look(), before)) is not None:
             self.changed.append((event, path))
         if torch is not None:
             torch.set_grad_enabled(gradients)  # what it left is noted, and nobody else's business

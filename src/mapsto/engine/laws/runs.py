@@ -151,5 +151,9 @@ def leaves(tree: Any, path: str = "") -> dict[str, str]:
 
 def first_difference(got: Any, want: Any) -> str | None:
     """The path at which two trees first differ in a bit, a dtype or a key."""
-    mine, theirs = leaves(got), leaves(want)
+    return differing(leaves(got), leaves(want))
+
+
+def differing(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
+    """The path at which two trees of which these are the leaves first differ."""
     return next((p for p in {**theirs, **mine} if mine.get(p) != theirs.get(p)), None)
