@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mapsto.core import recipes
+from mapsto.processes.forks import ForkServer
 
 
 def pytest_collection_finish() -> None:
@@ -37,3 +38,12 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["XDG_CONFIG_HOME"]
     else:
         os.environ["XDG_CONFIG_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Iterator[ForkServer]:
+    """What processes of tests are forked from (`tests.forked`): one that has the framework imported."""
+    from tests.forked import PRELOAD
+
+    with ForkServer(PRELOAD) as server:
+        yield server

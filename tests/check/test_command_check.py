@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
 import psutil
 import pytest
 
+from mapsto.check import runner
 from mapsto.cli import main
 
 FILE = Path(__file__).with_name("gadgets.py")
@@ -22,6 +24,14 @@ FILE = Path(__file__).with_name("gadgets.py")
 
 def gadgets(*names: str) -> list[str]:
     return [*(f"{FILE}:{name}" for name in names), "--kind", "gadget", "--jobs", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_server():
+    """The commands of this process fork their workers from one server; those that are processes start their own."""
+    with runner.server(2) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "server", lambda jobs: nullcontext(made))
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,6 +11,7 @@ import sys
 import time
 
 import pytest
+from tests.forked import Forked
 
 from mapsto import load_spec
 from mapsto.engine.checkpoint import checkpoint_paths
@@ -177,12 +177,10 @@ def test_where_continue_does_not_belong(mapsto, spec, words, told):
 
 
 # -- signals -------------------------------------------------------------------------------------------------------------
-def start(spec, run, *words):
+def start(loaded, spec, run, *words):
     """A long run in a process of its own, a few steps under way."""
-    command = [sys.executable, "-m", "mapsto", "train", str(spec), "epochs=1000000", "log_every=5", "--run", str(run), *words]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "CI": "1"}
-    )
+    command = ["-m", "mapsto", "train", spec, "epochs=1000000", "log_every=5", "--run", run, *words]
+    process = Forked(loaded, command, environment={"CI": "1"})
     metrics, end = run / "metrics.jsonl", time.monotonic() + 120
     while not (metrics.exists() and '"log"' in metrics.read_text()):
         assert process.poll() is None, process.communicate()
@@ -192,9 +190,9 @@ def start(spec, run, *words):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(mapsto, spec, tmp_path, number, code):
+def test_a_signal_saves_and_says_how_to_go_on(mapsto, loaded, spec, tmp_path, number, code):
     run = tmp_path / "run"
-    process = start(spec, run)
+    process = start(loaded, spec, run)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
@@ -218,8 +216,8 @@ def test_a_second_one_ends_it_at_once_and_says_what_is_saved(mapsto, trained, mo
     assert f"ended at once; up to the last checkpoint it is saved. Go on with: mapsto train --resume {trained}" in said.err
 
 
-def test_quiet_says_how_to_go_on_too(spec, tmp_path):
-    process = start(spec, tmp_path / "run", "--quiet")
+def test_quiet_says_how_to_go_on_too(loaded, spec, tmp_path):
+    process = start(loaded, spec, tmp_path / "run", "--quiet")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
