@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from mapsto.core.registry import registry
 from mapsto.processes.forks import ForkServer
 from mapsto.processes.system import send
 
@@ -85,6 +86,7 @@ def run(
 
 def become(words: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
     """In the fork: what `python WORDS` does, from that folder in that environment."""
+    registry._points = None  # what is installed is looked for anew, as the environment may say where
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.forked import run
+
+from mapsto.processes.forks import ForkServer
 
 
 @pytest.fixture
@@ -28,10 +30,14 @@ def plugin(site: Path, name: str, points: dict[str, str], code: str, version: st
     (info / "entry_points.txt").write_text(f"[mapsto]\n{lines}")
 
 
-def mapsto(site: Path, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mapsto", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=cwd, check=False)
+@pytest.fixture
+def mapsto(loaded: ForkServer) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`mapsto ...` where what is installed at `site` is found; what is installed is looked for in that process."""
+
+    def call(site: Path, *words: object) -> subprocess.CompletedProcess[str]:
+        return run(loaded, "-m", "mapsto", *words, environment={"PYTHONPATH": str(site)})
+
+    return call
 
 
 LOSS = "def hinge(prediction, target):\n    return prediction.relu().sum(), len(target)\n"
@@ -47,7 +53,7 @@ device: cpu
 """
 
 
-def test_two_with_one_name_are_both_named(site, tmp_path):
+def test_two_with_one_name_are_both_named(mapsto, site, tmp_path):
     plugin(site, "first_plugin", {"loss/hinge": "first_plugin:hinge"}, LOSS)
     (tmp_path / "spec.yaml").write_text(SPEC)
     assert mapsto(site, "train", tmp_path / "spec.yaml", "--run", tmp_path / "run", "--quiet").returncode == 0
@@ -60,7 +66,7 @@ def test_two_with_one_name_are_both_named(site, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_rival_of_a_built_in_name(site):
+def test_a_rival_of_a_built_in_name(mapsto, site):
     plugin(site, "greedy", {"optimizer/adamw": "greedy:Mine"}, "class Mine: ...\n")
     done = mapsto(site, "show", "optimizer/adamw")
     assert done.returncode == 1
@@ -68,7 +74,7 @@ def test_a_rival_of_a_built_in_name(site):
     assert "from greedy 1.0" in done.stderr
 
 
-def test_listing_shows_both_and_says_so(site):
+def test_listing_shows_both_and_says_so(mapsto, site):
     plugin(site, "first_plugin", {"loss/hinge": "first_plugin:hinge"}, LOSS)
     plugin(site, "second_plugin", {"loss/hinge": "second_plugin:hinge"}, LOSS)
     done = mapsto(site, "list", "loss")
@@ -79,7 +85,7 @@ def test_listing_shows_both_and_says_so(site):
     assert [entry["claimed"] for entry in found] == [2, 2]
 
 
-def test_one_that_cannot_be_imported_is_named_and_still_listed(site):
+def test_one_that_cannot_be_imported_is_named_and_still_listed(mapsto, site):
     plugin(site, "broken_plugin", {"loss/broken": "broken_plugin:broken"}, "raise RuntimeError('half installed')\n")
     done = mapsto(site, "list", "loss")
     assert done.returncode == 0
@@ -94,7 +100,7 @@ def test_one_that_cannot_be_imported_is_named_and_still_listed(site):
     assert mapsto(site, "show", "loss/mse").returncode == 0  # the others are none the worse
 
 
-def test_one_that_is_of_another_kind_than_it_says(site):
+def test_one_that_is_of_another_kind_than_it_says(mapsto, site):
     plugin(site, "wrong", {"loss/wrong": "wrong:wrong"}, "def wrong(only):\n    return only\n")
     done = mapsto(site, "show", "loss/wrong")
     assert done.returncode == 1
@@ -102,7 +108,7 @@ def test_one_that_is_of_another_kind_than_it_says(site):
     assert "wrong 1.0" in done.stderr
 
 
-def test_a_kind_of_its_own(site):
+def test_a_kind_of_its_own(mapsto, site):
     code = (
         "from mapsto import Kind\n"
         "planner = Kind(name='planner', signature='budget -> plan', summary='spends a budget', applied=('budget',))\n"
@@ -116,7 +122,7 @@ def test_a_kind_of_its_own(site):
     assert ["share", "float", "0.5"] in [line.split() for line in shown.splitlines()]
 
 
-def test_a_kind_that_cannot_be_imported_is_told_in_its_row(site):
+def test_a_kind_that_cannot_be_imported_is_told_in_its_row(mapsto, site):
     plugin(site, "planning", {"kind/planner": "planning:planner", "planner/x": "planning:x"}, "import nothing_of_that_name\n")
     done = mapsto(site, "list", "--kinds")
     assert done.returncode == 0
