@@ -64,7 +64,7 @@ def test_a_spec_that_names_it_trains_and_goes_on_bitwise(installed, tmp_path):
     second = [["train", "--resume", "parts", "epochs=60"], ["evaluate", "whole", "--json"]]
     for commands in (first, second):  # a process each
         code = f"from mapsto.cli import main\nfor words in {commands!r}:\n    assert main(words) == 0\n"
-        done = installed.fresh.run("-c", code, cwd=tmp_path)
+        done = installed.fresh.fork("-c", code, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     whole, parts = (tmp_path / run / "checkpoints" / "step-00000060" / "tensors.safetensors" for run in ("whole", "parts"))
     assert whole.read_bytes() == parts.read_bytes()
@@ -72,6 +72,6 @@ def test_a_spec_that_names_it_trains_and_goes_on_bitwise(installed, tmp_path):
 
 
 def test_it_keeps_its_own_tests(installed):
-    done = installed.fresh.run("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=installed.folder)
+    done = installed.fresh.fork("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=installed.folder)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout

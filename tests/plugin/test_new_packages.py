@@ -45,7 +45,7 @@ def test_each_is_shown(written):
         "from mapsto.cli import main\n"
         f"for kind in {list(written.folders)!r}:\n    assert main(['show', f'{{kind}}/own_{{kind}}']) == 0\n"
     )
-    done = written.fresh.run("-c", code)
+    done = written.fresh.fork("-c", code)
     assert done.returncode == 0, done.stderr
     for kind in written.folders:
         assert f"\n{kind}/own_{kind}  (" in "\n" + done.stdout
@@ -70,7 +70,7 @@ def test_each_keeps_its_own_test(written, tmp_path):
         "not compile and not without_source",  # the longest laws, which tests/check judges of mappings of all kinds
         *tests,
     ]
-    done = written.fresh.run(*words, cwd=tmp_path)
+    done = written.fresh.fork(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     ran = report.read_text()
     assert all(f'classname="test_own_{kind}"' in ran or f"test_own_{kind}" in ran for kind in written.folders)
@@ -92,7 +92,7 @@ for folder in sys.argv[1:]:
 
 
 def test_each_is_used_by_name_in_its_example(written, tmp_path):
-    done = written.fresh.run("-c", DRIVER, *written.folders.values(), cwd=tmp_path)
+    done = written.fresh.fork("-c", DRIVER, *written.folders.values(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for kind, folder in written.folders.items():
         example = next(p for p in folder.iterdir() if p.name.startswith("example"))
