@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import defaultdict
 
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds each is judged with")
     parser.add_argument("--only", default="", help="only mutants whose law or name contains this")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as workers do: ranks are forks, which hang where their parent's threads are gone
     console, rows, wrong = Console(), defaultdict(lambda: [0, 0, 0, 0.0]), []
     chosen = [m for mutants in every().values() for m in mutants if options.only in f"{m.law} {m.name}"]
     for mutant in track(chosen, "judged", console=Console(stderr=True)):

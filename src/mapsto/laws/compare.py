@@ -10,6 +10,8 @@ import numpy as np
 
 from ..core.laws import Trial
 
+Array = np.ndarray[Any, Any]
+
 RTOL, ATOL = 1e-9, 1e-12
 """T1: float64."""
 FACTOR = {"float64": 2.0, "float32": 2.0, "float16": 3.0, "bfloat16": 3.0}
@@ -24,7 +26,7 @@ MAX = {**{name: float(np.finfo(name).max) for name in ("float64", "float32", "fl
 class Exact:
     """An array of a dtype that NumPy has not (bfloat16, float8): its values in a wider one, and the name of its own."""
 
-    values: np.ndarray[Any, Any]
+    values: Array
     dtype: str
 
 
@@ -33,7 +35,7 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (np.ndarray, Exact))
 
 
-def values(array: Any) -> np.ndarray[Any, Any]:
+def values(array: Any) -> Array:
     """The numbers of an array, exactly."""
     return array.values if isinstance(array, Exact) else np.asarray(array)
 
@@ -139,7 +141,7 @@ def worst(got: Any, want: Any) -> list[int]:
     return [int(i) for i in np.unravel_index(int(error.argmax()), error.shape)]
 
 
-def _error(got: Any, want: Any) -> np.ndarray[Any, Any]:
+def _error(got: Any, want: Any) -> Array:
     a, b = (x if x.dtype.kind == "c" else x.astype(np.float64) for x in (values(got), values(want)))
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(np.abs(a - b))

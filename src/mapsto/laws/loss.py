@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..core.laws import Laws, Trial
-from .compare import ATOL, RTOL, differs, same
-from .drivers import Array, LossDriver, LossValue
+from .compare import ATOL, RTOL, Array, differs, same
+from .drivers import LossDriver, LossValue
 from .loss_inputs import axis_of, has_reductions, ignoring, mean_name, parts, records, with_ignored
 
 laws = Laws("loss")

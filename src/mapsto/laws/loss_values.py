@@ -8,8 +8,8 @@ import numpy as np
 
 from ..core.laws import Laws, Trial
 from ..formulas.activations import log_softmax, sigmoid
-from .compare import EPS, MAX, differs, max_error, same, values
-from .drivers import Array, LossDriver, LossValue
+from .compare import EPS, MAX, Array, differs, max_error, same, values
+from .drivers import LossDriver, LossValue
 from .loss_inputs import axis_of, ignoring, is_float, records, with_ignored
 
 laws = Laws("loss")

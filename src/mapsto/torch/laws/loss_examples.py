@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ...core.errors import LossError
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
-from ...laws.drivers import Array, LossValue
+from ...laws.compare import Array
+from ...laws.drivers import LossValue
 from ..losses import mean_of, stated
 from .compare import arrays
 from .layer_examples import in_dtype

@@ -1,20 +1,14 @@
-"""Examples of optimizers: how one is built, a quadratic whose gradients change at each step, and a run over its steps.
-
-What an optimizer needs (a closure, sparse gradients, matrices alone, a learning rate) is found by trying, in a trial. Beyond
-`args` an author may state `shapes` of parameters, a `formula` and `variants` of options for it, and `stuck` (O9). Tags:
-`needs_closure`, `needs_graph`, `sparse_only`; `across_parameters` (an update depends on other parameters), `one_group`,
-`stochastic`, `modifies_grad`, `many_calls` (of a closure), `first_update_free` (need not descend); claims that are then
-checked: `low_precision`, `complex`, `sparse`, `compilable`.
-"""
+"""The driver of optimizers: how one is built, the problem of the laws as tensors, and a run over its steps."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+import io
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,10 +17,11 @@ from torch import Tensor, nn
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
 from ...formulas import optimizers
-from .compare import leaves
+from ...laws import optimizer_problem
+from ...laws.compare import Array, values
+from ...laws.optimizer_problem import MATRICES, SHAPES
+from .compare import arrays, leaves
 
-SHAPES: tuple[tuple[int, ...], ...] = ((4, 3), (5,), (2, 3, 2))
-MATRICES: tuple[tuple[int, ...], ...] = ((4, 3), (3, 6))
 MODES = (frozenset[str](), frozenset({"needs_closure"}), frozenset({"sparse_only"}), frozenset({"needs_graph"}))
 OWN: dict[str, frozenset[str]] = {
     "LBFGS": frozenset({"needs_closure", "across_parameters", "one_group"}),
@@ -93,7 +88,8 @@ Params = Iterable[Any]
 
 
 def complete(subject: Subject) -> Subject:
-    """The subject with known limits; an instance becomes its class with its defaults, since it is bound to its parameters."""
+    """The subject with its driver and known limits; an instance, bound to its parameters, becomes its class and defaults."""
+    subject = replace(subject, driver=DRIVER)
     if subject.make is None:
         if not _own(subject.target):
             return subject
@@ -113,45 +109,32 @@ def _own(target: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """f_t(p) = sum a_t p^2 / 2 + b_t p with a_t in [0.5, 1.5] and normal b_t, drawn from the seed for each step t."""
+class Problem(optimizer_problem.Problem):
+    """The problem of the laws as tensors of a dtype."""
 
-    seed: int
     dtype: torch.dtype = torch.float64
-    shapes: tuple[tuple[int, ...], ...] = SHAPES
-    tags: frozenset[str] = field(default=frozenset())
 
     def parameters(self) -> list[nn.Parameter]:
         """Fresh parameters, the same ones each time."""
-        return [nn.Parameter(self._normal("weight", i).to(self.dtype)) for i in range(len(self.shapes))]
+        return [nn.Parameter(torch.from_numpy(values).to(self.dtype)) for values in self.start()]
 
-    def coefficients(self, t: int, i: int) -> tuple[Tensor, Tensor]:
-        """a_t and b_t of parameter i; for sparse gradients they are zero in all rows but some."""
-        generator = torch.Generator().manual_seed(derive(self.seed, "curvature", t, i))
-        a = torch.rand(self.shapes[i], dtype=torch.float64, generator=generator) + 0.5
-        b = self._normal("slope", t, i)
-        if "sparse_only" in self.tags and a.dim():
-            kept = (torch.arange(a.shape[0]) + t) % 3 != 0
-            a, b = a * kept.view(-1, *[1] * (a.dim() - 1)), b * kept.view(-1, *[1] * (a.dim() - 1))
-        return a.to(self.dtype), b.to(self.dtype)
-
-    def gradient(self, t: int, i: int, parameter: Tensor) -> Tensor:
+    def gradient_of(self, t: int, i: int, parameter: Tensor) -> Tensor:
         """a_t p + b_t."""
-        a, b = self.coefficients(t, i)
+        a, b = self._tensors(t, i)
         return a * parameter.detach() + b
 
     def loss(self, t: int, parameters: Sequence[Tensor], without: Sequence[int] = ()) -> Tensor:
         """f_t, differentiable."""
         total = torch.zeros((), dtype=self.dtype)
-        for i, parameter in enumerate(parameters):
+        for i in range(len(self.shapes)):
             if i not in without:
-                a, b = self.coefficients(t, i)
-                total = total + (a * parameter * parameter / 2 + b * parameter).sum()
+                a, b = self._tensors(t, i)
+                total = total + (a * parameters[i] * parameters[i] / 2 + b * parameters[i]).sum()
         return total
 
-    def _normal(self, *key: Any) -> Tensor:
-        generator = torch.Generator().manual_seed(derive(self.seed, *key))
-        return torch.randn(self.shapes[key[-1]], dtype=torch.float64, generator=generator)
+    def _tensors(self, t: int, i: int) -> tuple[Tensor, Tensor]:
+        a, b = self.coefficients(t, i)
+        return torch.as_tensor(a).to(self.dtype), torch.as_tensor(b).to(self.dtype)
 
 
 def settle(trial: Trial) -> Example:
@@ -179,7 +162,7 @@ def _discover(subject: Subject) -> Example:
             for mode in modes:
                 for rate in rates:
                     args = {**stated.args, **rate}
-                    failed = _fails(target, args, Problem(0, torch.float64, some, mode))
+                    failed = _fails(target, args, Problem(0, some, mode))
                     if failed is None:
                         said = _said(mode - stated.tags, some, rate)
                         more = {**stated.more, "settled": True, "shapes": some, **({"found": said} if said else {})}
@@ -217,7 +200,7 @@ def problem_for(trial: Trial, dtype: torch.dtype = torch.float64) -> Problem:
             f"it could not be built and stepped ({unfound}); write beside it\n  mapsto.example({name}, args={{'lr': 0.01}}, "
             "shapes=((4, 3), (5,)), tags={...})  # tags: needs_closure, sparse_only, needs_graph"
         )
-    return Problem(derive(trial.seed, "problem"), dtype, tuple(tuple(s) for s in example.more["shapes"]), example.tags)
+    return Problem(derive(trial.seed, "problem"), tuple(tuple(s) for s in example.more["shapes"]), example.tags, dtype)
 
 
 def build(trial: Trial, parameters: Params, **override: Any) -> Any:
@@ -234,7 +217,7 @@ def fill(problem: Problem, parameters: Sequence[Tensor], t: int, without: Sequen
         if i in without:
             parameter.grad = None
         else:
-            grad = problem.gradient(t, i, parameter)
+            grad = problem.gradient_of(t, i, parameter) if i < len(problem.shapes) else torch.zeros_like(parameter)
             parameter.grad = _sparse(grad) if "sparse_only" in problem.tags else grad
 
 
@@ -312,13 +295,74 @@ def options(optimizer: Any) -> dict[str, Any]:
     return {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
 
 
-def finite(trial: Trial, values: dict[str, Tensor], what: str) -> None:
-    """Demand that all values are finite."""
-    for name, value in values.items():
-        trial.demand(
-            bool(value.isfinite().all()),
-            f"{what}: {name} is not finite",
-            first={"tensor": name},
-            measured="nan or inf",
-            cause="a division by zero or a root of less than zero",
-        )
+# -- for the laws of every wing ----------------------------------------------------------------------------------------
+@dataclass
+class Driven:
+    """An optimizer and all parameters of a problem (`mapsto.laws.drivers.Optimizer`)."""
+
+    problem: Problem
+    held: list[nn.Parameter]
+    optimizer: Any
+
+    def parameters(self) -> list[Any]:
+        return [arrays(p.detach().clone()) for p in self.held]
+
+    def options(self) -> dict[str, Any]:
+        return options(self.optimizer)
+
+    def set_rate(self, change: Callable[[float], float], *, first: bool = False) -> None:
+        for group in self.optimizer.param_groups[: 1 if first else None]:
+            if isinstance(group.get("lr"), float):
+                group["lr"] = change(group["lr"])
+
+    def update(self, t: int, without: Sequence[int] = ()) -> None:
+        advance(self.problem, self.optimizer, self.held, t, without)
+
+    def update_with(self, gradients: Sequence[Array]) -> None:
+        for parameter, gradient in zip(self.held, gradients, strict=True):
+            parameter.grad = torch.from_numpy(gradient).to(parameter.dtype)
+        self.optimizer.step()
+
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = arrays(state(self.optimizer))
+        return found
+
+    def state_of(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = arrays(plain(copy.deepcopy(dict(self.optimizer.state.get(self.held[number], {})))))
+        return found
+
+    def has_state(self) -> bool:
+        return has_state(self.optimizer)
+
+    def save(self) -> bytes:
+        buffer = io.BytesIO()
+        torch.save(copy.deepcopy(self.optimizer.state_dict()), buffer)
+        return buffer.getvalue()
+
+    def load(self, saved: bytes) -> None:
+        self.optimizer.load_state_dict(torch.load(io.BytesIO(saved), weights_only=False))
+
+
+class Driver:
+    """Optimizers as the laws see them (`mapsto.laws.drivers.OptimizerDriver`)."""
+
+    def problem(self, trial: Trial) -> Problem:
+        return problem_for(trial)
+
+    def build(
+        self,
+        trial: Trial,
+        *,
+        dtype: str = "float64",
+        parameters: Sequence[Any] | None = None,
+        groups: Sequence[tuple[Sequence[int], Mapping[str, Any]]] | None = None,
+        **options: Any,
+    ) -> Driven:
+        problem = problem_for(trial, getattr(torch, dtype))
+        start = problem.start() if parameters is None else parameters
+        held = [nn.Parameter(torch.from_numpy(values(p).copy()).to(problem.dtype)) for p in start]
+        given = held if groups is None else [{"params": [held[i] for i in numbers], **own} for numbers, own in groups]
+        return Driven(problem, held, build(trial, given, **options))
+
+
+DRIVER = Driver()
