@@ -58,7 +58,7 @@ surgery = decorator("surgery")
 export = decorator("export")
 mesh = decorator("mesh")
 
-_LAZY = {"Run": "mapsto.engine.run", "build_program": "mapsto.torch"}
+_LAZY = {"Run": "mapsto.engine.run", "build_program": "mapsto.engine.wing"}
 
 __all__ = [
     "CheckpointError",

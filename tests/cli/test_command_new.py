@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+from mapsto import registry
 from mapsto.cli.new import camel, kinds
 
 DESIGNED = (
@@ -27,7 +28,8 @@ def test_a_package_is_written(mapsto, tmp_path, kind):
     assert said.out == f"{folder}\n"
     assert f"pip install -e {folder}" in said.err
     project = tomllib.loads((folder / "pyproject.toml").read_text())
-    ((key, reference),) = project["project"]["entry-points"]["mapsto"].items()
+    group = "mapsto.torch" if registry.kind(kind).native else "mapsto"
+    ((key, reference),) = project["project"]["entry-points"][group].items()
     assert key == f"{kind}/some_thing"
     module, _, target = reference.partition(":")
     code = ast.parse((folder / "src" / module / "__init__.py").read_text())

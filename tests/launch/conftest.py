@@ -20,6 +20,7 @@ def bare() -> Iterator[ForkServer]:
 def torch_server() -> Iterator[ForkServer]:
     """With the framework."""
     from mapsto.cli.launching import PRELOAD
+    from mapsto.wings.torch import TORCH
 
-    with ForkServer(PRELOAD, threads=1) as server:
+    with ForkServer((*TORCH.preload, *PRELOAD), threads=1) as server:
         yield server

@@ -25,6 +25,7 @@ from mapsto.cli.launching import PRELOAD
 from mapsto.engine.folder import RunFolder
 from mapsto.launch.supervisor import Supervisor
 from mapsto.processes.forks import ForkServer
+from mapsto.wings.torch import TORCH
 
 CHANGES = (
     "mesh={shard: -1, timeout: 10.0}", "strict=true", "checkpoint.asynchronous=true", "checkpoint.every=2", "model.pause=0.005",
@@ -107,7 +108,10 @@ def sweep(server: ForkServer, root: Path, kills: int, seed: int) -> dict[str, An
 
 
 if __name__ == "__main__":
-    with ForkServer((*PRELOAD, "tests.launch.troubled"), threads=1) as server, tempfile.TemporaryDirectory() as root:
+    with (
+        ForkServer((*TORCH.preload, *PRELOAD, "tests.launch.troubled"), threads=1) as server,
+        tempfile.TemporaryDirectory() as root,
+    ):
         found = sweep(server, Path(root), int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1)
     for hit in found.pop("hits"):
         print(*(f"{name} {value}" for name, value in hit.items()), sep=", ")

@@ -6,15 +6,18 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import traceback
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import LaunchError, MapstoError
 from ..core.load_spec import load_spec
+from ..core.registry import registry
 from ..core.spec import Spec
 from ..core.trust import REGISTERED_ONLY, registered_only
 from ..core.values import Part
+from ..core.wings import DEFAULT
 from ..launch import slurm
 from ..launch.local import Alone, LocalWorkers
 from ..launch.meeting import Meeting
@@ -28,11 +31,8 @@ from .console import fail, note
 
 CHANGED = ("data", "schedule", "recipes")
 """What --NAME-changed says may be another than it was, when a run goes on."""
-PRELOAD = (
-    *("mapsto.torch.wing", "mapsto.engine.run", "mapsto.cli.train", "mapsto.torch.mesh.ranks", "mapsto.torch.parts"),
-    *("torch.distributed.fsdp", "torch._dynamo"),  # sharding asks for it, and each rank would import it anew
-)
-"""What every rank imports: once, before they are forked."""
+PRELOAD = ("mapsto.engine.run", "mapsto.cli.train")
+"""What every rank imports, besides what its wing needs: once, before they are forked."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +156,8 @@ def launch(options: argparse.Namespace, request: Request) -> int:
     detail = {"TORCH_DISTRIBUTED_DEBUG": "DETAIL"} if request.check_collectives else {}
     detail |= {REGISTERED_ONLY: "1"} if registered_only() else {}
     given = int(os.environ["OMP_NUM_THREADS"]) if os.environ.get("OMP_NUM_THREADS", "").isdigit() else threads
-    with ForkServer(PRELOAD, threads=given, environment=detail) as server:
+    preload = (*registry.wing(_likely_wing(options)).preload, *PRELOAD)
+    with ForkServer(preload, threads=given, environment=detail) as server:
         about = _look(server, options)
         if about is None:
             return 1
@@ -190,6 +191,20 @@ def launch(options: argparse.Namespace, request: Request) -> int:
             raise LaunchError(f"{error}{_go_on(supervisor.folder)}") from None
         finally:
             supervisor.close()
+
+
+def _likely_wing(options: argparse.Namespace) -> str:
+    """The wing that the words seem to name. The spec itself is looked at in a fork of the server: where it says another one,
+    the ranks import their framework each for itself.
+    """
+    from ..engine.folder import SPEC
+
+    said = [word.partition("=")[2] for word in options.words if word.startswith("wing=")]
+    place = Path(options.resume) if options.resume is not None else Path(options.words[0].partition(":")[0])
+    file = next((p for p in (place, place / SPEC, place.parent.parent / SPEC) if p.is_file()), None)
+    text = file.read_text(encoding="utf-8", errors="replace") if file is not None else ""
+    said += re.findall(r"""^[ \t]*wing[ \t]*[:=][ \t]*["']?([\w-]+)""", text, re.MULTILINE)
+    return said[0] if said and said[0] in registry.wings() else DEFAULT
 
 
 def _go_on(folder: Path) -> str:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import argparse
 import ast
 import builtins
+import importlib
 import keyword
 import re
 import shutil
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import SpecError, UnknownName, nearest
 from ..core.kinds import BUILT_IN
-from ..core.registry import registry
+from ..core.registry import GROUP, registry
+from ..core.wings import DEFAULT
 from .console import note, write
-from .templates import EXAMPLES, LINES, SPEC
 
 EPILOG = """\
 examples:
@@ -41,13 +43,13 @@ version = "0.1.0"
 description = "The {kind} {name} for mapsto."
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["mapsto[torch]"]
+dependencies = ["{requires}"]
 
 [project.optional-dependencies]
 test = ["pytest"]
 
 # What makes it known to mapsto: "kind/name" = "module:attribute". One package may register many.
-[project.entry-points.mapsto]
+[project.entry-points."{group}"]
 "{kind}/{name}" = "{package}:{target}"
 
 [tool.setuptools.packages.find]
@@ -71,18 +73,19 @@ The {kind} `{name}` for mapsto: {signature}.
 | `src/{package}/__init__.py` | the mapping |
 | `tests/test_{name}.py` | what it owes |
 | `{example}` | a run that uses it by name |
-| `pyproject.toml` | the entry point `{kind}/{name}` |
+| `pyproject.toml` | the entry point `{kind}/{name}`, of the group `{group}` |
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(kinds())}")
     parser.add_argument("name", metavar="NAME", help="snake_case")
+    parser.add_argument("--wing", default=DEFAULT, help=f"the framework that it extends (default: {DEFAULT})")
     parser.add_argument("--into", metavar="DIR", default=".", help="where to make the package's folder (default: here)")
 
 
 def run(options: argparse.Namespace) -> int:
-    folder = write_package(options.kind, options.name, Path(options.into))
+    folder = write_package(options.kind, options.name, Path(options.into), options.wing)
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     write(str(folder))
     note("\n".join(f"  {file}" for file in files))
@@ -90,15 +93,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def write_package(kind: str, name: str, into: Path) -> Path:
+def write_package(kind: str, name: str, into: Path, wing: str = DEFAULT) -> Path:
     """Write the package and return its folder; it appears whole or not at all.
 
-    Raises UnknownName for a kind without a template, SpecError for a name that cannot be used, is taken, or whose folder
-    exists.
+    Raises UnknownName for a wing that is not there or a kind without a template, SpecError for a name that cannot be used, is
+    taken, or whose folder exists.
     """
-    if kind not in kinds():
-        raise UnknownName(f"there is no template for a kind {kind!r}; {nearest(kind, kinds())}")
-    _check_name(kind, name)
+    if kind not in kinds(wing):
+        raise UnknownName(f"there is no template for a kind {kind!r} in the wing {wing}; {nearest(kind, kinds(wing))}")
+    _check_name(kind, name, wing)
     distribution = f"mapsto-{name.replace('_', '-')}"
     folder = into.expanduser() / distribution
     if folder.exists():
@@ -106,7 +109,7 @@ def write_package(kind: str, name: str, into: Path) -> Path:
     temporary = folder.with_name(f".{distribution}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        for path, text in files_of(kind, name, distribution).items():
+        for path, text in files_of(kind, name, distribution, wing).items():
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
@@ -117,17 +120,19 @@ def write_package(kind: str, name: str, into: Path) -> Path:
     return folder
 
 
-def kinds() -> list[str]:
-    """The kinds that there is a template for."""
-    there = {file.name for file in resources.files(f"{__package__}.templates").iterdir()}
+def kinds(wing: str = DEFAULT) -> list[str]:
+    """The kinds that a wing has a template for. Raises UnknownName where there is no such wing."""
+    package = registry.wing(wing).templates
+    there = {file.name for file in resources.files(package).iterdir()} if package else set()
     return [kind for kind in sorted(BUILT_IN) if f"{kind}.py" in there]
 
 
-def files_of(kind: str, name: str, distribution: str) -> dict[str, str]:
+def files_of(kind: str, name: str, distribution: str, wing: str) -> dict[str, str]:
     """Path -> text of every file of the package."""
-    package = distribution.replace("-", "_")
-    code = _filled(_template(kind), name)
-    in_yaml = kind in EXAMPLES
+    package, framework = distribution.replace("-", "_"), registry.wing(wing)
+    templates: Any = importlib.import_module(framework.templates)
+    code = _filled(_template(kind, wing), name)
+    in_yaml = kind in templates.EXAMPLES
     example = "example.yaml" if in_yaml else "example.py"
     facts = {
         "kind": kind,
@@ -136,16 +141,18 @@ def files_of(kind: str, name: str, distribution: str) -> dict[str, str]:
         "package": package,
         "target": camel(name) if re.search(rf"^class {camel(name)}\b", code, re.MULTILINE) else name,
         "signature": registry.kind(kind).signature,
+        "group": f"{GROUP}.{wing}" if registry.kind(kind).native else GROUP,
+        "requires": framework.requires,
         "example": example,
-        "command": _command(kind, example),
+        "command": _command(kind, example, in_yaml),
     }
     return {
         "pyproject.toml": PROJECT.format(**facts),
         "README.md": README.format(**facts),
         f"src/{package}/__init__.py": code,
         f"src/{package}/py.typed": "",
-        f"tests/test_{name}.py": _filled(_template(f"test_{kind}"), name),
-        example: _filled(_spec(kind) if in_yaml else _template(f"example_{kind}"), name),
+        f"tests/test_{name}.py": _filled(_template(f"test_{kind}", wing), name),
+        example: _filled(_spec(kind, templates) if in_yaml else _template(f"example_{kind}", wing), name),
     }
 
 
@@ -154,40 +161,40 @@ def camel(name: str) -> str:
     return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
 
 
-def _check_name(kind: str, name: str) -> None:
+def _check_name(kind: str, name: str, wing: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
         words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
         hint = f"; write {'_'.join(words)}" if words and words[0][0].isalpha() else ""
         raise SpecError(f"{name!r} is no name for a {kind}: snake_case is wanted, such as clip_norm{hint}")
-    taken = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_imported(kind)}
+    taken = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_imported(kind, wing)}
     if hidden := [written for written in (name, camel(name)) if written in taken]:
         raise SpecError(f"{name!r} is no name for a {kind}: its code would hide another {hidden[0]!r}; choose another name")
-    for entry in registry.entries(kind):
+    for entry in registry.entries(kind, wing):
         if entry.name == name:
             raise SpecError(f"{entry.key} exists already, from {entry.origin}: choose another name")
 
 
-def _imported(kind: str) -> set[str]:
+def _imported(kind: str, wing: str) -> set[str]:
     """The names that the template imports."""
-    trees = (ast.parse(_template(name)) for name in (kind, f"test_{kind}"))
+    trees = (ast.parse(_template(name, wing)) for name in (kind, f"test_{kind}"))
     imports = (node for tree in trees for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)))
     return {alias.asname or alias.name for node in imports for alias in node.names}
 
 
-def _template(name: str) -> str:
-    return resources.files(f"{__package__}.templates").joinpath(f"{name}.py").read_text(encoding="utf-8")
+def _template(name: str, wing: str) -> str:
+    return resources.files(registry.wing(wing).templates).joinpath(f"{name}.py").read_text(encoding="utf-8")
 
 
 def _filled(text: str, name: str) -> str:
     return text.replace("my_name", name).replace("MyName", camel(name))
 
 
-def _spec(kind: str) -> str:
+def _spec(kind: str, templates: Any) -> str:
     """The example in YAML, without the lines that stay empty."""
-    text = SPEC.format(**{**LINES, **EXAMPLES[kind]})
+    text = templates.SPEC.format(**{**templates.LINES, **templates.EXAMPLES[kind]})
     return "".join(line + "\n" for line in text.splitlines() if line)
 
 
-def _command(kind: str, example: str) -> str:
-    trained = kind in EXAMPLES or kind in ("layer", "surgery")
+def _command(kind: str, example: str, in_yaml: bool) -> str:
+    trained = in_yaml or kind in ("layer", "surgery")
     return f"mapsto train {example}" if trained else f"python {example}"

@@ -21,12 +21,23 @@ from .registry import registry
 from .shown import OBEYED
 from .typed import shortened
 from .values import Frozen, Part, freeze, key_of
+from .wings import DEFAULT, Framework
 from .yaml_text import read_yaml, write_yaml
 
 __all__ = ["LISTS", "SLOTS", "CheckpointPlan", "Spec", "digest", "read_yaml"]
 
 SLOTS = {"model": "model", "task": "task", "optimizer": "optimizer", "schedule": "schedule", "mesh": "mesh"}
 LISTS = {"middleware": "middleware", "observers": "observer"}
+
+
+class _WingsOwn:
+    """Stands in a slot for the name that the spec's wing puts there."""
+
+    def __repr__(self) -> str:
+        return "the wing's own"
+
+
+WINGS_OWN: Any = _WingsOwn()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +65,8 @@ class CheckpointPlan:
 class Spec:
     """The whole of a run. Slots hold parts (`use("name", ...)`, a name, a class, a function) or live objects.
 
-    model, task, optimizer, schedule: one part each; data: a reader each for `train`, for what is evaluated while it trains
+    model, task, optimizer, schedule: one part each (task and optimizer: by default those that the wing names, which are
+    `classification` and `adamw`); data: a reader each for `train`, for what is evaluated while it trains
     (`valid`, and any other name: `valid_hard` gives the metric `valid_hard/accuracy`) and for `test`, `test_...`;
     middleware: outermost first; observers: besides the built-in ones; steps or epochs: how long (default one epoch);
     mesh: the devices, such as {replicate: 2, shard: 4} or {servers: 2, workers: 4} (None: data parallel over the ranks
@@ -70,8 +82,8 @@ class Spec:
 
     model: Any
     data: Mapping[str, Any]
-    task: Any = "classification"
-    optimizer: Any = "adamw"
+    task: Any = WINGS_OWN
+    optimizer: Any = WINGS_OWN
     schedule: Any = None
     middleware: tuple[Any, ...] = ()
     observers: tuple[Any, ...] = ()
@@ -86,12 +98,14 @@ class Spec:
     device: str = "auto"
     log_every: int = 50
     evaluate_every: int | None = None
-    wing: str = "torch"
+    wing: str = DEFAULT
     imports: tuple[str, ...] = ()
     init_from: Any = None
 
     def __post_init__(self) -> None:
         for name in SLOTS:
+            if getattr(self, name) is WINGS_OWN:
+                put(self, name, _usual(self.wing, name))
             put(self, name, slot(getattr(self, name), name, default=_mesh(self.mesh) if name == "mesh" else None))
         for name in LISTS:
             parts = list(listed(getattr(self, name), name, "outermost first" if name == "middleware" else "one an item"))
@@ -251,6 +265,12 @@ class Spec:
             if one in said:
                 values[other] = None
         return from_mapping(type(self), overridden(Frozen(values), changes), "")  # type: ignore[no-any-return]
+
+
+def _usual(wing: Any, slot: str) -> str | None:
+    """The name that stands in a slot where none is said; of a wing that is not there, which `check` tells, the usual one."""
+    known = registry.wing(wing) if wing in registry.wings() else Framework(name="")
+    return known.defaults.get(slot)
 
 
 LONGEST_NAME = 100

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..core.errors import SpecError, UnknownName
 from ..core.registry import registry
 from ..core.spec import Spec
+from ..core.wings import DEFAULT
 from .ranks import Ranks
 
 Batch = Mapping[str, Any]
@@ -194,3 +195,21 @@ def find_wing(name: str) -> Wing:
         raise SpecError(f"wing: {name} names no program of its own (`Framework.program`), so it trains nothing")
     module: Any = importlib.import_module(framework.program)
     return module  # type: ignore[no-any-return]
+
+
+def build_program(model: Any, *args: Any, wing: str = DEFAULT, **options: Any) -> Any:
+    """Build a program for one's own loop: of a whole spec in the spec's wing, or of parts in the wing that is named.
+
+    model: a `Spec`, of which data, observers and checkpoints are left aside (options: `total_steps`, `steps_per_epoch`), or a
+    model, with whatever the wing's own `build_program` takes beside it (`mapsto.torch.build_program`: task, optimizer,
+    schedule, middleware, seed, device, mesh, ...). Raises SpecError and ComposeError naming the path.
+    """
+    if isinstance(model, Spec):
+        if args:
+            raise SpecError("build_program: a spec says all parts itself; change it with spec.override(...)")
+        model.load_imports()
+        return find_wing(model.wing).build(model, {"seed": model.seed, **options})
+    found: Any = find_wing(wing)
+    if not hasattr(found, "build_program"):
+        raise SpecError(f"build_program: the wing {wing} builds programs of whole specs only; give it a Spec")
+    return found.build_program(model, *args, **options)

@@ -1,4 +1,5 @@
-"""What `mapsto new` writes: for each kind a working mapping and its test, as Python that is linted and type-checked here.
+"""What `mapsto new` writes for PyTorch: for each kind a working mapping and its test, as Python that is linted and type-checked
+here. Another wing names a package of its own that is made like this one (`Framework.templates`).
 
 `my_name` and `MyName` are replaced by what the user chose. A kind that stands in a slot of the spec has an example in YAML
 (`SPEC` with some of its `LINES` replaced), any other kind one in Python (`example_KIND.py`).
