@@ -4,48 +4,55 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from .errors import MissingExtra
+from .errors import MissingExtra, RegistryError
 from .laws import Subject
 from .registry import registry
 from .wings import DEFAULT
 
 
-class LawWing(Protocol):
-    """Implemented by a wing's `laws` package as functions."""
+class LawWing:
+    """Implemented by the module that `Framework.laws` names, as functions; what it leaves out is as it stands here."""
 
     def preload(self) -> None:
         """Import what most laws ask for late, and each worker would import anew."""
-        ...
 
-    def infer_kind(self, target: Any) -> str | None:
+    def infer_kind(self, target: Any) -> str | None:  # noqa: ARG002
         """The kind of a class, factory or instance of this framework, or None."""
-        ...
+        return None
 
     def complete(self, subject: Subject) -> Subject:
-        """The subject with an example found from its signature where its author stated none (or stated half)."""
-        ...
+        """The subject with its driver, and an example found from its signature where its author stated none (or half)."""
+        return subject
 
     def globals(self) -> dict[str, Any]:
         """The framework's global settings that no component may change (default dtype, device, modes, threads, ...)."""
-        ...
+        return {}
 
     def put_back(self, settings: Mapping[str, Any]) -> None:
         """Set them as they were."""
-        ...
 
     def use_one_thread(self) -> None:
         """Compute in one thread, as workers do, so that sums have one order everywhere."""
-        ...
 
     def seed(self, number: int) -> None:
         """Start the framework's global random stream anew."""
-        ...
+
+    def streams(self) -> dict[str, Any]:
+        """The states of the framework's global random streams, by what people call them."""
+        return {}
+
+    def put_streams(self, states: Mapping[str, Any]) -> None:
+        """Put them back to such states."""
+
+    def run_parts(self) -> dict[str, Any]:
+        """The slots of a small run by which observers and programs are judged: a model of 8 inputs and 3 classes with dropout
+        and running statistics, an optimizer, a schedule, middleware that has a state."""
+        raise RegistryError("this wing names no small run by which observers and programs are judged (`run_parts`)")
 
     def join(self, rank: int, world: int, store: str) -> None:
         """Join the process group of a rank worker (gloo, float64 on the CPU), rendezvous at the file `store`."""
-        ...
 
 
 def law_wing(name: str) -> LawWing | None:
@@ -54,13 +61,15 @@ def law_wing(name: str) -> LawWing | None:
     if not framework.laws or not framework.installed:
         return None
     try:
-        module: Any = importlib.import_module(framework.laws)
+        module = importlib.import_module(framework.laws)
     except MissingExtra:
         return None
-    return module  # type: ignore[no-any-return]
+    made = LawWing()
+    vars(made).update({name: found for name, found in vars(module).items() if name[0] != "_" and hasattr(LawWing, name)})
+    return made
 
 
-def law_wings() -> list[LawWing]:
-    """The default wing, and each whose framework is loaded in this process: what can have been touched here."""
-    names = [f.name for f in registry.frameworks() if f.name == DEFAULT or f.loaded]
+def law_wings(*, default: bool = True) -> list[LawWing]:
+    """The wings whose framework is loaded in this process, which alone can have been touched here, and the default one."""
+    names = [f.name for f in registry.frameworks() if f.loaded or (default and f.name == DEFAULT)]
     return [found for name in names if (found := law_wing(name)) is not None]

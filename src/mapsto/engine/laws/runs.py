@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import MapstoError
+from ...core.errors import MapstoError, MissingExtra
 from ...core.kinds import parameters_of
+from ...core.law_wings import law_wing
 from ...core.laws import Trial
 from ...core.parts import resolve
 from ...core.registry import registry
 from ...core.spec import CheckpointPlan, Spec
-from ...core.values import Part, use
+from ...core.values import Part
+from ...core.wings import DEFAULT
 from ...data.laws.contents import digest
 from ...data.source import Indices
 from ..checkpoint import Checkpoints
 from ..run import Result, Run
 
 STEPS = 6
-MODELS = {"torch": "mapsto.torch.laws.middleware_examples:noisy_model"}
-"""A small model by wing, with dropout and running statistics."""
 
 
 class Blobs:
@@ -50,16 +50,16 @@ def jitter(batch: dict[str, Any], *, rng: np.random.Generator) -> dict[str, Any]
     return {**batch, "input": batch["input"] + 0.1 * rng.standard_normal(batch["input"].shape).astype(np.float32)}
 
 
-def usual(seed: int = 0, **changes: Any) -> Spec:
+def usual(seed: int = 0, wing: str = DEFAULT, **changes: Any) -> Spec:
     """6 steps of 8 records, 3 an epoch: dropout, shuffling, augmentation, averages, AdamW, a schedule, evaluations."""
-    here = __name__
+    here, parts = __name__, law_wing(wing)
+    if parts is None:
+        raise MissingExtra(f"a small run of the wing {wing} is wanted, and its framework is not installed")
     train = {"source": {"use": f"{here}:Blobs"}, "batch_size": 8, "shuffle": True, "transforms": [{"use": f"{here}:jitter"}]}
     fields: dict[str, Any] = {
         "name": "law",
-        "model": use(MODELS["torch"]),
-        "optimizer": use("adamw", lr=0.02),
-        "schedule": use("step", step_size=2, gamma=0.5),
-        "middleware": [use("ema", decay=0.8), use("accumulate", steps=2)],
+        **parts.run_parts(),
+        "wing": wing,
         "data": {"train": train, "valid": {"source": {"use": f"{here}:Blobs", "records": 9, "seed": 1}, "batch_size": 4}},
         "steps": STEPS,
         "seed": seed,

@@ -11,6 +11,7 @@ from typing import Any
 from ...core.errors import require
 from ...core.laws import Subject
 from ...core.listening import INTERFACE, interfaces
+from ...core.values import use
 
 torch = require("torch", "torch", "mapsto.torch.laws")
 
@@ -100,7 +101,27 @@ def use_one_thread() -> None:
 
 def seed(number: int) -> None:
     """Start the framework's global random stream anew."""
-    torch.manual_seed(number)
+    torch.manual_seed(number % (1 << 63))
+
+
+def streams() -> dict[str, Any]:
+    """The state of the default generator of the CPU."""
+    return {"PyTorch's": torch.get_rng_state()}
+
+
+def put_streams(states: Mapping[str, Any]) -> None:
+    """Put it back."""
+    torch.set_rng_state(states["PyTorch's"])
+
+
+def run_parts() -> dict[str, Any]:
+    """A model with dropout and running statistics, averages of its weights, AdamW and a schedule."""
+    return {
+        "model": use(f"{__name__}.middleware_examples:noisy_model"),
+        "optimizer": use("adamw", lr=0.02),
+        "schedule": use("step", step_size=2, gamma=0.5),
+        "middleware": [use("ema", decay=0.8), use("accumulate", steps=2)],
+    }
 
 
 def join(rank: int, world: int, store: str) -> None:
