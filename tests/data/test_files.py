@@ -474,8 +474,8 @@ def test_blocks_of_characters_arrays_and_sources(tmp_path: Path) -> None:
     [
         (lambda p: TokenBlocks(p / "empty.txt", 4), "empty.txt is empty"),
         (lambda p: TokenBlocks(p / "one.txt", 4), "1 tokens are too few"),
-        (lambda p: TokenBlocks(p / "one.txt", 0), "block 0 and stride None must be at least 1"),
-        (lambda p: TokenBlocks(p / "one.txt", 4, stride=0), "stride 0"),
+        (lambda p: TokenBlocks(p / "one.txt", 0), "token_blocks.block: 0 is out of range"),
+        (lambda p: TokenBlocks(p / "one.txt", 4, stride=0), "token_blocks.stride: 0 is out of range"),
         (lambda p: TokenBlocks(np.zeros((3, 3)), 4), "a 1-D array of whole numbers, not float64 of shape"),
         (lambda p: TokenBlocks(p / "one.txt", 4, tokenise=lambda s: [-1, 2]), "a negative token id"),
         (lambda p: TokenBlocks(p / "one.txt", 4, tokenise=lambda s: np.zeros(0, int)), "0 tokens are too few"),

@@ -381,7 +381,7 @@ def test_a_split_is_disjoint_complete_and_drawn_by_its_seed() -> None:
     [
         ("rest", 0.0, "leaves one part empty"),
         ("rest", 1.0, "leaves one part empty"),
-        ("heldout", 0.1, "no part 'heldout'; allowed: held_out, rest; did you mean 'held_out'"),
+        ("heldout", 0.1, "split.part: 'heldout' is not a choice; allowed: held_out, rest; did you mean 'held_out'"),
     ],
 )
 def test_a_split_that_cannot_be_is_told(part: Any, fraction: float, message: str) -> None:

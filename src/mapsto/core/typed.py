@@ -156,6 +156,8 @@ def say(hint: Any) -> str:
         return " | ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType) and ("Annotated" in str(hint) or "Literal" in str(hint)):
         return " | ".join("None" if member is type(None) else say(member) for member in typing.get_args(hint))
+    if "Annotated" in str(hint) and (inner := typing.get_args(hint)):
+        return f"{getattr(typing.get_origin(hint), '__name__', hint)}[{', '.join(map(say, inner))}]"
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.registry import decorator
-from .source import Batch, Indices, Source, check_indices, is_tensor
+from .source import Batch, Indices, Source, are_indices, check_indices, is_tensor
 
 
 @decorator("source")("arrays")
@@ -44,12 +44,13 @@ class Arrays(Source):
         return self._count
 
     def __getitem__(self, indices: Indices) -> Batch:
+        are_indices(indices, "arrays")
         if len(indices) and indices.min() < 0:  # NumPy would count from the end
             check_indices(indices, self._count, "arrays")
         try:
             return {name: take(values, indices) for name, values, take in self._gathers}
         except IndexError:
-            check_indices(np.asarray(indices), self._count, "arrays")
+            check_indices(indices, self._count, "arrays")
             raise
 
 

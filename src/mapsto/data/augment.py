@@ -9,6 +9,7 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.ranges import Share, Whole
 from ..core.registry import decorator
+from .doors import typed
 from .source import Batch
 from .transforms import Array, array_of
 
@@ -21,19 +22,12 @@ def images_of(batch: Batch, field: str, who: str) -> Array:
     return images
 
 
-def _whole(name: str, value: int, who: str) -> int:
-    if value < 0 or int(value) != value:
-        raise DataError(f"{who}: {name} {value!r} must be a whole number that is not negative")
-    return int(value)
-
-
 @decorator("transform")("random_flip")
 class RandomFlip:
     """Maps each image to its mirror image (left to right) with probability p."""
 
+    @typed
     def __init__(self, field: str = "input", p: Share = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise DataError(f"random_flip: p {p} is not a probability")
         self.field, self.p = field, p
 
     def __call__(self, batch: Batch, *, rng: np.random.Generator) -> Batch:
@@ -48,8 +42,9 @@ class RandomFlip:
 class RandomShift:
     """Maps each image to itself moved by up to `pixels` in both directions, uniformly; what moves in is `fill`."""
 
+    @typed
     def __init__(self, pixels: Whole, field: str = "input", fill: float = 0) -> None:
-        self.pixels, self.field, self.fill = _whole("pixels", pixels, "random_shift"), field, fill
+        self.pixels, self.field, self.fill = pixels, field, fill
 
     def __call__(self, batch: Batch, *, rng: np.random.Generator) -> Batch:
         images = images_of(batch, self.field, "random_shift")
@@ -64,11 +59,12 @@ class RandomCrop:
     size: (height, width) or one number for both (default: the image's own). Raises DataError where it does not fit.
     """
 
+    @typed
     def __init__(
         self, size: int | tuple[int, int] | None = None, padding: Whole = 0, field: str = "input", fill: float = 0
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else size
-        self.padding, self.field, self.fill = _whole("padding", padding, "random_crop"), field, fill
+        self.padding, self.field, self.fill = padding, field, fill
 
     def __call__(self, batch: Batch, *, rng: np.random.Generator) -> Batch:
         images = images_of(batch, self.field, "random_crop")

@@ -21,7 +21,7 @@ class Column(Protocol):
 
 
 class Numbers:
-    """Numbers, dates and fixed-size lists of numbers, as one array."""
+    """Numbers, dates, tensors, and lists of numbers that are all of one shape, as one array."""
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
         self.values = values
@@ -96,6 +96,11 @@ def column_of(chunked: Any, what: str, said: Any = None, place: Callable[[int], 
     elif kinds.is_list(kind):
         chunked = chunked.cast(arrow.large_list(kind.value_type))
     values = chunked.combine_chunks() if isinstance(chunked, arrow.ChunkedArray) else chunked
+    if isinstance(values, arrow.FixedShapeTensorArray) and said != LIST:
+        if values.null_count:
+            raise DataError(f"{what} lacks {values.null_count} of its {len(values)} tensors, for which nothing stands")
+        return Numbers(_in_type(values.to_numpy_ndarray(), said, what))
+    values = getattr(values, "storage", values)  # of any other type that somebody defined
     kind = values.type
     if kinds.is_large_string(kind) or kinds.is_large_binary(kind) or said == LIST:
         if isinstance(said, np.dtype):
@@ -113,7 +118,25 @@ def column_of(chunked: Any, what: str, said: Any = None, place: Callable[[int], 
             first = int(np.flatnonzero(~np.asarray(values.is_valid()))[0])
             raise DataError(f"{place(first)}: {what} lacks {values.null_count} of its {len(values)} values: {_remedy()}")
         return Numbers(_in_type(_array(values), said, what))
+    if (array := _rectangle(values, kinds)) is not None:
+        return Numbers(_in_type(array, said, what))
+    if isinstance(said, np.dtype):
+        raise DataError(f"{what} holds {kind} of no one shape, or lacks values, and types says {said}")
     return Objects(values)
+
+
+def _rectangle(values: Any, kinds: Any) -> np.ndarray[Any, Any] | None:
+    """Lists of lists of numbers as one array, where all are of one shape and none lacks a number."""
+    shape = [len(values)]
+    while kinds.is_list(values.type) or kinds.is_large_list(values.type) or kinds.is_fixed_size_list(values.type):
+        lengths: Any = values.value_lengths().to_numpy(zero_copy_only=False) if not values.null_count else ()
+        if not len(lengths) or (lengths != lengths[0]).any():
+            return None
+        shape.append(int(lengths[0]))
+        values = values.flatten()
+    if len(shape) == 1 or not _numeric(kinds, values.type) or values.null_count:
+        return None
+    return _array(values).reshape(shape)
 
 
 def _remedy() -> str:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..core.errors import DataError, nearest
+from ..core.ranges import Share
 from ..core.registry import decorator
 from .adapt import as_source
 from .class_folders import same_classes
+from .doors import typed
 from .order import Shuffled
 from .source import Batch, Indices, Source, check_indices, is_tensor, record_count, record_lengths
 
@@ -112,14 +114,13 @@ class Split(Source):
     The draw is a computed permutation, so both parts of one seed are disjoint and complete, and nothing is stored.
     """
 
-    def __init__(self, source: Any, part: Literal["rest", "held_out"], fraction: float = 0.1, seed: int = 0) -> None:
+    @typed
+    def __init__(self, source: Any, part: Literal["rest", "held_out"], fraction: Share = 0.1, seed: int = 0) -> None:
         self.source = as_source(source)
         count = record_count(self.source)
         held = round(count * fraction)
         if not 0 < held < count:
             raise DataError(f"split: a fraction of {fraction} of {count} records leaves one part empty")
-        if part not in ("rest", "held_out"):
-            raise DataError(f"split: there is no part {part!r}; {nearest(str(part), ('rest', 'held_out'))}")
         self._order = Shuffled(count, seed)
         self._start, self._count = (0, held) if part == "held_out" else (held, count - held)
 

@@ -6,23 +6,24 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..core.errors import DataError, require
 from .compressed import opened
-from .line_files import read_text, utf8_of
-from .numerals import REAL_TEXT, WHOLE_TEXT, WORD_TEXT, number_of, number_said
+from .line_files import read_text, refuse_utf16, utf8_of
+from .numerals import REAL_TEXT, WHOLE_TEXT, WORD_TEXT, is_word, number_of, number_said
 
 BLOCK = 1 << 23
+QUOTES = " (quotes=False where a quote is text and encloses no cell)"
 
 
 class Delimited:
     """One file: its header, and the columns that are asked for as a table of text. Raises DataError naming file and line."""
 
-    def __init__(self, path: Path, delimiter: str, encoding: str) -> None:
-        self.path, self.delimiter, self.encoding = path, delimiter, encoding
+    def __init__(self, path: Path, delimiter: str, encoding: str, quotes: bool = True) -> None:
+        self.path, self.delimiter, self.encoding, self.quotes = path, delimiter, encoding, quotes
         self.data = self._bytes()
         self.header = next(self._rows(), (1, []))[1]
         if not self.header:
@@ -37,6 +38,7 @@ class Delimited:
             data = file.read()
         if (other := utf8_of(self.encoding, "csv")) is not None:
             return read_text(self.path, other, "csv").encode("utf-8", "surrogatepass")
+        refuse_utf16(data, self.path)
         return data
 
     def table(self, names: Sequence[str]) -> Any:
@@ -49,8 +51,10 @@ class Delimited:
             include_columns=wanted,
             strings_can_be_null=False,
         )
-        parse = reading.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
-        if self.data.count(b'"') % 2:
+        parse = reading.ParseOptions(
+            delimiter=self.delimiter, newlines_in_values=self.quotes, quote_char='"' if self.quotes else False
+        )
+        if self.quotes and self.data.count(b'"') % 2:
             self._check_quotes()
         for size in (BLOCK, max(min(len(self.data) + 1, 2**31 - 1), BLOCK)):  # a row must lie within one block
             read = reading.ReadOptions(autogenerate_column_names=True, use_threads=False, block_size=size)
@@ -84,7 +88,7 @@ class Delimited:
             text = io.TextIOWrapper(io.BytesIO(data), "utf-8", errors="replace", newline="")
             if data.startswith(b"\xef\xbb\xbf"):
                 text.read(1)
-            reader, line = csv.reader(text, delimiter=self.delimiter), 1
+            reader, line = csv.reader(text, delimiter=self.delimiter, quoting=self._quoting), 1
             for row in reader:
                 if row:
                     yield line, row
@@ -93,6 +97,10 @@ class Delimited:
             raise DataError(f"{self.path}:{line}: {error}") from None
         finally:
             csv.field_size_limit(before)
+
+    @property
+    def _quoting(self) -> Literal[0, 3]:
+        return csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE
 
     def _check_quotes(self) -> None:
         """Raise DataError where a quote is not closed: all that follows would be one cell."""
@@ -104,7 +112,7 @@ class Delimited:
                 line = reader.line_num + 1
         except csv.Error as error:
             if "unexpected end" in str(error):
-                raise DataError(f"{self.path}:{line}: a quoted cell begins in this row and never ends") from None
+                raise DataError(f"{self.path}:{line}: a quoted cell begins in this row and never ends{QUOTES}") from None
         finally:
             csv.field_size_limit(before)
 
@@ -114,7 +122,8 @@ class Delimited:
         for line, row in self._rows():
             rows += 1
             if len(row) != len(self.header):
-                return DataError(f"{self.path}:{line}: the row has {len(row)} cells, and the header {len(self.header)}")
+                quotes = QUOTES if any('"' in cell or "\n" in cell for cell in row) else ""
+                return DataError(f"{self.path}:{line}: the row has {len(row)} cells, and the header {len(self.header)}{quotes}")
         if rows == 1:
             return DataError(f"csv: {self.path} has no rows")
         try:
@@ -169,6 +178,8 @@ def settled(column: Any) -> Any:
             raise Unread(inexact, "a whole number beyond 2^53 among fractions, which no floating-point type keeps")
     doubles = compute.replace_substring_regex(trimmed, r"^\+", "").cast(arrow.float64())
     values = doubles.to_numpy(zero_copy_only=False)
+    if np.isinf(values).any() and (beyond := [i for i in np.flatnonzero(np.isinf(values)) if not is_word(column[i].as_py())]):
+        raise Unread(int(beyond[0]), "a number beyond float64")
     with np.errstate(over="ignore", invalid="ignore"):
         size, singles = np.abs(values), values.astype(np.float32)
         lost = (size >= 2**24) & np.isfinite(values) & (singles.astype(np.float64) != values)

@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..core.errors import DataError, nearest, require
+from ..core.errors import DataError, require
+from ..core.ranges import Count
 from ..core.registry import decorator
 from .class_folders import ClassFolder
-from .images import MAX_PIXELS, SUFFIXES, Mode, check_mode, check_size, decode_image, file_content
+from .doors import typed
+from .images import MAX_PIXELS, SUFFIXES, Mode, check_size, decode_image, file_content
 from .line_files import read_text
 from .lines import TextLines
 from .paths import PathLike
@@ -36,6 +38,7 @@ class TextFolder(ClassFolder):
 
     who = "text_folder"
 
+    @typed
     def __init__(
         self,
         path: PathLike,
@@ -90,6 +93,7 @@ class ImageFolder(ClassFolder):
 
     who = "image_folder"
 
+    @typed
     def __init__(
         self,
         path: PathLike,
@@ -99,12 +103,10 @@ class ImageFolder(ClassFolder):
         classes: list[str] | str | Path | None = None,
         suffixes: Sequence[str] = tuple(SUFFIXES),
         on_error: Literal["raise", "skip"] = "raise",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: Count = MAX_PIXELS,
     ) -> None:
         require("PIL", "images", "the source `image_folder`")
-        self.size, self.mode, self.max_pixels = check_size(size), check_mode(mode), max_pixels
-        if on_error not in ("raise", "skip"):
-            raise DataError(f"image_folder: on_error is {on_error!r}; {nearest(str(on_error), ('raise', 'skip'))}")
+        self.size, self.mode, self.max_pixels = check_size(size), mode, max_pixels
         self.errors: dict[Path, str] = {}
         super().__init__(path, suffixes, classes)
         if on_error == "skip":

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.errors import DataError, nearest, require
 from ..core.registry import decorator
+from .doors import listed, typed
 from .fields import Field, Settling, Types, batch_of
 from .items import SAMPLE
 from .source import Batch, Indices, Source, check_indices, record_count
@@ -25,11 +26,12 @@ class HuggingFace(Source):
     Raises DataError with the nearest split or column, MissingExtra without `datasets`.
     """
 
+    @typed
     def __init__(
         self,
         data: Any,
         split: str | None = None,
-        fields: Mapping[str, str] | Sequence[str] | None = None,
+        fields: Mapping[str, str] | Sequence[str] | str | None = None,
         *,
         types: Mapping[str, Any] | None = None,
         missing: Mapping[str, Any] | None = None,
@@ -46,7 +48,7 @@ class HuggingFace(Source):
             raise DataError(f"huggingface: a {type(data).__name__} has no record indices; a map-style Dataset is wanted")
         self.data = data
         there = list(data[[0]]) if _transformed(data) else data.column_names
-        columns = there if fields is None else fields
+        columns, self._asked = there if fields is None else listed(fields), fields is not None
         self.columns = dict(columns) if isinstance(columns, Mapping) else {c: c for c in columns}
         for name in self.columns.values():
             if name not in there:
@@ -86,7 +88,7 @@ class HuggingFace(Source):
             if isinstance(rows[name], list):
                 for i, value in zip(seen, rows[name], strict=True):
                     settling.see(field, value, functools.partial("huggingface: record {}".format, i))
-        return settling.done(asked=False)
+        return settling.done(asked=self._asked)
 
 
 def _transformed(data: Any) -> bool:

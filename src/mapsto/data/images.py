@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..core.errors import DataError, nearest, require
+from ..core.errors import DataError, require
 
 Pixels = npt.NDArray[Any]
 Size = tuple[int, int]
@@ -37,13 +37,6 @@ MAX_PIXELS = 89_478_485
 LEAST_SCALED = 64
 """Below so many pixels two of simplejpeg's scales can give one size, and Pillow decodes instead."""
 ORIENTATION = 0x0112
-
-
-def check_mode(mode: str) -> str:
-    """A mode that images can be read in. Raises DataError with those there are."""
-    if mode not in MODES:
-        raise DataError(f"image_folder: there is no mode {mode!r}; {nearest(str(mode), MODES)}")
-    return mode
 
 
 def check_size(size: int | Sequence[int] | None) -> Size | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from .doors import listed, typed
 from .fields import Field, Settling, Types, batch_of
 from .source import Batch, Indices, Source, check_indices, record_count
 
@@ -29,16 +30,17 @@ class Items(Source):
     DataError where a record has other fields, or does not fit.
     """
 
+    @typed
     def __init__(
         self,
         items: Any,
-        fields: Mapping[str, str] | Sequence[str] | None = None,
+        fields: Mapping[str, str] | Sequence[str] | str | None = None,
         *,
         types: Mapping[str, Any] | None = None,
         missing: Mapping[str, Any] | None = None,
     ) -> None:
         self.items = items
-        self.fields = fields
+        self.fields = fields = listed(fields)
         self.names = ("input", "target") if fields is None else tuple(fields)
         self.types = Types("items", types, missing)
         self._count = record_count(items)
@@ -68,7 +70,7 @@ class Items(Source):
         for name, values in self._columns(seen).items():
             for i, value in zip(seen, values, strict=True):
                 settling.see(name, value, functools.partial("items: record {}".format, i))
-        return settling.done(asked=False)
+        return settling.done(asked=self.fields is not None)
 
     def _columns(self, chosen: list[int]) -> dict[str, Sequence[Any]]:
         records = self._many(chosen) if self._many is not None else [self.items[i] for i in chosen]

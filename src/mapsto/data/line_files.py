@@ -50,6 +50,8 @@ class LineFile:
     def _scan(self) -> tuple[Indices, Indices]:
         """Where each line starts and stops, without its line end; a last line needs none."""
         self._data = self._open()
+        if self.encoding == "utf-8":
+            refuse_utf16(self._data[:2], self.path)
         size, first = len(self._data), len(UTF8_MARK) if self.encoding == "utf-8" and self._data[:3] == UTF8_MARK else 0
         if size == first:
             return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -93,6 +95,12 @@ class LineFile:
         if isinstance(self._data, mmap.mmap):
             self._data.close()
         self._data = None
+
+
+def refuse_utf16(data: bytes, path: Path) -> None:
+    """Raise DataError for a file of UTF-16 that is read as UTF-8."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{path}: it begins with the byte-order mark of UTF-16: say encoding='utf-16'")
 
 
 def utf8_of(encoding: str, who: str) -> str | None:

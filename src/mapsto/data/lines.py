@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from .doors import listed, typed
 from .fields import LIST, OBJECT, Field, Settling, Types, batch_of
 from .line_files import LineFile
 from .numerals import is_word, number_of, number_said
@@ -59,6 +61,7 @@ class TextLines(_Lines):
 
     who = "text_lines"
 
+    @typed
     def __init__(
         self,
         path: PathLike | Sequence[PathLike],
@@ -137,10 +140,11 @@ class JsonLines(_Lines):
 
     who = "json_lines"
 
+    @typed
     def __init__(
         self,
         path: PathLike | Sequence[PathLike],
-        fields: Mapping[str, str] | Sequence[str] | None = None,
+        fields: Mapping[str, str] | Sequence[str] | str | None = None,
         *,
         encoding: str = "utf-8",
         types: Mapping[str, Any] | None = None,
@@ -148,15 +152,15 @@ class JsonLines(_Lines):
     ) -> None:
         super().__init__(path, encoding, skip_blank=True)
         self.types, asked = Types("json_lines", types, missing), fields is not None
-        names = list(self._parsed(self.files[0], 0)) if fields is None else fields
+        names = list(self._first()) if fields is None else listed(fields)
         self.fields = dict(names) if isinstance(names, Mapping) else {f: f for f in names}
         settling = Settling(self.types)
         for file in self.files:
             for line in range(len(file)):
                 parsed, place = self._parsed(file, line), functools.partial(file.place, line)
                 for name, key in self.fields.items():
-                    settling.see(name, _at(parsed, key, place), place)
-                if not asked and len(parsed) > len(self.fields):
+                    settling.see(name, self._at(parsed, name, key, place), place)
+                if not asked and not parsed.keys() <= set(self.fields):
                     more = next(key for key in parsed if key not in self.fields)
                     raise DataError(f"{place()}: the key {more[:80]!r} is not in the first object: name the fields to keep")
         self._settled = settling.done(asked)
@@ -166,14 +170,27 @@ class JsonLines(_Lines):
         records = [self._parsed(file, line) for file, line in located]
         place = lambda i: located[i][0].place(located[i][1])  # noqa: E731
         return {
-            name: batch_of(name, self._settled[name], [record[key] for record in records], self.types, place)
+            name: batch_of(name, self._settled[name], [record.get(key) for record in records], self.types, place)
             for name, key in self.fields.items()
         }
+
+    def _first(self) -> dict[str, Any]:
+        file, line = next((file, 0) for file in self.files if len(file))
+        if not (found := self._parsed(file, line)):
+            raise DataError(f"{file.place(line)}: the first object has no key: name the fields to keep")
+        return found
+
+    def _at(self, record: dict[str, Any], name: str, key: str, place: Callable[[], str]) -> Any:
+        """A value; a key that is absent is a missing value where something stands for one."""
+        if key not in record and name not in self.types.missing:
+            raise DataError(f"{place()}: there is no key {key[:80]!r}; {nearest(key, record)}")
+        return record.get(key)
 
     def _parsed(self, file: LineFile, line: int) -> dict[str, Any]:
         text = file.text(line)
         try:
-            record = json.loads(text, object_pairs_hook=_once)
+            wide = _LARGE.search(text) is not None
+            record = json.loads(text, object_pairs_hook=_once, parse_float=_finite if wide else None)
         except json.JSONDecodeError as error:
             raise DataError(f"{file.place(line)}: this is not JSON ({error.msg} at column {error.colno})") from None
         except RecursionError:
@@ -185,10 +202,15 @@ class JsonLines(_Lines):
         return record
 
 
-def _at(record: dict[str, Any], key: str, place: Callable[[], str]) -> Any:
-    if key not in record:
-        raise DataError(f"{place()}: there is no key {key[:80]!r}; {nearest(key, record)}")
-    return record[key]
+_LARGE = re.compile(r"[eE]\+?0*[1-9][0-9]{2}|[0-9]{300}")
+"""What a number beyond float64 has in it."""
+
+
+def _finite(text: str) -> float:
+    """A number. Raises ValueError for one beyond float64, which Python reads as infinity."""
+    if math.isinf(found := float(text)):
+        raise ValueError(f"{text[:40]} is a number beyond float64")
+    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import DataError
 from .combine import concatenate
+from .doors import typed, whole
 from .source import Batch
 from .stream import StandIn, size
 
@@ -33,6 +34,7 @@ class Loader:
     Raises DataError where the state is of other data, or a rank would get no record of a batch.
     """
 
+    @typed
     def __init__(
         self,
         reader: Any,
@@ -103,10 +105,10 @@ class Loader:
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from there, on any number of ranks. Raises DataError where that would not be the same batches."""
-        if set(state) != set(KEYS):
-            raise DataError(
-                f"loader: this is no state of a loader: it holds {', '.join(map(str, state))}, not {', '.join(KEYS)}"
-            )
+        if not isinstance(state, Mapping) or set(state) != set(KEYS):
+            holds = ", ".join(map(str, state)) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+            raise DataError(f"loader: this is no state of a loader: it holds {holds}, not {', '.join(KEYS)}")
+        state = {name: whole(value, f"loader: {name} of the state") for name, value in state.items()}
         own = self.state_dict()
         for name, what in (("records", "records"), ("batches_per_epoch", "batches an epoch")):
             if state[name] != own[name]:
@@ -250,4 +252,7 @@ def _ranks_here() -> tuple[int, int]:
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         return int(distributed.get_rank()), int(distributed.get_world_size())
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    said = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    if odd := next((name for name, text in said.items() if not text.strip().isdecimal()), None):
+        raise DataError(f"loader: the environment says {odd}={said[odd]!r}, and a whole number is wanted")
+    return int(said["RANK"]), int(said["WORLD_SIZE"])

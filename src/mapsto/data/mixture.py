@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -12,8 +12,10 @@ import numpy as np
 from ..core.errors import DataError, nearest
 from ..core.laws import example
 from ..core.random import derive
+from ..core.ranges import Count, Whole
 from ..core.registry import decorator
 from .combine import Concatenated
+from .doors import typed
 from .order import Sequential, Shuffled
 from .reader import Batches
 from .source import Indices
@@ -89,24 +91,23 @@ class Mixture(Batches):
     sources' records together); shuffle: each source by itself; other arguments as for `batches`. Raises DataError.
     """
 
+    @typed
     def __init__(
         self,
         sources: Any,
         weights: Any,
-        batch_size: int,
+        batch_size: Count,
         *,
-        records: int | None = None,
+        records: Count | None = None,
         shuffle: bool = True,
         transforms: Any = (),
-        bucket_by: Any = None,
-        window: int = 100,
+        bucket_by: str | Callable[..., Any] | None = None,
+        window: Count = 100,
         drop_last: bool = False,
-        workers: int = 0,
-        prefetch: int = 2,
+        workers: Whole = 0,
+        prefetch: Count = 2,
         seed: int = 0,
     ) -> None:
-        if records is not None and records < 1:
-            raise DataError(f"records: an epoch of {records} records is not allowed; at least 1 is")
         joined, shares = _paired(sources, weights)
         source = Concatenated(joined)
         super().__init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -19,7 +20,10 @@ def number_of(text: str | None) -> Any:
         return None
     if _whole(text):
         return int(text) if len(text) < 4000 else 10**4000
-    return float(text) if _real(text) or _word(text) else text
+    if not _real(text):
+        return float(text) if _word(text) else text
+    found = float(text)
+    return found if math.isfinite(found) else 10**4000  # beyond float64, and no infinity
 
 
 def is_word(text: str | None) -> bool:
@@ -36,7 +40,8 @@ def number_said(text: str | None) -> Any:
         return lowered == "true"
     for kind in (int, float):
         try:
-            return text if "_" in stripped else kind(stripped)
+            found = kind(stripped)
+            return text if "_" in stripped or (found in (math.inf, -math.inf) and not _word(stripped)) else found
         except ValueError:
             pass
     return text

@@ -12,6 +12,7 @@ from ..core.errors import DataError
 from ..core.random import derive
 from ..core.ranges import Count
 from ..core.registry import decorator
+from .doors import typed
 from .source import Indices
 
 ROUNDS, ROUNDS_SMALL = 8, 24
@@ -24,6 +25,7 @@ _Words = npt.NDArray[np.unsignedinteger[Any]]
 class Sequential:
     """Maps positions to themselves in every epoch: the records as they lie. `records` is filled in by the reader."""
 
+    @typed
     def __init__(self, records: Count | None = None) -> None:
         self.records = records
 
@@ -47,11 +49,12 @@ class Shuffled:
     [0, records): fewer than two passes on average. O(1) memory, random access, an `inverse`; records up to 2^62.
     """
 
+    @typed
     def __init__(self, records: Count | None = None, seed: int | None = None) -> None:
         self.records = records
         self.seed = seed
-        if records is not None and not 0 < records <= 1 << 62:
-            raise DataError(f"shuffled: {records} records cannot be shuffled; 1 to 2^62 can")
+        if records is not None and records > 1 << 62:
+            raise DataError(f"shuffled: {records} records cannot be shuffled; 2^62 can")
         self.bits = (records - 1).bit_length() if records is not None else 0
         self.rounds = ROUNDS_SMALL if self.bits <= 8 else ROUNDS
         self._keys = functools.lru_cache(maxsize=8)(self._round_keys)

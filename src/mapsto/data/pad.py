@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..core.errors import DataError, nearest
 from ..core.ranges import Count
 from ..core.registry import decorator
+from .doors import typed
 from .fields import overflows
 from .source import Batch, field_of, is_tensor
 
@@ -30,6 +31,7 @@ class Pad:
     cannot hold `value`.
     """
 
+    @typed
     def __init__(
         self,
         field: str | Sequence[str] = "input",
@@ -42,10 +44,6 @@ class Pad:
         lengths: str | Mapping[str, str] | None = None,
         dtype: str | None = None,
     ) -> None:
-        if multiple_of < 1 or (max_length is not None and max_length < 1):
-            raise DataError(f"pad: multiple_of {multiple_of} and max_length {max_length} must be at least 1")
-        if side not in ("right", "left"):
-            raise DataError(f"pad: there is no side {side!r}; {nearest(str(side), ('right', 'left'))}")
         try:
             self.dtype = None if dtype is None else np.dtype(dtype)
         except TypeError:
@@ -73,6 +71,8 @@ class Pad:
             result[field], inside, counts = self._padded(field_of(batch, field, "pad"), field)
             for said, found in ((self.mask, inside), (self.lengths, counts)):
                 name = said.get(field) if isinstance(said, Mapping) else said
+                if name in result:
+                    raise DataError(f"pad: there is a field {name!r} already, which {field!r} would be written over")
                 if name is not None:
                     result[name] = found
         return result

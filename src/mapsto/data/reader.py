@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from ..core.parts import build
 from ..core.random import generator
 from ..core.ranges import Count, Whole
 from ..core.registry import decorator, registry
-from ..core.values import Part
+from ..core.values import Part, as_part
 from .adapt import as_source
+from .doors import typed, whole
 from .order import Sequential, Shuffled
-from .source import Batch, Indices, check_batch, check_indices, record_count
+from .source import Batch, Indices, check_batch, check_fields, check_indices, record_count
 from .stream import Shard, Stream
 
 CHUNK = 16384
@@ -36,6 +37,7 @@ class Batches:
     The result depends on neither of the last two. Raises DataError.
     """
 
+    @typed
     def __init__(
         self,
         source: Any,
@@ -52,17 +54,8 @@ class Batches:
         prefetch: Count = 2,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("limit", limit, 1),
-            ("window", window, 1),
-            ("workers", workers, 0),
-            ("prefetch", prefetch, 1),
-        ):
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < least):
-                raise DataError(f"{name}: {value!r} is not allowed; it must be a whole number of at least {least}")
         self.source = as_source(source)
-        self.batch_size, self.workers, self.prefetch, self.seed = int(batch_size), workers, prefetch, seed
+        self.batch_size, self.workers, self.prefetch, self.seed = batch_size, workers, prefetch, seed
         count = record_count(self.source)
         self._source_count, self._count, self._chunk = count, count if limit is None else min(limit, count), CHUNK
         self.order = _order(order, shuffle, self._count, seed)
@@ -75,6 +68,7 @@ class Batches:
             self._chunk = self.order.size
         self.transforms = tuple(_transforms(transforms))
         self._draws = tuple(_takes_rng(t) for t in self.transforms)
+        self._names = [f"transform {getattr(t, '__name__', type(t).__name__)}" for t in self.transforms]
         whole = len(self.order)
         self.batches_per_epoch = whole // self.batch_size if drop_last else -(-whole // self.batch_size)
         if self.batches_per_epoch == 0:
@@ -93,6 +87,7 @@ class Batches:
 
     def indices(self, position: int) -> Indices:
         """The record indices of a global batch."""
+        position = whole(position, "position")
         if position < 0:
             raise DataError(f"position {position}: positions start at 0")
         epoch, offset = divmod(position, self.batches_per_epoch)
@@ -128,11 +123,8 @@ class Batches:
         check_batch(batch, len(indices), self.source)
         for index, transform in enumerate(self.transforms):
             drawn = {"rng": generator(self.seed, "transform", index, position, shard)} if self._draws[index] else {}
-            made: Any = transform(batch, **drawn)
-            if not isinstance(made, Mapping):
-                name = getattr(transform, "__name__", type(transform).__name__)
-                raise DataError(f"transform {name} returned a {type(made).__name__}, and a batch, a dict of fields, is wanted")
-            batch = made  # type: ignore[assignment]
+            batch = transform(batch, **drawn)
+            check_fields(batch, self._names[index])
         return batch
 
     def stream(self, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> Stream:
@@ -140,6 +132,7 @@ class Batches:
 
         shard, of `shards`: one micro-shard of each global batch, or several, which come as a list.
         """
+        start = whole(start, "start")
         if self.workers == 0:
             return Stream(self, start, stop, shard=shard, shards=shards)
         from .workers import WorkerStream  # only those who ask for processes load multiprocessing
@@ -166,7 +159,7 @@ def _order(order: Any, shuffle: bool, records: int, seed: int) -> Any:
     if shuffle:
         raise DataError("shuffle and order: say one of them, not both")
     if isinstance(order, str):
-        order = registry.get("order", order)()
+        order = build(Part(order), "order", path="order")
     if hasattr(order, "over"):
         order = order.over(records, seed)
     if not callable(order) or not hasattr(order, "__len__"):
@@ -182,11 +175,8 @@ def _order(order: Any, shuffle: bool, records: int, seed: int) -> Any:
 def _transforms(transforms: Any) -> Iterable[Callable[..., Batch]]:
     listed = [transforms] if callable(transforms) or isinstance(transforms, (str, Part)) else list(transforms)
     for transform in listed:
-        if isinstance(transform, str):
-            target = registry.get("transform", transform)
-            transform = target() if inspect.isclass(target) else target
-        elif isinstance(transform, Part):
-            transform = build(transform, "transform", path="transforms")
+        if isinstance(transform, (str, Part)):
+            transform = build(as_part(transform), "transform", path="transforms")
         if not callable(transform):
             raise DataError(f"transforms: a {type(transform).__name__} cannot be called; a transform maps a batch to a batch")
         yield transform

@@ -59,19 +59,45 @@ def record_count(source: Any) -> int:
 
 
 def check_indices(indices: Indices, records: int, what: str) -> None:
-    """Raise DataError where an index is outside [0, records)."""
+    """Raise DataError where these are no record indices, or one is outside [0, records)."""
+    are_indices(indices, what)
     if len(indices) and (indices.min() < 0 or indices.max() >= records):
         wrong = indices[(indices < 0) | (indices >= records)][0]
         raise DataError(f"{what}: record {wrong} is out of range; it has {records} records, 0 to {records - 1}")
+
+
+def are_indices(indices: Any, what: str) -> None:
+    """Raise DataError for anything but a one-dimensional array of whole numbers."""
+    if not isinstance(indices, np.ndarray) or indices.ndim != 1 or indices.dtype.kind not in "iu":
+        array = isinstance(indices, np.ndarray)
+        given = f"an array of {indices.dtype}, shape {indices.shape}" if array else f"{indices!r:.60}"
+        raise DataError(f"{what}: record indices are a 1-D array of whole numbers, such as np.array([0]), not {given}")
 
 
 def check_batch(batch: Any, records: int, source: Any) -> None:
     """Raise DataError where what a source gave is no batch of so many records."""
     if not isinstance(batch, Mapping):
         raise DataError(f"source {type(source).__name__}: a batch is a dict of fields, and it gave a {type(batch).__name__}")
+    if not batch:
+        raise DataError(f"source {type(source).__name__}: a batch without a field was given")
     for name, values in batch.items():
         if len(values) != records:
             raise DataError(f"source {type(source).__name__}: field {name!r} has {len(values)} records for {records} indices")
+
+
+def check_fields(batch: Any, who: str) -> None:
+    """Raise DataError where what a transform gave is no batch: not a dict of fields, or fields of different lengths."""
+    if not isinstance(batch, Mapping):
+        raise DataError(f"{who} returned a {type(batch).__name__}, and a batch, a dict of fields, is wanted")
+    counts = {}
+    for name, values in batch.items():
+        try:
+            counts[name] = len(values)
+        except TypeError:
+            raise DataError(f"{who}: field {name!r} is a {type(values).__name__}, and one value a record is wanted") from None
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+        raise DataError(f"{who}: its fields are of different lengths, so that records are torn apart: {told}")
 
 
 def field_of(batch: Mapping[str, Any], name: str, who: str) -> Any:

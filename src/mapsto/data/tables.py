@@ -14,15 +14,19 @@ from ..core.registry import decorator
 from .columns import Column, column_of, filled, is_plain, joined
 from .compressed import inner_suffix
 from .delimited import Delimited, Unread, said, settled
+from .doors import listed, typed
 from .fields import LIST, Types
 from .paths import PathLike, existing_files
 from .source import Batch, Indices, Source, check_indices
 
-Fields: TypeAlias = Mapping[str, str] | Sequence[str] | None
+Fields: TypeAlias = Mapping[str, str] | Sequence[str] | str | None
 
 
 class ArrowTable(Source):
     """Maps indices to rows of a pyarrow table: numbers as arrays, text as lists of `str`, lists as arrays.
+
+    Lists of lists of one shape are arrays too, tensors of a fixed shape keep it; lists of lists whose shapes differ, or that
+    lack a number, stay lists of Python.
 
     fields: the columns to keep, or a mapping of field names to columns. Types are the table's, or said: types, field -> a
     NumPy type. A missing number is NaN in a float column; among whole numbers or truth values it is an error where the
@@ -85,13 +89,14 @@ class ArrowTable(Source):
 
 def _pairs(fields: Fields, names: Sequence[str]) -> dict[str, str]:
     """Field names -> columns."""
-    wanted = names if fields is None else fields
+    wanted = names if fields is None else listed(fields)
     return dict(wanted) if isinstance(wanted, Mapping) else dict(zip(wanted, wanted, strict=True))
 
 
 class _ArrowFile(ArrowTable):
     """A table that is read from files, and read again rather than sent where a worker process needs it."""
 
+    @typed
     def __init__(
         self,
         path: PathLike | Sequence[PathLike],
@@ -144,7 +149,7 @@ class Parquet(_ArrowFile):
         parquet = require("pyarrow.parquet", "arrow", "the source `parquet`")
         if self._fields is None:
             return parquet.read_table(path, memory_map=True)
-        names = list(self._fields.values() if isinstance(self._fields, Mapping) else self._fields)
+        names = list(_pairs(self._fields, ()).values())
         there = parquet.read_schema(path).names
         return parquet.read_table(path, columns=[n for n in names if n in there] or None, memory_map=True)
 
@@ -170,36 +175,39 @@ class Csv(_ArrowFile):
     """Maps indices to rows of CSV files with a header, read into memory by pyarrow.
 
     fields: the columns to keep, or a mapping of field names to columns; delimiter: a tab for files that end in .tsv, else
-    a comma. A column in which every cell is a number becomes int64, or float32 where some are not whole (float64 where
-    float32 could not hold one); any other stays text, `1_0`, `007`, `+1`, `0x10`, `True` and dates among it. An empty cell
-    is missing: NaN among fractions; an error among whole numbers that are asked for by name, and None among those that
-    come with the others. types: field -> `text` or a NumPy type; missing: field -> the value of its empty cells.
+    a comma; quotes: whether `"` encloses cells (else it is text as any other). A column in which every cell is a number
+    becomes int64, or float32 where some are not whole (float64 where float32 could not hold one); any other stays text,
+    `1_0`, `007`, `+1`, `0x10`, `True` and dates among it. An empty cell is missing: NaN among fractions; an error among
+    whole numbers that are asked for by name, and None among those that come with the others. types: field -> `text` or a
+    NumPy type; missing: field -> the value of its empty cells.
 
     Files may be compressed (.gz, .bz2, .xz, .zst). Raises DataError naming file and line, or the nearest column.
     """
 
     who = "csv"
 
+    @typed
     def __init__(
         self,
         path: PathLike | Sequence[PathLike],
         fields: Fields = None,
         *,
         delimiter: str | None = None,
+        quotes: bool = True,
         encoding: str = "utf-8",
         types: Mapping[str, Any] | None = None,
         missing: Mapping[str, Any] | None = None,
     ) -> None:
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n' or not delimiter.isascii()):
             raise DataError(f"csv: delimiter {delimiter!r} is no single character that separates cells")
-        self._delimiter, self._encoding = delimiter, encoding
+        self._delimiter, self._quotes, self._encoding = delimiter, quotes, encoding
         super().__init__(path, fields, types=types, missing=missing)
 
     def _open(self) -> None:
         arrow = require("pyarrow", "arrow", "the source `csv`")
         tabs = [inner_suffix(p) in (".tsv", ".tab") for p in self.paths]
         files = [
-            Delimited(p, self._delimiter or ("\t" if tab else ","), self._encoding)
+            Delimited(p, self._delimiter or ("\t" if tab else ","), self._encoding, self._quotes)
             for p, tab in zip(self.paths, tabs, strict=True)
         ]
         tables = []

@@ -10,6 +10,7 @@ import numpy as np
 from ..core.errors import DataError, require
 from ..core.ranges import Count
 from ..core.registry import decorator
+from .doors import typed
 from .paths import existing_file
 from .source import Batch, field_of
 from .vocabulary import Vocabulary
@@ -30,6 +31,7 @@ class TokeniseBytes:
 
     size = 258
 
+    @typed
     def __init__(self, field: str = "input", max_length: Count | None = None) -> None:
         self.field, self.max_length = field, max_length
 
@@ -47,6 +49,7 @@ class TokeniseWords:
     `pattern` (lower-cased where `lower`), the most frequent first, ties by the word itself. Raises DataError.
     """
 
+    @typed
     def __init__(
         self,
         vocabulary: Any = None,
@@ -80,6 +83,7 @@ class TokeniseWith:
     separators) stay and words are lost. Raises DataError where the special tokens alone are more.
     """
 
+    @typed
     def __init__(self, path: str | Path, field: str = "input", max_length: Count | None = None) -> None:
         tokenizers = require("tokenizers", "tokenizers", "the transform `tokenise_with`")
         file = existing_file(path, "tokenise_with")

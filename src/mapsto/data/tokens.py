@@ -12,6 +12,7 @@ from ..core.errors import DataError
 from ..core.ranges import Count
 from ..core.registry import decorator
 from .adapt import as_source
+from .doors import typed
 from .line_files import read_text
 from .paths import existing_file
 from .source import Batch, Indices, Source, check_indices, field_of
@@ -30,6 +31,7 @@ class TokenBlocks(Source):
     and target -100, which losses ignore. Raises DataError where there are fewer than two tokens.
     """
 
+    @typed
     def __init__(
         self,
         text: Any,
@@ -39,8 +41,6 @@ class TokenBlocks(Source):
         tokenise: Callable[[str], Sequence[int]] | None = None,
         encoding: str = "utf-8",
     ) -> None:
-        if block < 1 or (stride is not None and stride < 1):
-            raise DataError(f"token_blocks: block {block} and stride {stride} must be at least 1")
         self.block, self.stride, self._path = block, stride or block, None
         if isinstance(text, (str, Path)):
             file = existing_file(text, "token_blocks")

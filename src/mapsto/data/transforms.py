@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..core.errors import DataError, nearest
 from ..core.ranges import Positive
 from ..core.registry import decorator
+from .doors import typed
 from .source import Batch, field_of
 
 Array = npt.NDArray[Any]
@@ -29,6 +30,7 @@ def array_of(batch: Mapping[str, Any], field: str, who: str) -> Array:
 class Scale:
     """Maps a field x to the float32 array x * factor + offset; the default takes bytes to [0, 1]."""
 
+    @typed
     def __init__(self, field: str = "input", factor: float = 1 / 255, offset: float = 0.0) -> None:
         self.field, self.factor, self.offset = field, np.float32(factor), np.float32(offset)
 
@@ -47,6 +49,7 @@ class Normalise:
     where a std is not positive or the channels do not fit.
     """
 
+    @typed
     def __init__(self, mean: float | Sequence[float], std: Positive | Sequence[Positive], field: str = "input") -> None:
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
         self.field = field
@@ -71,6 +74,7 @@ class Normalise:
 class OneHot:
     """Maps whole numbers c to float32 rows of `classes` with a one at c. Raises DataError for c outside [0, classes)."""
 
+    @typed
     def __init__(self, classes: int, field: str = "target") -> None:
         self.classes, self.field = classes, field
 
@@ -88,6 +92,7 @@ class OneHot:
 class EncodeLabels:
     """Maps labels (text or any values) to their int64 place in `classes`. Raises DataError with the nearest class."""
 
+    @typed
     def __init__(self, classes: Sequence[Any], field: str = "target") -> None:
         self.classes, self.field = tuple(classes), field
         self.ids = {label: i for i, label in enumerate(self.classes)}
@@ -111,7 +116,8 @@ class EncodeLabels:
 class Select:
     """Maps a batch to some of its fields. Raises DataError with the nearest name."""
 
-    def __init__(self, fields: Sequence[str]) -> None:
+    @typed
+    def __init__(self, fields: Sequence[str] | str) -> None:
         self.fields = (fields,) if isinstance(fields, str) else tuple(fields)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -125,6 +131,7 @@ class Rename:
     Raises DataError with the nearest name, or where two fields would have one name.
     """
 
+    @typed
     def __init__(self, names: Mapping[str, str]) -> None:
         self.names = dict(names)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.errors import DataError
 from .adapt import as_source
+from .doors import typed
 from .paths import PathLike, existing_file
 from .source import field_of
 
@@ -26,6 +27,7 @@ class Vocabulary:
     pattern: the regular expression whose matches are words; lower: whether case is dropped first.
     """
 
+    @typed
     def __init__(self, words: Sequence[str], *, pattern: str | None = None, lower: bool = True) -> None:
         self.words, self.pattern, self.lower = tuple(words), pattern or WORDS, lower
         self.ids = {word: i + 2 for i, word in enumerate(self.words)}
