@@ -8,6 +8,7 @@ pickled); whatever happens, no process is left.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -49,6 +50,7 @@ def _context() -> Any:
 
 
 def _live(pipe: Connection, environment: dict[str, str], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    gc.freeze()  # what the server imported stays
     os.environ.update(environment)
     import torch
 
