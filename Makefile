@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 # To watch every branch doubles the time of the tests: it is asked for by itself, and by .ci/run.
 MEASURED := --cov --cov-report=term:skip-covered --cov-fail-under=90
@@ -48,7 +49,7 @@ demo: $(VENV)/.demo
 	$(BIN)/mapsto evaluate $(RUN) --data test
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not network" $(if $(COVERAGE),$(MEASURED))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not network" $(if $(COVERAGE),$(MEASURED))
 	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -m "bits and not slow" tests/mesh/test_norms.py tests/mesh/test_pipeline.py
 
 coverage:
