@@ -37,7 +37,7 @@ class Forked:
         finally:
             os.close(told)
             os.close(warned)
-        self.stdout, self.stderr = os.fdopen(out), os.fdopen(err)
+        self.stdout, self.stderr = (os.fdopen(end, errors="surrogateescape") for end in (out, err))
 
     returncode: int | None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import forked
 from torch import nn
 
 import mapsto
@@ -54,10 +55,10 @@ def test_laws_of_ranks(law):
 """
 
 
-def test_each_law_is_an_item_in_a_suite_of_ones_own(tmp_path):
+def test_each_law_is_an_item_in_a_suite_of_ones_own(loaded, tmp_path):
     (tmp_path / "test_own.py").write_text(SUITE)
     words = ["-m", "pytest", "-q", "-rsfx", "-W", "error", "-p", "no:cacheprovider", "test_own.py"]
-    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = forked.run(loaded, *words, cwd=tmp_path, timeout=300)
     out = done.stdout
     assert done.returncode == 1
     assert "FAILED test_own.py::test_laws[Wrong-layer.gradients]" in out

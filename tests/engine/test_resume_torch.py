@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from runs import bits, fit, saved, trajectory
+from tests import forked
 from torch_runs import torch_spec
 
 from mapsto.engine.checkpoint import Checkpoints
@@ -52,7 +50,7 @@ def test_from_every_step(tmp_path, whole, step):
 
 
 @pytest.mark.parametrize("step", [3, 8])
-def test_from_a_stop_in_the_middle_of_an_epoch_in_a_new_process(tmp_path, whole, step):
+def test_from_a_stop_in_the_middle_of_an_epoch_in_a_new_process(loaded, tmp_path, whole, step):
     def stop(event):
         if event.step == step:
             event.run.ask_to_stop("now")
@@ -61,12 +59,14 @@ def test_from_a_stop_in_the_middle_of_an_epoch_in_a_new_process(tmp_path, whole,
     assert first.steps == step
     code = """
         import sys; sys.path.insert(0, sys.argv[2])
+        import torch, warnings
+        warnings.simplefilter("error")
+        torch.set_num_threads(int(sys.argv[3]))  # another number of threads sums in another order
         from mapsto.engine.run import Run
         print(Run.resume(sys.argv[1]).fit().steps)
     """
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code), str(tmp_path / "run"), str(Path(__file__).parent)]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # another number of threads sums in another order
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
+    here, threads = Path(__file__).parent, torch.get_num_threads()
+    done = forked.run(loaded, "-c", textwrap.dedent(code), tmp_path / "run", here, threads)
     assert done.stdout == f"{LAST}\n", done.stderr
     same_to_the_end(tmp_path / "run", whole, step)
 

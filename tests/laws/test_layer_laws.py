@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests import forked
 from tests.mutants import every
 from torch import Tensor, nn
 
 from mapsto.check.targets import of_target
 from mapsto.core.laws import Example, Subject, Trial, Verdict, all_laws, example, find_law, verdict
+from mapsto.processes.forks import ForkServer
 from mapsto.testing import laws_of
 from mapsto.torch.laws.layer_examples import discover, settle
 
@@ -290,13 +290,15 @@ def test_every_law_of_layers_has_a_mutant() -> None:
     assert owed <= covered, owed - covered
 
 
-def test_the_script_of_a_witness_reproduces_it(tmp_path: Path) -> None:
+def test_the_script_of_a_witness_reproduces_it(loaded: ForkServer, tmp_path: Path) -> None:
     subject = of_target(nn.RReLU, "layer")
     made = verdict(Trial(subject, find_law("layer.checkpointing")))
     assert made.witness is not None
     script = tmp_path / "again.py"
     script.write_text(made.witness.script or "")
-    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=120).stdout
+    done = forked.run(loaded, script)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     assert "fail: law layer.checkpointing" in said
     assert "saved for backward and written afterwards" in said
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,8 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recipe_runs import RECIPES, same, weights_at
+from tests import forked
 
 from mapsto import DataError, Run, Spec, load_spec
+from mapsto.processes.forks import ForkServer
 
 RECIPE = str(RECIPES / "language_model.py")
 TUNE = b"one two three four five six seven eight nine "  # 45 bytes: blocks of 32 begin at each of them
@@ -97,14 +97,14 @@ def test_learns_and_goes_on_with_a_text(recipe: ModuleType, book: Path, tmp_path
 
 
 def test_the_recipe_as_a_script_goes_on_with_a_text(
-    recipe: ModuleType, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: ModuleType, loaded: ForkServer, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEXT", str(book))
     Run(load_spec(RECIPE).override(*SMALL, "steps=3"), tmp_path / "run").fit()
-    spoken = subprocess.run([sys.executable, RECIPE, str(tmp_path / "run"), "one two"], capture_output=True, check=False)
-    assert spoken.returncode == 0, spoken.stderr.decode()
-    assert spoken.stdout.startswith(b"one two")
-    assert len(spoken.stdout) >= len("one two") + 200
+    spoken = forked.run(loaded, RECIPE, tmp_path / "run", "one two")
+    assert spoken.returncode == 0, spoken.stderr
+    assert spoken.stdout.startswith("one two")
+    assert len(spoken.stdout.encode(errors="surrogateescape")) >= len("one two") + 200
 
 
 def test_drawing_depends_on_its_seed_alone(recipe: ModuleType) -> None:
