@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mapsto.torch.planning.meter import Meter
-from mapsto.torch.planning.search import largest
+from mapsto.torch.planning.meter import LABELS, Meter, Timeline
+from mapsto.torch.planning.search import LIMIT, Trend, largest
 
 KB = 1024
 
@@ -115,3 +116,56 @@ def test_the_largest_that_fits_is_found(base: int, start: int) -> None:
 
 def test_what_never_grows_fits_up_to_the_limit_of_the_search() -> None:
     assert largest(lambda n: 5, 10, {1: 5}) >= 1 << 20
+
+
+# -- what steps foretell -----------------------------------------------------------------------------------------------
+def timeline(records: int, *, start: bool = False, bend: int = 1 << 30) -> Timeline:
+    """A step of two moments: the first is high by itself, the second grows fast; a first step may do more at its beginning."""
+    places = {label: place for place, label in enumerate(LABELS)}
+    own = 7 * min(records, bend)
+    changes = [("parameters", 3)] * start + [
+        ("activations", 900), ("activations", records), ("activations", -900 - records),
+        ("activations", own), ("gradients", 5), ("activations", -own),
+    ]  # fmt: skip
+    held = np.zeros(len(LABELS), np.int64)
+    held[0] = 97 + 3 * (not start)
+    return Timeline(held, np.array([(places[label], change) for label, change in changes], np.int64))
+
+
+@pytest.mark.parametrize("first", [1, 8, 500])
+@pytest.mark.parametrize(("limit", "right"), [(2000, 270), (1105, 105), (1001, 1), (1000, 0)])
+def test_two_steps_foretell_the_largest_that_fits(first: int, limit: int, right: int) -> None:
+    asked: list[int] = []
+    trend = Trend({first: timeline(first, start=True)})
+
+    def ask(records: int) -> int:
+        asked.append(records)
+        trend.add(records, timeline(records))
+        return trend.known[records].peak()[0]
+
+    known = {first: timeline(first, start=True).peak()[0]}
+    assert largest(ask, limit, known, trend) == right == largest(lambda n: timeline(n).peak()[0], limit, known)
+    assert len(asked) <= 2 + (right < 2), asked
+
+
+def test_what_bends_or_does_something_else_is_not_foretold() -> None:
+    trend = Trend({n: timeline(n, bend=150) for n in (10, 20)})
+    assert trend.crossing(2000) == 270  # it cannot be seen from two
+    trend.add(270, timeline(270, bend=150))
+    assert not trend.straight
+    assert trend.crossing(2000) is None
+    assert not trend.ends(20, 100)
+    known = {10: timeline(10).peak()[0]}
+    trend = Trend({10: timeline(10, bend=150)})
+
+    def ask(records: int) -> int:
+        trend.add(records, timeline(records, bend=150))
+        return trend.known[records].peak()[0]
+
+    assert largest(ask, 2000, known, trend) == 1000
+    other = timeline(30)
+    assert Trend({10: timeline(10), 30: Timeline(other.held, other.changes[::-1])}).crossing(2000) is None
+    none = Timeline(other.held, other.changes[:0])
+    assert Trend({10: none, 30: none}).crossing(2000) is None
+    same = timeline(5)
+    assert Trend({5: same, 6: same}).crossing(2000) == LIMIT

@@ -130,3 +130,18 @@ def test_the_pass_that_makes_a_schedule_ready_is_no_part_of_a_step() -> None:
         assert first.traffic == second.traffic
         assert first.held == second.held
         assert abs(first.peak - second.peak) <= 0.01 * second.peak
+
+
+def test_the_largest_micro_batch_is_that_of_ranks_that_ran_no_other() -> None:
+    def peak(records: int) -> int:
+        mail, found = Mail(), []
+        for rank in (0, 2, 4, 6, 8):
+            with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, OFFERS, mail) as rehearsal:
+                found.append(rehearsal.step(records).peak)
+        return max(found)
+
+    limits = planning.Limits(memory=600_000)
+    most = planner(Deep, memory=600_000).outlook(axes()).largest
+    assert most is not None
+    assert limits.usable is not None
+    assert peak(most) <= limits.usable < peak(most + 1)

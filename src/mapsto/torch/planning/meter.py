@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +23,26 @@ LABELS = ("parameters", "gradients", "optimizer", "buffers", "activations", "com
 
 COPIES = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")
 """Operators of FSDP2 that copy between parameters or gradients and what is communicated."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Bytes that are held at first, by label (int64[labels]); then what changes: (place in LABELS, bytes) (int64[n, 2])."""
+
+    held: Any
+    changes: Any
+
+    def totals(self) -> Any:
+        """Bytes alive after each change (int64[n])."""
+        return self.held.sum() + np.cumsum(self.changes[:, 1])
+
+    def peak(self) -> tuple[int, dict[str, int]]:
+        """The most bytes alive at once, and by label what they were."""
+        totals = np.cumsum(self.changes[:, 1])
+        until = int(totals.argmax()) + 1 if len(totals) and totals.max() > 0 else 0
+        sums = self.held.copy()
+        np.add.at(sums, self.changes[:until, 0], self.changes[:until, 1])
+        return int(sums.sum()), dict(zip(LABELS, map(int, sums), strict=True))
 
 
 class Meter(_Mode):
@@ -141,25 +162,25 @@ class Meter(_Mode):
         """A moment, to be handed to `peak`."""
         return len(self._events)
 
-    def peak(self, since: int = 0) -> tuple[int, dict[str, int]]:
-        """The most bytes alive at once from a moment on, and by label what they were.
+    def timeline(self, since: int = 0) -> Timeline:
+        """What changed from a moment on, by what it was for.
 
         Optimizer state that a first step made is counted as if it had been there from the beginning, which is how it is
         in every other step.
         """
-        events = [(n, c) for n, c in self._events if self._labels.get(n) != "optimizer"]
-        before = sum(self._labels.get(n) != "optimizer" for n, _ in self._events[:since])
-        state = sum(size for n, size in self._sizes.items() if self._labels.get(n) == "optimizer")
-        total, best, where = 0, -1, 0
-        for index, (_, change) in enumerate(events):
-            total += change
-            if index + 1 >= before and total > best:
-                best, where = total, index + 1
-        sums: dict[str, int] = defaultdict(int)
-        for number, change in events[:where]:
-            sums[self._labels.get(number, "activations")] += change
-        sums["optimizer"] = state
-        return max(best, 0) + state, {label: sums[label] for label in LABELS}
+        places = {label: place for place, label in enumerate(LABELS)}
+        activations, optimizer = places["activations"], places["optimizer"]
+        kinds = [places[self._labels[n]] if n in self._labels else activations for n in range(len(self._sizes))]
+        whole = np.array([(kinds[n], change) for n, change in self._events], np.int64).reshape(-1, 2)
+        state = sum(size for n, size in self._sizes.items() if kinds[n] == optimizer)
+        before, after = (part[part[:, 0] != optimizer] for part in (whole[:since], whole[since:]))
+        held = np.array([before[before[:, 0] == place, 1].sum() for place in places.values()], np.int64)
+        held[optimizer] = state
+        return Timeline(held, after)
+
+    def peak(self, since: int = 0) -> tuple[int, dict[str, int]]:
+        """The most bytes alive at once from a moment on, and by label what they were."""
+        return self.timeline(since).peak()
 
 
 @functools.cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..mesh import together
 from ..mesh.pipeline.staging import Staging
 from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing
-from .search import largest
+from .search import Trend, largest
 from .stages import Mail
 from .traffic import Traffic, totals
 
@@ -166,6 +167,13 @@ class Planner:
 
         What would stop every mesh (a model that cannot run without data) is raised.
         """
+        with _settled():
+            found = self._outlooks(meshes, progress)
+        return sorted(
+            found, key=lambda one: (not one.fits, one.measured is None, one.sent, one.measured.peak if one.measured else 0)
+        )
+
+    def _outlooks(self, meshes: Sequence[Mapping[str, int]], progress: Progress) -> list[Outlook]:
         if len(meshes) > 1:
             progress("one rank, to know what all meshes share")
             self.whole = self._alone()
@@ -174,9 +182,7 @@ class Planner:
             found.append(self.outlook(axes))
             if len(meshes) > 1:
                 progress(f"{number} of {len(meshes)}: {say_axes(axes)}: {_said(found[-1])}")
-        return sorted(
-            found, key=lambda one: (not one.fits, one.measured is None, one.sent, one.measured.peak if one.measured else 0)
-        )
+        return found
 
     def outlook(self, axes: Mapping[str, int]) -> Outlook:
         """What one mesh would do, or why it cannot be. Raises PlanError."""
@@ -246,13 +252,24 @@ class Planner:
             with rehearsing(self.spec, axes, stage * each, self.example, self.offers, mail) as rehearsal:
                 stages.append(rehearsal.step(records))
                 if usable is not None:
-                    most = _most(rehearsal, usable, {records: stages[-1].peak}, most)
+                    most = _most(rehearsal, usable, stages[-1], most)
         worst = max(stages, key=lambda stage: stage.peak)
         reason = ""
         if usable is not None and worst.peak > usable:
             reason = f"needs {say_size(worst.peak)} a rank: {say_size(worst.peak - usable)} too many"
             reason += f"; micro-batches of {most} of {records} would fit" if most else ""
         return Outlook(axes, worst, reason, most, self.limits.bandwidth, (), tuple(stages))
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """Within it the collector of garbage, which is called after each rehearsal, passes by what was there before."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _said(one: Outlook) -> str:
@@ -262,11 +279,19 @@ def _said(one: Outlook) -> str:
     return f"peak {say_size(one.measured.peak)}, {say_size(one.sent)} sent a step"
 
 
-def _most(rehearsal: Rehearsal, usable: int, known: dict[int, int], others: int | None) -> int:
-    """The largest micro-batch that fits this stage and those before it, which take `others` at most."""
+def _most(rehearsal: Rehearsal, usable: int, first: Measured, others: int | None) -> int:
+    """The largest micro-batch that fits this stage and those before it, which take `others` at most; `first`: a step of it."""
+    trend = Trend({first.records: first.timeline})
+
+    def peak(records: int) -> int:
+        found = rehearsal.step(records)
+        trend.add(records, found.timeline)
+        return found.peak
+
+    known = {first.records: first.peak}
     if others:
         if others not in known:
-            known[others] = rehearsal.step(others).peak
+            known[others] = peak(others)
         if known[others] <= usable:  # what is more does not fit another stage
             return others
-    return 0 if others == 0 else largest(lambda records: rehearsal.step(records).peak, usable, known)
+    return 0 if others == 0 else largest(peak, usable, known, trend)

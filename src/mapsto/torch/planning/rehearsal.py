@@ -6,7 +6,7 @@ import gc
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from ...core.parts import Part
 from ...core.spec import Spec
 from ..build import build_program
 from ..program import Program
-from .meter import Meter
+from .meter import Meter, Timeline
 from .stages import Mail
 from .traffic import Traffic
 from .world import FakeMeter, fake_world
@@ -47,6 +47,7 @@ class Measured:
     peak: int
     at_peak: Mapping[str, int]
     traffic: tuple[Traffic, ...]
+    timeline: Timeline = field(repr=False, compare=False)
 
 
 class Rehearsal:
@@ -73,13 +74,24 @@ class Rehearsal:
         batches = [sized(self.example, records) for _ in range(self.passes)]
         given: Any = batches if self.program.takes else batches[0]
         self.mail.records = records
+        self._forget()
         self._moment, issued = meter.now, len(meter.traffic)
         with explained("the step"):
             self.program.step(given)
         held = dict(self.held)
         held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
-        peak, at_peak = meter.peak(self._moment)
-        return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]))
+        timeline = meter.timeline(self._moment)
+        peak, at_peak = timeline.peak()
+        return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]), timeline)
+
+    def _forget(self) -> None:
+        """What steps before left, which would make this one unlike the first: the wish to stop, schedules of other shapes."""
+        mesh: Any = self.program.state.mesh
+        if hasattr(mesh, "_asked"):
+            mesh._asked = []
+        if getattr(mesh, "pipeline", None) is not None:
+            mesh.pipeline._schedules.clear()
+            gc.collect()
 
     def _preparing(self) -> Callable[[], None]:
         """A pipeline's schedule is made ready once for each shape, with a pass of its own: no part of an ordinary step."""
