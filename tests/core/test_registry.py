@@ -450,3 +450,8 @@ def test_a_spec_resolves_names_in_its_wing(install: Install) -> None:
         spec.override("middleware=[ema]").check()
     with pytest.raises(mapsto.SpecError, match=r"wing: there is no wing 'toi'; .*did you mean 'toy'"):
         spec.override("wing=toi").check()
+
+
+def test_what_is_registered_of_ours_is_of_the_wing_whose_room_it_stands_in() -> None:
+    own = [e for e in registry.entries() if e.origin.startswith("mapsto ")]
+    assert [e.full for e in own if (e.wing == "torch") != e.reference.startswith(("torch.", "mapsto.torch."))] == []

@@ -1,0 +1,187 @@
+"""A package of another framework, from outside: it brings a wing, and its names, laws and classes stand beside PyTorch's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.forked import run
+
+from mapsto.processes.forks import ForkServer
+
+FRAMEWORK = """
+import numpy as np
+
+class Module:
+    '''The base of all modules of a small framework on NumPy.'''
+
+class Linear(Module):
+    def __init__(self, inputs: int = 3, outputs: int = 2):
+        self.weight = np.ones((inputs, outputs))
+    def __call__(self, x):
+        return x @ self.weight
+
+class Adam:
+    def __init__(self, sizes, rate: float = 0.1): ...
+"""
+WING = """
+from mapsto.core.wings import Framework
+TOY = Framework(name="toy", packages=("toyframe",), laws="toywing_laws", given={"optimizer": ("sizes",)})
+"""
+LAWS = """
+from dataclasses import replace
+import toyframe
+from mapsto.core.laws import Laws
+from mapsto.laws import schedule_inputs
+
+laws = Laws("layer")
+
+@laws.law("L1", "gradients", priority=0, why="It must.", satisfy="Multiply.")
+def gradients(trial):
+    '''It multiplies.'''
+    made = trial.subject.target(**trial.example.args)
+    trial.demand(isinstance(made, toyframe.Module), "it is a module")
+
+class Halving:
+    def __init__(self, period: int = 4):
+        self.period, self.t = period, 0
+
+def later(period: int = 4):
+    return Late(period)
+
+class Late(Halving): ...
+
+class Driven:
+    def __init__(self, schedule, late):
+        self.bases, self.schedule, self.late = [1.0], schedule, late
+    def settings(self):
+        return [{"lr": 0.5 ** (max(self.schedule.t - self.late, 0) // self.schedule.period)}]
+    def told(self):
+        return None
+    def advance(self, t):
+        self.schedule.t += 1
+    def save(self):
+        return self.schedule.t
+    def load(self, saved, order):
+        self.schedule.t = saved
+
+class Driver:
+    orders = ("the schedule alone",)
+    def build(self, trial, *, variant=None):
+        made = trial.subject.target(**schedule_inputs.arguments(trial, variant))
+        return Driven(made, isinstance(made, Late))
+
+def complete(subject):
+    if subject.kind != "schedule":
+        return subject
+    more = {"formula": lambda t, base, period: base * 0.5 ** (t // period), "variants": ({"period": 1},)}
+    return replace(subject, driver=Driver(), example=replace(subject.example, args={"period": 4}, more=more))
+"""
+ANY = """
+from mapsto.core.laws import Laws
+laws = Laws("layer")
+
+@laws.law("X1", "has_a_class", priority=0, why="It must.", satisfy="Be one.")
+def has_a_class(trial):
+    '''Whatever framework it is of, it is made by calling a class.'''
+    trial.demand(isinstance(trial.subject.target, type), "it is no class")
+
+class Stray: ...
+"""
+
+
+def install(site: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
+    """The metadata of a distribution, as an installer leaves it."""
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    texts = (f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()) for group, entries in groups.items())
+    (info / "entry_points.txt").write_text("\n".join(texts))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    for name, code in {"toyframe": FRAMEWORK, "toywing": WING, "toywing_laws": LAWS, "anywing": ANY}.items():
+        (folder / f"{name}.py").write_text(code)
+    own = {
+        "optimizer/adamw": "toyframe:Adam",
+        "layer/linear": "toyframe:Linear",
+        "schedule/halving": "toywing_laws:Halving",
+        "schedule/late": "toywing_laws:later",
+        "law/layer": "toywing_laws:laws",
+    }
+    install(folder, "mapsto_toy", {"mapsto.wings": {"toy": "toywing:TOY"}, "mapsto.toy": own})
+    install(folder, "mapsto_any", {"mapsto": {"law/any": "anywing:laws"}})
+    return folder
+
+
+@pytest.fixture
+def mapsto(loaded: ForkServer, site: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return lambda *words: run(loaded, "-m", "mapsto", *words, environment={"PYTHONPATH": str(site)})
+
+
+def test_two_wings_have_one_name_and_listing_loads_no_framework(mapsto, site, loaded):
+    found = json.loads(mapsto("list", "--json").stdout)
+    named = [e for e in found if e["key"] == "optimizer/adamw"]
+    assert [(e["wing"], e["reference"], e["claimed"]) for e in named] == [
+        ("torch", "mapsto.torch.optimizers:adamw", 1), ("toy", "toyframe:Adam", 1),
+    ]  # fmt: skip
+    only = {e["key"] for e in json.loads(mapsto("list", "--wing", "toy", "--json").stdout)}
+    assert {"layer/linear", "source/arrays"} <= only
+    assert "middleware/ema" not in only
+    code = "import sys, mapsto\nmapsto.registry.entries()\nprint('toyframe' in sys.modules, 'toywing' in sys.modules)"
+    assert run(loaded, "-c", code, environment={"PYTHONPATH": str(site)}).stdout.split() == ["False", "False"]
+
+
+def test_a_name_in_two_wings_is_shown_of_the_one_that_is_said(mapsto):
+    assert "toyframe:Adam, from mapsto_toy 1.0, of the wing toy" in mapsto("show", "toy/optimizer/adamw").stdout
+    said = mapsto("show", "optimizer/adamw").stderr
+    assert "is a name in several wings: say one of torch/optimizer/adamw, toy/optimizer/adamw" in said
+
+
+def test_laws_judge_the_subjects_of_their_wing_and_neutral_ones_all(mapsto, site, tmp_path):
+    words = ("layer/linear", "toyframe:Linear", "torch.nn:Identity", "anywing:Stray")
+    laws = "gradients,has_a_class,purity"  # of the last the toy has none
+    said = mapsto("check", *words, "--kind", "layer", "--laws", laws, "--json", tmp_path / "layers.json")
+    assert said.returncode == 1
+    found: dict[str, dict[str, str]] = {}
+    for line in (tmp_path / "layers.json").read_text().splitlines():
+        record = json.loads(line)
+        found.setdefault(record["subject"], {})[record["law"]] = record["status"]
+        if record["subject"] == "anywing:Stray":
+            assert "a layer is a module of a framework, and this one is of none that has a wing" in record["reason"]
+    own = {"layer.gradients": "pass", "layer.has_a_class": "pass"}
+    assert found["layer/linear"] == found["toyframe:Linear"] == own
+    assert found["torch.nn:Identity"] == {**own, "layer.purity": "pass"}
+    assert found["anywing:Stray"] == {"target": "unknown"}
+
+
+def test_what_is_native_is_judged_by_the_neutral_laws_through_the_wing_s_driver(mapsto, tmp_path):
+    mapsto("check", "schedule/halving", "schedule/late", "--json", tmp_path / "schedules.json")
+    found: dict[tuple[str, str], str] = {}
+    for line in (tmp_path / "schedules.json").read_text().splitlines():
+        record = json.loads(line)
+        found[record["subject"], record["law"]] = record["status"]
+    assert found["schedule/halving", "schedule.formula"] == found["schedule/halving", "schedule.resume"] == "pass"
+    assert found["schedule/late", "schedule.formula"] == "fail"
+    assert not any(law == "schedule.wrapping" for _, law in found)  # of torch's own schedules
+
+
+SPEC = """\
+wing: toy
+model: linear
+task: {use: "toyframe:Linear"}
+data: {train: {source: {use: arrays, input: [[1], [2]], target: [[1], [0]]}, batch_size: 2}}
+"""
+
+
+def test_a_spec_finds_the_names_of_its_wing(mapsto, tmp_path):
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("model: linear", "model: {use: layer/linear}"))
+    assert "a model is wanted here" in mapsto("show", tmp_path / "spec.yaml").stderr
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("model: linear", 'model: "toyframe:Linear"\nmiddleware: [ema]'))
+    said = mapsto("show", tmp_path / "spec.yaml", "--trust")
+    assert "there is no middleware 'ema' in the wing toy (the wing torch has it)" in said.stdout + said.stderr
