@@ -226,6 +226,12 @@ def lengths(batch):
     return {**batch, "input": np.array([[len(t), t.count("o")] for t in batch["input"]], np.float32)}
 
 
+@mapsto.transform
+def pair(batch):
+    import numpy as np
+    return {**batch, "input": np.stack([batch["x"], batch["y"]], 1)}
+
+
 @mapsto.source
 class Words:
     def __init__(self, path: str):
@@ -245,6 +251,10 @@ def spec():
     if source["use"] == "image_folder":
         part = {"source": source, "batch_size": 2, "transforms": [use("scale")]}
         return Spec(model="flat", data={"train": part, "test": part}, device="cpu", steps=1)
+    if "x" in source.get("fields", ()):
+        part = {"source": source, "batch_size": 2, "transforms": [use("pair")]}
+        model = use("torch.nn:Linear", in_features=2, out_features=2)
+        return Spec(model=model, data={"train": part, "test": part}, device="cpu", steps=1)
     transforms = [use("rename", names={"stars": "target"})] if "csv" in source["use"] else []
     transforms += [use("encode_labels", classes=["bad", "good"]), use("lengths")]
     part = {"source": source, "batch_size": 2, "transforms": transforms}
@@ -341,6 +351,38 @@ def test_lines_of_text_without_labels_and_a_source_of_the_recipes_own(mapsto, tr
     said = mapsto("predict", run, "--input", path, *words)
     assert said.code == 0, said.err
     assert [row["name"] for row in read(tmp_path / "p.jsonl")] == ["n0", "n1", "n2"]
+
+
+def test_columns_are_read_as_they_were_in_training(mapsto, train_on, tmp_path):
+    pytest.importorskip("pyarrow")
+    source = {"use": "csv", "path": str(tmp_path / "train.csv"), "fields": ["x", "y", "target"]}
+    (tmp_path / "train.csv").write_text("x,y,target\n0.5,1.5,0\n1,2,1\n")
+    (tmp_path / "whole.csv").write_text("x,y\n1,2\n3,4\n")  # whole numbers, where training had fractions
+    (tmp_path / "text.csv").write_text("x,y\n1,2\n3,four\n")
+    run = train_on(tmp_path, source)
+    said = mapsto("predict", run, "--input", tmp_path / "whole.csv", "--output", tmp_path / "p.jsonl")
+    assert said.code == 0, said.err
+    assert len(read(tmp_path / "p.jsonl")) == 2
+    said = mapsto("predict", run, "--input", tmp_path / "text.csv", "--output", tmp_path / "p.jsonl")
+    assert said.code == 1
+    assert f"{tmp_path / 'text.csv'}:3: column 'y' holds 'four', which is not float32" in said.err
+    np.savez(tmp_path / "text.npz", x=np.array(["a", "b"]), y=np.ones(2))
+    said = mapsto("predict", run, "--input", tmp_path / "text.npz", "--output", tmp_path / "p.jsonl")
+    assert said.code == 1
+    assert "--input: field 'x' is text, and float32 [] in training" in said.err
+
+
+def test_a_damaged_image_is_named_where_it_lies(mapsto, train_on, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name in ("train/cat/a.png", "train/dog/b.png", "flat/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("L", (2, 2)).save(tmp_path / name)
+    run = train_on(tmp_path, {"use": "image_folder", "path": str(tmp_path / "train"), "mode": "L"})
+    (tmp_path / "flat/c.png").write_bytes(b"\x89PNG\r\n no image")
+    said = mapsto("predict", run, "--input", tmp_path / "flat", "--output", tmp_path / "p.jsonl")
+    assert said.code == 1
+    assert str(tmp_path / "flat/c.png") in said.err
+    assert "mapsto-input-" not in said.err
 
 
 def test_folders_of_images_with_and_without_classes(mapsto, train_on, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from runs import fit, numpy_spec
 
 from mapsto.engine.diagnosis import DETECTORS, diagnose
+from mapsto.engine.diagnosis.finding import Finding, Gravity, ranked
 from mapsto.engine.folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -316,6 +318,15 @@ def test_a_checkpoint_of_which_a_byte_changed_and_one_that_is_gone_are_told(tmp_
     finding = found(tmp_path / "run", "checkpoints_damaged")
     assert finding.gravity.name == "FATAL"
     assert f"{newer.name} was written and is not there" in finding.evidence
+
+
+def test_what_two_sets_have_is_told_of_each(tmp_path):
+    finding = functools.partial(Finding, "classes_missing", Gravity.WRONG)
+    cause = Finding("input_constant", Gravity.NOTE, "an input is constant", values={})
+    shared = Finding("records_shared", Gravity.WRONG, "records are shared", values={})
+    found = ranked([finding("of valid"), finding("of valid_hard"), cause, shared])
+    assert [f.title for f in found] == ["of valid", "of valid_hard", "an input is constant"]
+    assert found[2].explains == ("records are shared",)
 
 
 # -- ranks of a log ----------------------------------------------------------------------------------------------------

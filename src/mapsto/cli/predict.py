@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,17 +147,40 @@ def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack:
     if file.is_dir():
         file, flat = (stack or contextlib.ExitStack()).enter_context(folder_of_classes(file))
     said, path = _source(part.args["source"], file, source), f"data.{data}"
-    made = without_labels(
-        said,
-        labels,
-        lambda p: build(p, "source", path=f"{path}.source", offers={"seed": run.spec.seed}, wing=run.spec.wing),
-    )
+    told, offers = _trained_on(run, data), {"seed": run.spec.seed}
+    make = functools.partial(build, kind="source", path=f"{path}.source", offers=offers, wing=run.spec.wing)
+    made = without_labels(said, labels, lambda part: as_trained(part, make, told))
     drop = SERVES_TRAINING if part.name == "batches" else ()
     kept = {name: value for name, value in part.args.items() if name not in drop}
     read = Part(part.use, {**kept, "source": Without(made, labels, given) if flat else made})
-    reader = build(read, "reader", path=path, offers={"seed": run.spec.seed}, wing=run.spec.wing)
+    reader = build(read, "reader", path=path, offers=offers, wing=run.spec.wing)
     leave_out_labels(reader, labels)
     return reader
+
+
+def _trained_on(run: Run, data: str) -> Mapping[str, str]:
+    """Field -> type and shape of a record, as the last checkpoint tells of the data set, or else of what was trained on."""
+    paths = run.checkpoints.paths()
+    known = run.checkpoints.manifest(paths[-1]).get("data", {}) if paths else {}
+    return dict(known.get(data, known.get("train", {})).get("fields", {}))
+
+
+def as_trained(part: Part, make: Callable[[Part], Any], told: Mapping[str, str]) -> Any:
+    """A source, built: numbers of a file that says no types are read in those of training (a column of whole numbers may have
+    had fractions there). Raises DataError for text where there were numbers."""
+    from ..engine.fingerprint import described
+
+    made = make(part)
+    first = made[np.zeros(1, np.int64)]
+    now = {name: described(first[name]) for name in told if name in first}
+    types = {name: was.removesuffix(" []") for name, was in told.items() if was.endswith(" []") and now.get(name, was) != was}
+    if types and "types" in stated(resolve(part, "source", "source")[0], registry.kind("source")).named:
+        said = part.args.get("types")
+        return make(Part(part.use, {**part.args, "types": {**types, **(said if isinstance(said, Mapping) else {})}}))
+    for name, found in now.items():
+        if found == "list of str" and not told[name].startswith("list"):
+            raise DataError(f"--input: field {name!r} is text, and {told[name]} in training")
+    return made
 
 
 def _source(before: Any, file: Path, name: str | None = None) -> Part:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError, SpecError
+from ..core.errors import DataError, MapstoError, SpecError
 from ..core.values import Part, as_part
 from ..data import Pad, Rename, Select
 from ..data.lines import TextLines
@@ -32,15 +32,18 @@ def labels_of(task: Any, reader: Part) -> set[str]:
 def without_labels(part: Part, labels: set[str], build: Callable[[Part], Any]) -> Any:
     """The source that a part says, built; where its files lack the labels, the same source without those fields.
 
-    Raises the first error where that is not what is wrong.
+    Raises what is wrong besides the labels that lack.
     """
     try:
         return build(part)
     except (DataError, SpecError) as error:
+        wrong = error
         for other in _alternatives(part, labels):
-            with contextlib.suppress(DataError, SpecError):
+            try:
                 return build(other)
-        raise error
+            except (DataError, SpecError) as besides:
+                wrong = besides
+        raise wrong from None
 
 
 def _alternatives(part: Part, labels: set[str]) -> Iterator[Part]:
@@ -69,8 +72,15 @@ def folder_of_classes(folder: Path) -> Iterator[tuple[Path, bool]]:
         yield folder, False
         return
     with tempfile.TemporaryDirectory(prefix="mapsto-input-") as made:
-        (Path(made) / "unlabelled").symlink_to(folder.resolve(), target_is_directory=True)
-        yield Path(made), True
+        link = Path(made) / "unlabelled"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        try:
+            yield Path(made), True
+        except MapstoError as error:  # which tells where it read
+            said = str(error).replace(str(link), str(folder)).replace(made, str(folder))
+            if said == str(error):
+                raise
+            raise type(error)(said) from error
 
 
 class Without:

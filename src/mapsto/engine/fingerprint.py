@@ -90,13 +90,13 @@ def _guarded(read: Callable[[], Any], about: dict[str, Any] | None = None) -> st
     try:
         batch = read()
         if about is not None and isinstance(batch, Mapping):
-            about.setdefault("fields", {str(name): _said(value) for name, value in batch.items()})
+            about.setdefault("fields", {str(name): described(value) for name, value in batch.items()})
         return digest_of(batch)
     except Exception as error:  # noqa: BLE001  # whatever the user's source does
         return f"unreadable ({type(error).__name__})"
 
 
-def _said(value: Any) -> str:
+def described(value: Any) -> str:
     """The type of a field and the shape of one record of it."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape[1:])}"

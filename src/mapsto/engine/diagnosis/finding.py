@@ -114,16 +114,18 @@ def ranked(findings: list[Finding]) -> tuple[Finding, ...]:
 
     A cause is at least as grave as what it explains.
     """
-    by_name = {found.name: found for found in findings}
+    by_name: dict[str, list[Finding]] = {}  # one of each data set, where sets have faults of their own
+    for found in findings:
+        by_name.setdefault(found.name, []).append(found)
     taken: set[str] = set()
     for name, others in EXPLAINS.items():
         if name not in by_name or name in taken:
             continue
-        there = [by_name[other] for other in others if other in by_name and other not in taken]
-        cause = by_name[name]
+        there = [found for other in others if other not in taken for found in by_name.get(other, ())]
+        first, *more = by_name[name]
         titles = tuple(title for other in there for title in (other.title, *other.explains))
-        gravity = Gravity(max([cause.gravity, *(other.gravity for other in there)]))
-        by_name[name] = replace(cause, gravity=gravity, explains=(*cause.explains, *titles))
+        gravity = Gravity(max([first.gravity, *(other.gravity for other in there)]))
+        by_name[name] = [replace(first, gravity=gravity, explains=(*first.explains, *titles)), *more]
         taken |= {other.name for other in there}
-    kept = [by_name[found.name] for found in findings if found.name not in taken]
+    kept = [found for name, several in by_name.items() if name not in taken for found in several]
     return tuple(sorted(kept, key=lambda f: (-f.gravity, -f.cost)))
