@@ -369,7 +369,7 @@ def test_columns_are_read_as_they_were_in_training(mapsto, train_on, tmp_path):
     np.savez(tmp_path / "text.npz", x=np.array(["a", "b"]), y=np.ones(2))
     said = mapsto("predict", run, "--input", tmp_path / "text.npz", "--output", tmp_path / "p.jsonl")
     assert said.code == 1
-    assert "--input: field 'x' is text, and float32 [] in training" in said.err
+    assert "--input: field 'x' is <U1 [], and float32 [] in training" in said.err
 
 
 def test_a_damaged_image_is_named_where_it_lies(mapsto, train_on, tmp_path):

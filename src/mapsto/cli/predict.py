@@ -158,6 +158,9 @@ def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack:
     return reader
 
 
+NUMBERS = ("bool", "int", "uint", "float", "bfloat", "complex")
+
+
 def _trained_on(run: Run, data: str) -> Mapping[str, str]:
     """Field -> type and shape of a record, as the last checkpoint tells of the data set, or else of what was trained on."""
     paths = run.checkpoints.paths()
@@ -178,8 +181,8 @@ def as_trained(part: Part, make: Callable[[Part], Any], told: Mapping[str, str])
         said = part.args.get("types")
         return make(Part(part.use, {**part.args, "types": {**types, **(said if isinstance(said, Mapping) else {})}}))
     for name, found in now.items():
-        if found == "list of str" and not told[name].startswith("list"):
-            raise DataError(f"--input: field {name!r} is text, and {told[name]} in training")
+        if told[name].startswith(NUMBERS) and not found.startswith((*NUMBERS, "list of ndarray")):
+            raise DataError(f"--input: field {name!r} is {found}, and {told[name]} in training")
     return made
 
 
