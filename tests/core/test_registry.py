@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import mapsto
 from mapsto.core.errors import MissingExtra, RegistryError, UnknownName
 from mapsto.core.kinds import KINDS, Kind
+from mapsto.core.laws import Laws, all_laws, find_law
 from mapsto.core.registry import Registry, decorator, place_of, reference_of, registry, snake
+from mapsto.core.wings import WINGS, Framework, add_wing
 
 Install = Callable[..., object]
 
@@ -429,12 +432,64 @@ def test_a_wing_that_cannot_be_used_is_told_when_it_is_asked_for_and_blocks_no_o
     assert [framework.name for framework in registry.frameworks()] == ["torch"]
 
 
+def test_a_wing_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mapsto.core.wings.WINGS", {})
+    one = add_wing(Framework(name="one"))
+    assert add_wing(one) is one
+    with pytest.raises(RegistryError, match="wing 'one' is already declared"):
+        add_wing(Framework(name="one", program="other"))
+    with pytest.raises(RegistryError, match="a wing is declared by a Framework, not by a str"):
+        add_wing("one")  # type: ignore[arg-type]
+
+
 def test_a_disabled_distribution_brings_no_wing(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     toy(install, **{"optimizer/adamw": "plugtoy:Adam"})
     monkeypatch.setenv("MAPSTO_DISABLE", "plug-toy")
     registry.refresh()
     assert registry.wings() == ["torch"]
     assert [e.key for e in registry.disabled()] == ["wing/toy"]
+
+
+def test_the_names_of_a_spec_that_says_none_are_those_of_its_wing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(WINGS, "toy", Framework(name="toy", defaults={"optimizer": "descent"}))
+    spec = mapsto.Spec(model="m", data={}, wing="toy")
+    assert (spec.task, spec.optimizer) == (None, mapsto.use("descent"))
+    usual = mapsto.Spec(model="m", data={})
+    assert (usual.task, usual.optimizer) == (mapsto.use("classification"), mapsto.use("adamw"))
+    assert mapsto.Spec.from_yaml(spec.to_yaml()) == spec
+    assert mapsto.Spec(model="m", data={}, optimizer=None).optimizer is None
+
+
+def test_a_program_is_built_by_the_wing_of_its_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    module = types.ModuleType("plugwing")
+    module.build = lambda spec, offers: made.append((spec, offers)) or "built"  # type: ignore[attr-defined, func-returns-value]
+    monkeypatch.setitem(sys.modules, "plugwing", module)
+    monkeypatch.setitem(WINGS, "toy", Framework(name="toy", program="plugwing"))
+    spec = mapsto.Spec(model="m", data={}, wing="toy", seed=3)
+    assert mapsto.build_program(spec, total_steps=5) == "built"
+    assert made == [(spec, {"seed": 3, "total_steps": 5})]
+    with pytest.raises(mapsto.SpecError, match="the wing toy builds programs of whole specs only"):
+        mapsto.build_program("m", wing="toy")
+    with pytest.raises(mapsto.SpecError, match="wing: there is no wing 'toi'; .*did you mean 'toy'"):
+        mapsto.build_program("m", wing="toi")
+    monkeypatch.setitem(WINGS, "laws", Framework(name="laws"))
+    with pytest.raises(mapsto.SpecError, match="wing: laws names no program of its own"):
+        mapsto.build_program("m", wing="laws")
+
+
+def test_two_wings_declare_one_law_and_a_neutral_one_takes_the_name_in_both(install: Install) -> None:
+    toy(install, **{"law/toy": "plugtoy:laws"})
+    __import__("plugtoy").laws = laws = Laws("layer")
+    laws.law("L1", "gradients", priority=0, why="It must.", satisfy="Do.", statement="It does.")(lambda trial: None)
+    found = all_laws()
+    assert {wing for name, wing in found if name == "layer.gradients"} == {"torch", "toy"}
+    assert find_law("layer.gradients", "toy").statement == "It does."
+    assert find_law("layer.gradients") is not find_law("layer.gradients", "toy")
+    assert {law.wing for law in all_laws(["toy"]).values()} == {None, "toy"}
+    registry.register("law", "again", laws)
+    with pytest.raises(RegistryError, match=r"law layer.gradients is declared twice: "):
+        all_laws(["toy"])
 
 
 def test_a_spec_resolves_names_in_its_wing(install: Install) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
+from mapsto.cli.launching import _likely_wing
 from mapsto.core.errors import LaunchError
+from mapsto.core.wings import WINGS, Framework
 from mapsto.launch.request import Address, MeshSize, Request, Span, check_devices, check_mesh, mesh_size
 
 
@@ -92,3 +96,25 @@ def test_more_ranks_than_devices():
     check_devices(Request(Span(4, 4)), "cuda", 4)
     with pytest.raises(LaunchError, match=r"--ranks 8: this node has 4 cuda devices, one a rank; ask for at most 4"):
         check_devices(Request(Span(8, 8)), "cuda", 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "wing"),
+    [
+        (["spec.yaml"], "wing: toy\nmodel: m\n", "toy"),
+        (["spec.yaml"], "model: m\n", "torch"),
+        (["spec.yaml"], "wing: nowhere\n", "torch"),
+        (["spec.yaml", "wing=toy"], "model: m\n", "toy"),
+        (["recipe.py:spec"], "def spec():\n    return Spec(\n        wing='toy',\n    )\n", "toy"),
+        (["package.module:spec"], "", "torch"),
+    ],
+)
+def test_the_wing_that_ranks_preload_is_read_from_the_words(tmp_path, monkeypatch, words, text, wing):
+    monkeypatch.setitem(WINGS, "toy", Framework(name="toy"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / words[0].partition(":")[0]).write_text(text)
+    assert _likely_wing(argparse.Namespace(resume=None, words=words)) == wing
+    (tmp_path / "runs" / "one" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "spec.yaml").write_text(text)
+    for place in ("runs/one", "runs/one/checkpoints/step-00000001"):
+        assert _likely_wing(argparse.Namespace(resume=place, words=words[1:])) == wing

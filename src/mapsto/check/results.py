@@ -11,11 +11,10 @@ from typing import Any
 
 from ..core.json_text import write_json
 from ..core.laws import BAD, Law, Subject, Verdict
+from ..core.registry import registry
 from .runner import ORDER, record
 from .targets import Problem
 
-REPORTED = ("mapsto", "torch", "jax", "tensorflow", "numpy")
-"""Distributions whose versions are told."""
 UNUSABLE = "target"
 """What stands in a verdict for the law where the target itself cannot be used."""
 
@@ -105,9 +104,9 @@ def of_problem(problem: Problem, seed: int) -> Verdict:
 
 
 def versions() -> dict[str, str]:
-    """Python, the machine, and the distributions that matter, without importing them."""
+    """Python, the machine, mapsto, NumPy and the frameworks of all wings, without importing them."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for name in REPORTED:
+    for name in ("mapsto", *(package for f in registry.frameworks() for package in f.packages[:1]), "numpy"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
