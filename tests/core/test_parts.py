@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import mapsto
 from mapsto.core.errors import DataError, MissingExtra, RegistryError, SpecError
 from mapsto.core.kinds import KINDS
-from mapsto.core.parts import OFFERED, Reference, build, check, imported, resolve, use
+from mapsto.core.parts import OFFERED, Reference, build, check, imported, of_library, resolve, use
 from mapsto.core.typed import choices_of, say, shortened, validated
 
 if TYPE_CHECKING:
@@ -555,3 +555,11 @@ def test_mappings_reach_the_target_as_dicts() -> None:
         return options
 
     assert type(build(use(takes, options={"a": {"b": 1}}), "model", path="model")["a"]) is dict
+
+
+def test_whose_a_target_is_is_known_without_reading_what_is_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for each part of each run."""
+    mapsto.registry.entries()
+    monkeypatch.setattr("importlib.metadata.Distribution.metadata", property(lambda self: 1 / 0))
+    assert of_library(BaseModel)
+    assert not of_library(use)

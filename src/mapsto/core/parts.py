@@ -14,7 +14,6 @@ import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from inspect import Parameter
 from pathlib import Path
 from typing import Any
@@ -267,12 +266,8 @@ def of_library(target: Any) -> bool:
     """Whether a target is an installed package's, such as the framework's, and neither ours nor a plugin's."""
     module = getattr(target, "__module__", None) or ""
     place = Path(getattr(sys.modules.get(module), "__file__", None) or ".").parts
-    own = {entry.package for entry in registry.entries() if entry.point is not None and not _ours(entry.point)}
+    own = {entry.package for entry in registry.entries() if entry.point is not None and not entry.origin.startswith("mapsto ")}
     return ("site-packages" in place or "dist-packages" in place) and module.partition(".")[0] not in {"mapsto", *own}
-
-
-def _ours(point: metadata.EntryPoint) -> bool:
-    return point.dist is not None and point.dist.name == "mapsto"
 
 
 def _built(value: Any, offers: Mapping[str, Any] | None) -> Any:
