@@ -14,7 +14,7 @@ import pytest
 from tests.forked import Forked
 
 from mapsto import load_spec
-from mapsto.engine.checkpoint import checkpoint_paths
+from mapsto.engine.checkpoints.checkpoint import checkpoint_paths
 
 
 def tensors(run) -> bytes:

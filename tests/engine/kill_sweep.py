@@ -22,8 +22,8 @@ import torch
 from torch_runs import torch_spec
 
 from mapsto.core.errors import CheckpointError
-from mapsto.engine.checkpoint import Checkpoints, step_of
-from mapsto.engine.manifest import verify
+from mapsto.engine.checkpoints.checkpoint import Checkpoints, step_of
+from mapsto.engine.checkpoints.manifest import verify
 from mapsto.engine.run import Run
 from mapsto.engine.wing import find_wing
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 
 import mapsto
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.tree import flatten
 from mapsto.engine.run import Run
-from mapsto.engine.tree import flatten
 from mapsto.engine.wing import find_wing
 
 

@@ -12,7 +12,7 @@ import pytest
 from runs import bits, fit, numpy_spec, saved, trajectory
 
 from mapsto.core.errors import CheckpointError
-from mapsto.engine.checkpoint import Checkpoints, checkpoint_paths, step_of
+from mapsto.engine.checkpoints.checkpoint import Checkpoints, checkpoint_paths, step_of
 from mapsto.engine.folder import RunFolder
 from mapsto.engine.run import Run
 from mapsto.engine.wing import find_wing

@@ -13,10 +13,10 @@ import numpy_wing
 import pytest
 
 from mapsto.core.errors import CheckpointError
-from mapsto.engine import writing as module
-from mapsto.engine.checkpoint import Checkpoints, step_of
-from mapsto.engine.manifest import MANIFEST, digest, measure, verify, why
-from mapsto.engine.writing import STATE, TENSORS
+from mapsto.engine.checkpoints import writing as module
+from mapsto.engine.checkpoints.checkpoint import Checkpoints, step_of
+from mapsto.engine.checkpoints.manifest import MANIFEST, digest, measure, verify, why
+from mapsto.engine.checkpoints.writing import STATE, TENSORS
 
 NOBODY = {"metric": "valid/loss", "mode": "min", "entries": []}
 ABOUT = {"best": NOBODY, "versions": {"mapsto": "0.1"}, "metrics": {}}

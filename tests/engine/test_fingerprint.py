@@ -16,10 +16,10 @@ import mapsto
 from mapsto.core.errors import DataError, SpecError
 from mapsto.data import JsonLines
 from mapsto.engine import fingerprint as prints
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.manifest import read_manifest
 from mapsto.engine.fingerprint import digest_of, fingerprint
 from mapsto.engine.folder import RunFolder
-from mapsto.engine.manifest import read_manifest
 from mapsto.engine.record import read_run
 from mapsto.engine.report.view import viewed
 from mapsto.engine.run import Run

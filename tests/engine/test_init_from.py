@@ -14,8 +14,8 @@ from torch_runs import net, torch_spec
 import mapsto
 from mapsto.core.errors import CheckpointError, SpecError
 from mapsto.core.initial import initial
+from mapsto.engine.checkpoints.manifest import read_manifest
 from mapsto.engine.folder import RunFolder
-from mapsto.engine.manifest import read_manifest
 from mapsto.engine.run import Run
 
 

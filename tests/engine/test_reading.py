@@ -9,9 +9,9 @@ import pytest
 from runs import fit, numpy_spec
 
 from mapsto.core.errors import CheckpointError, SpecError
+from mapsto.engine.checkpoints.manifest import MANIFEST, STATE, digest, measure, verify
 from mapsto.engine.diagnosis import diagnose
 from mapsto.engine.folder import RunFolder
-from mapsto.engine.manifest import MANIFEST, STATE, digest, measure, verify
 from mapsto.engine.reading import opened, read_bytes, shaped
 from mapsto.engine.record import read_run
 from mapsto.engine.shapes import Event

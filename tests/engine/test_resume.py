@@ -16,9 +16,9 @@ import runs
 from runs import fit, numpy_spec, trajectory
 
 from mapsto.core.errors import CheckpointError, SpecError
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.manifest import MANIFEST
 from mapsto.engine.folder import RunFolder
-from mapsto.engine.manifest import MANIFEST
 from mapsto.engine.run import Run
 
 EVERY = {"every": 1, "keep": None, "best": 1}

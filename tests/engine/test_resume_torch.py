@@ -12,7 +12,7 @@ from runs import bits, fit, saved, trajectory
 from tests import forked
 from torch_runs import torch_spec
 
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
 from mapsto.engine.run import Run
 
 pytestmark = pytest.mark.bits

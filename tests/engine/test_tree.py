@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapsto.core.errors import CheckpointError
-from mapsto.engine.tree import flatten, unflatten
+from mapsto.engine.checkpoints.tree import flatten, unflatten
 
 
 def through(tree, is_tensor=torch.is_tensor):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mapsto.engine.manifest import MANIFEST, STATE, TENSORS, digest, measure
+from mapsto.engine.checkpoints.manifest import MANIFEST, STATE, TENSORS, digest, measure
 
 EVIL = [
     None,

@@ -17,7 +17,7 @@ from folders import DAMAGES, json_of_a_file, sealed
 
 from mapsto.cli import main
 from mapsto.core.shown import OBEYED
-from mapsto.engine.manifest import TENSORS
+from mapsto.engine.checkpoints.manifest import TENSORS
 
 SPEC = """\
 name: small

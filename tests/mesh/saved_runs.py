@@ -22,10 +22,10 @@ from torch import Tensor
 
 from mapsto import Spec, use
 from mapsto.core.per_rank import PerRank
-from mapsto.engine import writing
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints import writing
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.tree import flatten
 from mapsto.engine.run import Run
-from mapsto.engine.tree import flatten
 from mapsto.engine.wing import find_wing
 from mapsto.torch import parts, tensor_file
 

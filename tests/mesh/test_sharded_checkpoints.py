@@ -15,7 +15,7 @@ from tests.mesh.errors import error
 
 from mapsto import use
 from mapsto.core.errors import CheckpointError
-from mapsto.engine.checkpoint import checkpoint_paths, step_of
+from mapsto.engine.checkpoints.checkpoint import checkpoint_paths, step_of
 from mapsto.engine.consolidate import consolidate
 from mapsto.engine.folder import RunFolder
 from mapsto.engine.run import Run

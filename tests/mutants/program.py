@@ -12,7 +12,7 @@ import mapsto
 from mapsto import use
 from mapsto.core.errors import CheckpointError
 from mapsto.data.reader import Batches
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
 from mapsto.engine.laws.runs import usual
 
 from . import Mutant

@@ -6,7 +6,7 @@ import torch
 
 import mapsto
 from mapsto import use
-from mapsto.engine.checkpoint import Checkpoints
+from mapsto.engine.checkpoints.checkpoint import Checkpoints
 from mapsto.engine.laws.runs import usual
 from mapsto.torch.mesh.one import is_part, local
 

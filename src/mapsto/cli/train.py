@@ -138,7 +138,7 @@ def _made(options: argparse.Namespace) -> tuple[Run, bool]:
 
 def _kept(options: argparse.Namespace) -> Kept | None:
     """The recipe files that a run which is gone on with has kept."""
-    from ..engine.checkpoint import checkpoint_paths
+    from ..engine.checkpoints.checkpoint import checkpoint_paths
     from ..engine.folder import RunFolder
 
     folder = RunFolder(options.run) if options.run is not None else None

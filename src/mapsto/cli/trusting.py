@@ -43,8 +43,8 @@ def admit(options: argparse.Namespace, what: str, *, quiet: bool = False) -> Non
 
 def of_folder(what: str) -> tuple[Path, list[Code]]:
     """The run folder that a path names (or that of a checkpoint), and the code that its spec names."""
+    from ..engine.checkpoints.manifest import MANIFEST
     from ..engine.folder import RunFolder
-    from ..engine.manifest import MANIFEST
 
     path = Path(what)
     folder = path.parent.parent if (path / MANIFEST).is_file() else path

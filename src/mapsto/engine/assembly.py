@@ -11,11 +11,11 @@ from ..core.errors import CheckpointError, DataError, MissingFile, nearest
 from ..core.parts import build
 from ..core.spec import Spec
 from ..data.class_folders import share_classes
-from .checkpoint import Checkpoints
+from .checkpoints.checkpoint import Checkpoints
+from .checkpoints.manifest import read_run_manifest
 from .fingerprint import fingerprint
 from .folder import RunFolder
 from .initial import Initial, read_initial
-from .manifest import read_run_manifest
 from .ranks import Alone, Ranks, each
 from .streams import seeded, untouched
 from .wing import Program, Wing, find_wing

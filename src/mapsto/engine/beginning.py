@@ -12,7 +12,8 @@ from ..core.errors import CheckpointError, MapstoError
 from ..core.recipes import loaded_recipes
 from ..core.trust import trust
 from ..data.source import notes_of
-from .checkpoint import Checkpoint, Checkpoints, restoring
+from .checkpoints.checkpoint import Checkpoint, Checkpoints, restoring
+from .checkpoints.tree import flatten
 from .environment import changed_recipes, describe, recipe_hashes, versions
 from .fingerprint import digest_of
 from .folder import RunFolder
@@ -21,7 +22,6 @@ from .loop import Loop
 from .ranks import each, lead
 from .resuming import Accepted, compared_data, compared_schedule
 from .streams import untouched
-from .tree import flatten
 from .wing import Wing
 
 log = logging.getLogger("mapsto")

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..core.errors import CheckpointError
 from ..core.wings import DEFAULT
-from .checkpoint import Checkpoints
+from .checkpoints.checkpoint import Checkpoints
+from .checkpoints.manifest import MANIFEST, PARTS, TENSORS, read_state, verify, why
+from .checkpoints.tree import references
 from .durable import sync
 from .folder import RunFolder
-from .manifest import MANIFEST, PARTS, TENSORS, read_state, verify, why
 from .ranks import Alone
-from .tree import references
 from .wing import Wing, find_wing
 
 WEIGHTS = "program.model."

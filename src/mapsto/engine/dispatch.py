@@ -12,9 +12,9 @@ from ..core.errors import SpecError
 from ..core.parts import as_part, build
 from ..core.plan import distinct
 from ..core.values import name_of
+from .checkpoints.tree import flatten
 from .events import Event
 from .streams import untouched
-from .tree import flatten
 from .wing import Wing
 
 log = logging.getLogger("mapsto")

@@ -19,8 +19,8 @@ from ..core.json_text import write_json
 from ..core.recipes import Kept, Recipe
 from ..core.spec import Spec, read_yaml
 from ..core.trust import Code, code_of
+from .checkpoints.manifest import why
 from .durable import replace
-from .manifest import why
 from .reading import opened, read_bytes, read_lines, read_shaped, read_text, shaped
 from .shapes import Environment, Event
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from ..core.errors import CheckpointError, SpecError
 from ..data.paths import beside
-from .checkpoint import Checkpoints
+from .checkpoints.checkpoint import Checkpoints
+from .checkpoints.manifest import MANIFEST
 from .consolidate import weights_of
 from .fingerprint import digest_of
 from .folder import SPEC, RunFolder
-from .manifest import MANIFEST
 from .wing import Wing
 
 SHOWN = 6

@@ -18,13 +18,13 @@ from typing import Any
 from ..core.errors import CheckpointError, DataError, DivergenceError, MapstoError
 from ..core.spec import Spec, digest
 from ..data.stream import StandIn, size
-from .best import Best
-from .checkpoint import Checkpoint, Checkpoints, restoring, step_of
+from .checkpoints.best import Best
+from .checkpoints.checkpoint import Checkpoint, Checkpoints, restoring, step_of
+from .checkpoints.saves import Saves
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder
 from .ranks import Ranks, alike, serve
-from .saves import Saves
 from .stall import StallWatch
 from .streams import capture, put_back, untouched
 from .survey import Survey

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError
-from .checkpoint import checkpoint_paths, step_of
+from .checkpoints.checkpoint import checkpoint_paths, step_of
+from .checkpoints.manifest import read_manifest
 from .folder import METRICS, RunFolder
-from .manifest import read_manifest
 
 Points = list[tuple[int, float]]
 

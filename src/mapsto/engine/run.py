@@ -14,13 +14,13 @@ from .assembly import P
 from .awaited import require_awaited
 from .beginning import alike_on_ranks, begin, check_folder, compared
 from .checked import checked
+from .checkpoints.manifest import MANIFEST
 from .dispatch import Dispatch, build_observers
 from .ending import Result, ending, failed, result_of
 from .environment import versions
 from .folder import SPEC, Onlooker, RunFolder, default_folder
 from .identity import identity_of, moved
 from .loop import Loop
-from .manifest import MANIFEST
 from .ranks import agree, lead
 from .resuming import Accepted
 from .signals import interruptible

@@ -12,7 +12,7 @@ from typing import Any
 from ..core.errors import CheckpointError
 from ..core.spec import Spec
 from .assembly import Assembly, P
-from .checkpoint import Checkpoint, restoring
+from .checkpoints.checkpoint import Checkpoint, restoring
 from .environment import versions
 from .folder import RunFolder
 from .identity import identity_of, moved

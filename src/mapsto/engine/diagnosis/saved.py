@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...core.errors import CheckpointError
-from ..checkpoint import checkpoint_paths
-from ..manifest import MANIFEST, read_manifest, verify
+from ..checkpoints.checkpoint import checkpoint_paths
+from ..checkpoints.manifest import MANIFEST, read_manifest, verify
 from . import thresholds
 from .evidence import Evidence
 from .finding import Finding, Gravity

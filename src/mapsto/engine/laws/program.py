@@ -17,7 +17,7 @@ from typing import Any
 
 from ...core.errors import CheckpointError
 from ...core.laws import Laws, Trial
-from ..checkpoint import Checkpoints
+from ..checkpoints.checkpoint import Checkpoints
 from ..run import Run
 from .runs import first_difference, fit, folder, leaves, saved, spec_of
 

@@ -11,7 +11,7 @@ from typing import Any
 from ...core.laws import Laws, Trial
 from ...core.per_rank import PerRank
 from ...core.spec import Spec
-from ..checkpoint import Checkpoints
+from ..checkpoints.checkpoint import Checkpoints
 from ..consolidate import consolidated
 from ..run import Run
 from .forked import forked

@@ -22,7 +22,7 @@ from ...core.values import Part
 from ...core.wings import DEFAULT
 from ...data.laws.contents import digest
 from ...data.source import Indices
-from ..checkpoint import Checkpoints
+from ..checkpoints.checkpoint import Checkpoints
 from ..run import Result, Run
 
 STEPS = 6

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..core.errors import SpecError, nearest
+from ...core.errors import SpecError, nearest
 
 
 @dataclass

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError
-from ..core.json_text import read_json
-from ..core.typed import shortened
-from .reading import opened, read_bytes, read_shaped
-from .shapes import Manifest
+from ...core.errors import CheckpointError
+from ...core.json_text import read_json
+from ...core.typed import shortened
+from ..reading import opened, read_bytes, read_shaped
+from ..shapes import Manifest
 
 WHOLE, PARTS = 1, 2
 """Formats: all tensors in one file; the parts that ranks hold, in a file each."""

@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError
-from ..core.json_text import write_json
-from .durable import sync, write
+from ...core.errors import CheckpointError
+from ...core.json_text import write_json
+from ..durable import sync, write
+from ..ranks import Ranks, each, lead
+from ..wing import Wing
 from .manifest import MANIFEST, PARTS, STATE, TENSORS, WHOLE, digest, measure, why
-from .ranks import Ranks, each, lead
 from .tree import flatten, merged
-from .wing import Wing
 
 SEEN = 20.0
 """Seconds within which a directory that the leader made is to be seen by every rank (network file systems are late)."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import CheckpointError
-from ..core.json_text import DEEPEST
-from ..core.per_rank import PerRank
+from ...core.errors import CheckpointError
+from ...core.json_text import DEEPEST
+from ...core.per_rank import PerRank
 
 TAG = "$"
 ALLOWED = (

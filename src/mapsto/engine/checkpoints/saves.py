@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError
-from ..core.spec import CheckpointPlan
+from ...core.errors import CheckpointError
+from ...core.spec import CheckpointPlan
+from ..folder import SPEC, RunFolder
+from ..ranks import lead
 from .background import Background
 from .best import Best
 from .checkpoint import Checkpoints
-from .folder import SPEC, RunFolder
-from .ranks import lead
 
 clock = time.perf_counter
 Written = tuple[Path, float, float]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, MapstoError
+from ...core.errors import CheckpointError, MapstoError
+from ..ranks import Alone, Ranks, each
+from ..wing import Program, Wing
 from .manifest import PARTS, TENSORS, read_manifest, read_run_manifest, read_state, verify
-from .ranks import Alone, Ranks, each
 from .tree import of_rank, references, unflatten
-from .wing import Program, Wing
 from .writing import Writing, seen
 
 _NAME = re.compile(r"step-(\d{8,})")
