@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from company import on_ranks
+from saved_runs import train
 from strict_programs import run_spec
 
-from mapsto import Run
+from mapsto import Run, use
 from mapsto.core.errors import DivergenceError
 from mapsto.core.per_rank import PerRank
 from mapsto.engine.ranks import alike
@@ -130,3 +131,39 @@ def test_parts_are_compared_with_their_copies_alone(tmp_path: Path, mesh: dict[s
     wanted = "ranks 1, 3 no longer hold the same optimizer/" if "replicate" in mesh else "6 steps"
     assert all(wanted in said for said in found), found
     assert "replicate" not in mesh or all("(shard 1)" in said for said in found)
+
+
+class Counts:
+    """Counts for each parameter, by its number."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, int] = {}
+
+    def update(self, inner: Any) -> Any:
+        def outer(state: Any, metrics: Any) -> Any:
+            self.kept = {i: parameter.numel() for i, parameter in enumerate(state.parameters)}
+            return inner(state, metrics)
+
+        return outer
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept}
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        self.kept = tree["kept"]
+
+
+@pytest.mark.parametrize(
+    ("middleware", "said"),
+    [
+        ("saved_runs:Means", "ranks 0 and 1 hold other parts of the model, and something else as middleware/means/0"),
+        ("test_agreement:Counts", "ranks hold other values as middleware.counts.kept"),
+    ],
+)
+def test_what_stages_name_alike_and_is_not_alike_is_told_before_a_file_holds_one_of_it(
+    tmp_path: Path, middleware: str, said: str
+) -> None:
+    """State that is numbered, where each stage of a pipeline has other parameters."""
+    with pytest.raises(Exception, match=said):
+        on_ranks(2, train, tmp_path / "run", {"mesh": {"pipeline": 2}, "middleware": [use(middleware)]}, False, 1)
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))

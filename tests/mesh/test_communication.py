@@ -316,9 +316,9 @@ def test_two_savers_cannot_both_exchange():
         plan([use("powersgd"), use("local_sgd")])
     for bad, said in (
         (use("compress_gradients", dtype="fp8"), "fp8"),
-        (use("powersgd", rank=0), "rank >= 1"),
-        (use("local_sgd", every=0), "local_sgd.every: 0"),
-        (use("diloco", every=0), "diloco.every: 0"),
+        (use("powersgd", rank=0), "rank: 0 is out of range: int of at least 1"),
+        (use("local_sgd", every=0), "every: 0 is out of range"),
+        (use("diloco", every=0), "every: 0 is out of range"),
         (use("diloco", outer_momentum=1.0), "outer_momentum < 1"),
     ):
         with pytest.raises(SpecError, match=said):

@@ -43,6 +43,7 @@ CASES: dict[str, dict[str, Any]] = {
         "mesh": PIPELINE,
     },
     "sharp": {"model": "llama", "middleware": [use("sam", rho=0.1), use("nonfinite")], "mesh": PIPELINE, "steps": 2},
+    "watched": {"model": "llama", "middleware": [use("health", every=1)], "mesh": PIPELINE, "steps": 2},
     "nothing": {"model": "words", "batch": 1, "mesh": PIPELINE},
     "bf16": {"options": DROPS, "dtype": "float32", "middleware": ["mixed_precision"], "mesh": PIPELINE, "steps": 2},
 }

@@ -152,6 +152,21 @@ def alike(ranks: Ranks, sums: Mapping[str, Mapping[str, int]]) -> None:
         if len(set(held.values())) > 1:
             every = ranks.gather(dict(sums.get(part, {})))
             raise DivergenceError(_diverged(part, {rank: every[rank] for rank in held}))
+    if len({names for _, names in groups}) > 1:  # stages of a pipeline: what they have in common is one thing in a file
+        _common_to_stages(ranks, sums)
+
+
+def _common_to_stages(ranks: Ranks, sums: Mapping[str, Mapping[str, int]]) -> None:
+    there: dict[tuple[str, str], tuple[int, int]] = {}
+    for rank, told in enumerate(ranks.gather({part: dict(own) for part, own in sums.items()})):
+        for part, own in told.items():
+            for path, value in own.items():
+                first, kept = there.setdefault((part, path), (rank, value))
+                if kept != value:
+                    raise DivergenceError(
+                        f"ranks {first} and {rank} hold other parts of the model, and something else as {path}, of which a "
+                        "checkpoint holds one: name what goes with a parameter after it (state.names), or keep it as a PerRank"
+                    )
 
 
 def _named(sums: Mapping[str, int]) -> bytes:

@@ -10,7 +10,7 @@ import io
 import math
 import struct
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,23 @@ def merged(trees: list[Any]) -> Any:
         if len({len(tree) for tree in trees}) == 1:
             return [merged(list(items)) for items in zip(*trees, strict=True)]
     return first
+
+
+def unlike(trees: list[Any], path: str) -> Iterator[str]:
+    """Paths of plain values that ranks have under one name and that are not one value, so that no file holds them all."""
+    first = trees[0]
+    if all(isinstance(tree, dict) for tree in trees):
+        for key in dict.fromkeys(key for tree in trees for key in tree):
+            yield from unlike([tree[key] for tree in trees if key in tree], f"{path}.{key}")
+    elif all(isinstance(tree, list) and len(tree) == len(first) for tree in trees):
+        for i, items in enumerate(zip(*trees, strict=True)):
+            yield from unlike(list(items), f"{path}.{i}")
+    elif any(tree != first for tree in trees) and not all(isinstance(tree, list) and _names(tree) for tree in trees):
+        yield path
+
+
+def _names(items: list[Any]) -> bool:
+    return all(isinstance(item, str) for item in items)
 
 
 def of_rank(name: str, rank: int) -> str:

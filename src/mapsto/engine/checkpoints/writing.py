@@ -24,7 +24,7 @@ from ..durable import sync, write
 from ..ranks import Ranks, each, lead
 from ..wing import Wing
 from .manifest import MANIFEST, PARTS, STATE, TENSORS, WHOLE, digest, measure, why
-from .tree import flatten, merged
+from .tree import flatten, merged, unlike
 
 SEEN = 20.0
 """Seconds within which a directory that the leader made is to be seen by every rank (network file systems are late)."""
@@ -70,7 +70,16 @@ class Writing:
         differ = len({names for _, names in told}) > 1
         self.parts = differ or any(part for part, _ in told)
         plain, tensors = found
-        return merged(self.ranks.gather(plain)) if differ else plain, tensors
+        if not differ:
+            return plain, tensors
+        plains = self.ranks.gather(plain)
+        middleware = [one["program"]["middleware"] for one in plains if "middleware" in one.get("program", {})]
+        if middleware and (path := next(unlike(middleware, "middleware"), None)) is not None:
+            raise CheckpointError(
+                f"step {self.step}: ranks hold other values as {path}, of which a checkpoint holds one: name what goes with a "
+                "parameter after it (state.names), or keep a tensor as a PerRank"
+            )
+        return merged(plains), tensors
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def __call__(self) -> Path:

@@ -61,6 +61,13 @@ class OneProcess:
 
         return norms.norm(list(tensors), p)
 
+    def norms(self, tensors: Iterable[Tensor], p: float = 2.0) -> list[Tensor]:
+        """The p-norm of each tensor over all of its elements, however these lie on the ranks that hold parts of it. On the
+        stages of a pipeline each asks for its own."""
+        from . import norms
+
+        return norms.each(list(tensors), p)
+
     def whole(self, tensor: Tensor) -> Tensor:
         """The full value of a tensor of which ranks may hold parts; all ranks must ask."""
         full = getattr(tensor, "full_tensor", None)

@@ -326,6 +326,11 @@ class Ranks(OneProcess):
             return self.pipeline.norm(list(tensors), p, self.state.parameters)
         return self.strict.norm(tensors, p) if self.strict is not None else norms.norm(list(tensors), p)
 
+    def norms(self, tensors: Iterable[Tensor], p: float = 2.0) -> list[Tensor]:
+        """The p-norm of each tensor over all of its elements; a stage of a pipeline asks for its own."""
+        held = list(tensors)
+        return norms.each(held, p) if self.strict is None else [self.strict.norm([tensor], p) for tensor in held]
+
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by parameter name, of which ranks may hold different ones, on every rank."""
         return values if self.pipeline is None else self.pipeline.gathered(values)

@@ -43,15 +43,14 @@ class Health:
 
 @torch.no_grad()
 def measured(state: State, before: list[Tensor]) -> Metrics:
-    """The metrics of an update, given the weights before it; scalars on the device."""
+    """The metrics of an update, given the weights before it; scalars on the device, of the parameters of all ranks."""
     found: Metrics = {}
-    norm = state.mesh.norm
-    for name, parameter, old in zip(state.names, state.parameters, before, strict=True):
-        new = parameter.detach()
-        length = torch.maximum(norm([old]), norm([new]))
-        moved = norm([new - old])
-        found[f"update_ratio/{name}"] = torch.where(length > 0, moved / length, 0.0)
-        if parameter.grad is not None:
-            gradient = parameter.grad
-            found[f"gradient_norm/{name}"] = norm([gradient.coalesce().values() if gradient.is_sparse else gradient])
-    return found
+    norms, now = state.mesh.norms, [p.detach() for p in state.parameters]
+    moved = norms([new - old for new, old in zip(now, before, strict=True)])
+    for name, was, is_, far in zip(state.names, norms(before), norms(now), moved, strict=True):
+        length = torch.maximum(was, is_)
+        found[f"update_ratio/{name}"] = torch.where(length > 0, far / length, 0.0)
+    held = {n: p.grad for n, p in zip(state.names, state.parameters, strict=True) if p.grad is not None}
+    gradients = [g.coalesce().values() if g.is_sparse else g for g in held.values()]
+    found |= {f"gradient_norm/{name}": length for name, length in zip(held, norms(gradients), strict=True)}
+    return state.mesh.gathered(found)

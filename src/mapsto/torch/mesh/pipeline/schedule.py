@@ -199,7 +199,8 @@ class Pipeline:
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
         """Values by name of all stages, on each."""
         found: list[Any] = [None] * self.ranks
-        dist.all_gather_object(found, values, group=self.group)
+        host = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
+        dist.all_gather_object(found, host, group=self.group)
         return {name: value for each in found for name, value in each.items()}
 
     # -- evaluating --------------------------------------------------------------------------------------------------
