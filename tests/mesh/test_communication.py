@@ -319,7 +319,7 @@ def test_two_savers_cannot_both_exchange():
         (use("powersgd", rank=0), "rank: 0 is out of range: int of at least 1"),
         (use("local_sgd", every=0), "every: 0 is out of range"),
         (use("diloco", every=0), "every: 0 is out of range"),
-        (use("diloco", outer_momentum=1.0), "outer_momentum < 1"),
+        (use("diloco", outer_momentum=1.0), "outer_momentum: 1.0 is out of range"),
     ):
         with pytest.raises(SpecError, match=said):
             made({"middleware": [bad]})
