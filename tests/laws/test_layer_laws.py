@@ -15,7 +15,7 @@ from tests import forked
 from tests.mutants import every
 from torch import Tensor, nn
 
-from mapsto.check.targets import of_target
+from mapsto.check.targets import complete, of_target
 from mapsto.core.laws import Example, Subject, Trial, Verdict, all_laws, example, find_law, verdict
 from mapsto.processes.forks import ForkServer
 from mapsto.testing import laws_of
@@ -34,10 +34,11 @@ LAYERS = [
 
 def judged(target: Any, law: str, stated: Example | None = None, *, make: Callable[[], Any] | None = None) -> Verdict:
     name = getattr(target, "__name__", type(target).__name__)
-    subject = Subject(kind="layer", label=name, reference="", target=target, example=stated or Example(), make=make)
+    example = stated or Example()
+    subject = Subject(kind="layer", label=name, reference="", target=target, example=example, make=make, wing="torch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in the checker's workers
-        return verdict(Trial(subject, find_law(law)))
+        return verdict(Trial(complete(subject), find_law(law)))
 
 
 def vectors(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -138,7 +139,7 @@ def test_a_verdict_says_what_was_found() -> None:
 
 def test_stated_inputs_are_kept_and_missing_arguments_found() -> None:
     stated = Example(args={"in_features": 5}, inputs=lambda size, generator: (torch.randn(size, 5, generator=generator),))
-    subject = Subject(kind="layer", label="Linear", reference="", target=nn.Linear, example=stated)
+    subject = complete(Subject(kind="layer", label="Linear", reference="", target=nn.Linear, example=stated, wing="torch"))
     found = discover(subject)
     assert found.inputs is stated.inputs
     assert found.args == {"in_features": 5, "out_features": 6}
@@ -147,7 +148,7 @@ def test_stated_inputs_are_kept_and_missing_arguments_found() -> None:
 def test_an_instance_is_copied_and_its_inputs_found() -> None:
     made = judged(layer := nn.Linear(3, 2), "layer.state", make=lambda: __import__("copy").deepcopy(layer))
     assert made.status in ("pass", "vacuous"), made.reason  # copies of one instance hold the same state already
-    assert made.counts["a fresh instance with the state_dict"] > 0
+    assert made.counts["a fresh instance with its state"] > 0
 
 
 def test_finding_leaves_the_random_stream_as_it_was() -> None:
@@ -285,7 +286,8 @@ def test_a_correct_layer_keeps_every_law(law: Callable[[], None]) -> None:
 
 def test_every_law_of_layers_has_a_mutant() -> None:
     covered = {m.law for mutants in every().values() for m in mutants}
-    owed = {law.name for law in all_laws().values() if law.check.__module__.startswith("mapsto.torch.laws.layer")}
+    rooms = ("mapsto.torch.laws.layer", "mapsto.laws.layer")
+    owed = {law.name for law in all_laws().values() if law.check.__module__.startswith(rooms)}
     assert len(owed) >= 24
     assert owed <= covered, owed - covered
 

@@ -16,8 +16,8 @@ from ...core.values import use
 torch = require("torch", "torch", "mapsto.torch.laws")
 
 COMPLETE = {
-    "layer": ".layer_examples",
-    "model": ".layer_examples",
+    "layer": "..drivers.layer",
+    "model": "..drivers.layer",
     "loss": ".loss_examples",
     "optimizer": ".optimizer_examples",
     "schedule": "..drivers.schedule",

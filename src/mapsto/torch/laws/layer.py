@@ -1,4 +1,4 @@
-"""Laws of layers and models, x -> y: gradients and purity."""
+"""Laws of layers and models beyond those of every wing: second and partial derivatives, and purity."""
 
 from __future__ import annotations
 
@@ -25,30 +25,6 @@ SLOW = 400
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
-@laws.law(
-    "L1",
-    "gradients",
-    priority=0,
-    tolerance="T3",
-    why="A wrong backward trains to something, only worse; no shape or loss check sees it.",
-    satisfy="Let autograd differentiate, or check a hand-written backward with torch.autograd.gradcheck in float64.",
-    catches=("a custom autograd.Function whose backward forgets a factor", "a detach in the middle of a forward pass"),
-)
-def gradients(trial: Trial) -> None:
-    """Gradients with respect to inputs and parameters equal finite differences in float64, in evaluation and in training."""
-    for training in (False, True):
-        with trial.case(size=2, dtype="float64", mode="training" if training else "evaluation"):
-            run, given, names = _function(trial, training)
-            if not given or not run(*given):
-                trial.skip("nothing of it is differentiable")
-            many = sum(x.numel() for x in given) >= SLOW
-            try:
-                torch.autograd.gradcheck(run, given, fast_mode=many)
-            except GradcheckError as error:
-                _blame(trial, run, given, names, str(error))
-            trial.exercised("gradients", len(given))
-
-
 @laws.law(
     "L1b",
     "double_gradients",
@@ -146,32 +122,6 @@ def _function(trial: Trial, training: bool) -> tuple[Callable[..., tuple[Tensor,
     given_leaves = [x.clone().detach().requires_grad_() for x in inner.values()]
     given_leaves += [module.get_parameter(n).detach().clone().requires_grad_() for n in names]
     return run, given_leaves, [*inner, *names]
-
-
-def _blame(trial: Trial, run: Callable[..., tuple[Tensor, ...]], given: list[Tensor], names: list[str], error: str) -> None:
-    """Find the tensor whose directional derivative is off most, and say by what factor."""
-    outputs = run(*given)
-    weights = cotangents({str(i): y for i, y in enumerate(outputs)}, trial.seed)
-    analytic = torch.autograd.grad(outputs, given, weights, allow_unused=True)
-    worst, at, cause, measured = -1.0, names[0], None, 0.0
-    for i, (x, name) in enumerate(zip(given, names, strict=True)):
-        way = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(i))
-        grad = analytic[i]
-        found = float((grad * way).sum().real) if grad is not None else 0.0
-        ends = []
-        for sign in (1, -1):
-            moved = [*given[:i], (x.detach() + sign * 1e-6 * way).requires_grad_(), *given[i + 1 :]]
-            ends.append(sum(float((y.detach() * w.conj()).sum().real) for y, w in zip(run(*moved), weights, strict=True)))
-        numeric = (ends[0] - ends[1]) / 2e-6
-        error_here = abs(found - numeric) / max(abs(numeric), 1e-6)
-        if error_here > worst:
-            worst, at, measured = error_here, name, abs(found - numeric)
-            cause = f"its gradient is {found / numeric:.4g} of what it should be" if abs(numeric) > 1e-6 else None
-            cause = "its gradient is missing: detached or not returned" if found == 0.0 and abs(numeric) > 1e-6 else cause
-    trial.fail(
-        f"analytic and numeric gradients differ, most for {at}: {error.strip().splitlines()[0]}",
-        measured=measured, allowed="1e-5 + 1e-3 |x|", first={"tensor": at}, cause=cause,
-    )  # fmt: skip
 
 
 def _first_line(error: Exception) -> str:

@@ -25,11 +25,6 @@ _FOUND: dict[int, tuple[Any, Example, Example]] = {}
 """By the target's id: the target, what was stated of it, and that completed."""
 
 
-def complete(subject: Subject) -> Subject:
-    """The subject as it is: what is missing of its example is found by `settle`, inside the first trial that needs it."""
-    return subject
-
-
 def settle(trial: Trial) -> Example:
     """The example of a trial's subject, completed by trying where its author stated none or half of one."""
     subject = trial.subject

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,23 @@ from .layer_examples import build, inputs
 
 Call = Callable[..., Any]
 Arrange = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Within it, memory that nobody filled holds NaN (and the largest integers), not what lay there by chance."""
+    poison: Any = torch.utils.deterministic
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = poison.fill_uninitialized_memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of algorithms that have no deterministic form
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            poison.fill_uninitialized_memory = True
+            yield
+        finally:
+            torch.use_deterministic_algorithms(strict, warn_only=warns)
+            poison.fill_uninitialized_memory = fill
 
 
 def differentiable(given: tuple[Any, ...], fixed: tuple[int, ...] = ()) -> tuple[tuple[Any, ...], dict[str, Tensor]]:

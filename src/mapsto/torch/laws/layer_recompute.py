@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from ...core.laws import Laws, Trial
 from .compare import differs, first_difference, leaves, same
 from .layer_examples import build, inputs
-from .layer_passes import double, draws, seen_by
+from .layer_passes import double, draws, poisoned_memory, seen_by
 
 laws = Laws("layer", "model")
 
@@ -35,7 +35,7 @@ def _both(trial: Trial) -> tuple[dict[str, Any], dict[str, Any], bool]:
     if "gradient" not in plain:
         trial.skip("nothing of it is differentiable")
     again = build(trial, torch.float64).train()
-    with trial.component("its backward under activation checkpointing"):
+    with trial.component("its backward under activation checkpointing"), poisoned_memory():
         recomputed = seen_by(
             trial, again, given, call=lambda *x: checkpoint(again, *x, use_reentrant=False, preserve_rng_state=True)
         )

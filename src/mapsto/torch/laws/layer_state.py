@@ -1,69 +1,21 @@
-"""Laws of a layer's state: what is saved is everything, and a layer can be made without memory and filled afterwards."""
+"""Laws of a layer's state beyond that of every wing: copies, and being made without memory and filled afterwards."""
 
 from __future__ import annotations
 
 import copy
-import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
-from ...core.random import derive
-from .compare import differs, leaves, same
-from .layer_examples import build, inputs
-from .layer_passes import observe, seen_by
+from ..drivers.layer import plain_tensors, used
+from .compare import differs, same
+from .layer_passes import poisoned_memory, seen_by
 
 laws = Laws("layer", "model")
-
-
-def used(trial: Trial) -> tuple[nn.Module, tuple[Any, ...]]:
-    """An instance that was trained a little, so that neither weights nor statistics are those of a fresh one, and inputs."""
-    module, given = build(trial).train(), inputs(trial, 3)
-    torch.manual_seed(derive(trial.seed, "use") % (1 << 63))
-    with torch.no_grad():
-        for stream in ("first", "second"):
-            with trial.component("calling it in training"):
-                module(*inputs(trial, 3, stream=stream))
-        for parameter in module.parameters():
-            if parameter.is_floating_point() or parameter.is_complex():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return module.eval(), given
-
-
-@laws.law(
-    "L4",
-    "state",
-    priority=0,
-    tolerance="T0",
-    why="What is not in the state_dict is lost in every checkpoint, and nothing says so.",
-    satisfy="Hold tensors as parameters or buffers, and everything else as constructor arguments or through get_extra_state.",
-    catches=("keras#17383", "a running mean in a plain attribute", "a random projection that is not a buffer"),
-)
-def state(trial: Trial) -> None:
-    """A fresh instance with the loaded state_dict gives the same outputs and gradients, and all tensors that are used
-    are in it.
-    """
-    module, given = used(trial)
-    want = seen_by(trial, module, given)
-    with trial.case(size=3, dtype="float32", by="state_dict"):
-        saved = io.BytesIO()
-        torch.save(module.state_dict(), saved)
-        fresh = build(trial, stream="another build").eval()
-        unloaded = seen_by(trial, fresh, given)
-        with trial.component("loading its state_dict into a fresh instance"):
-            fresh.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=False), strict=True)
-        got = seen_by(trial, fresh, given)
-        missing = sorted(n for n, b in module.named_buffers() if n not in module.state_dict())
-        cause = f"buffers that are not persistent: {', '.join(missing)}" if missing else "state that no state_dict holds"
-        same(trial, "a fresh instance with the state_dict", got, want, cause=cause)
-        if module.state_dict():
-            trial.control("a fresh instance without the state differs", differs(unloaded, want))
-    with trial.case(attribute="unregistered"):
-        _unregistered(trial)
 
 
 @laws.law(
@@ -113,41 +65,6 @@ def _moved(trial: Trial, name: str, module: nn.Module, copied: nn.Module, given:
 def _storages(module: nn.Module) -> dict[int, str]:
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers()), **dict(plain_tensors(module))}
     return {t.untyped_storage().data_ptr(): n for n, t in tensors.items() if t.numel() and t.layout is torch.strided}
-
-
-def plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in attributes (and in lists and dicts there) that are neither parameters nor buffers."""
-    known = {id(t) for t in (*module.parameters(), *module.buffers())}
-    internal = {"_parameters", "_buffers", "_modules"}
-    for prefix, part in module.named_modules():
-        for name, value in vars(part).items():
-            if name in internal:
-                continue
-            for path, leaf in leaves(value, f"{prefix}.{name}" if prefix else name).items():
-                if isinstance(leaf, Tensor) and id(leaf) not in known:
-                    yield path, leaf
-
-
-def _unregistered(trial: Trial) -> None:
-    """Tensors in plain attributes of a fresh instance: overwritten one at a time, none may change what comes out."""
-    given = inputs(trial, 2)
-    options: dict[str, Any] = {"seed": derive(trial.seed, "pass"), "backward": False, "in_place": trial.has("in_place")}
-    want = observe(build(trial).eval(), given, **options)["output"]
-    for index, (path, _) in enumerate(plain_tensors(build(trial))):
-        module = build(trial).eval()
-        _, leaf = list(plain_tensors(module))[index]
-        with torch.no_grad():
-            leaf.fill_(float("nan") if leaf.is_floating_point() else 0)
-        try:
-            got = observe(module, given, **options)["output"]
-        except Exception:  # noqa: BLE001  # it is used, which is what was asked
-            got = {}
-        trial.demand(
-            not differs(got, want),
-            f"the tensor in the attribute {path} is used and is neither a parameter nor a buffer: it is not saved, and "
-            "does not follow .to()",
-            first={"attribute": path}, cause=f"use self.register_buffer({path.rpartition('.')[2]!r}, tensor)",
-        )  # fmt: skip
 
 
 # -- made without memory -----------------------------------------------------------------------------------------------
@@ -203,15 +120,8 @@ def poisoned(trial: Trial) -> nn.Module:
     if any(nn.parameter.is_lazy(p) for p in made.parameters()):
         trial.skip("its parameters are lazy: before the first call they have no shapes to allocate")
     module: nn.Module = made.to("meta")
-    poison: Any = torch.utils.deterministic
-    before, fill = torch.are_deterministic_algorithms_enabled(), poison.fill_uninitialized_memory
-    try:
-        torch.use_deterministic_algorithms(True)
-        poison.fill_uninitialized_memory = True
+    with poisoned_memory():
         return module.to_empty(device="cpu").eval()
-    finally:
-        torch.use_deterministic_algorithms(before)
-        poison.fill_uninitialized_memory = fill
 
 
 def _reset(module: nn.Module) -> set[str]:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from ...core.laws import Law, Trial
+from ...laws import layer as neutral
+from ..drivers.layer import DRIVER
 from . import layer, layer_compile, layer_layout, layer_precision
 from .loss_examples import build, inputs, settle
 
 SHARED: tuple[tuple[Callable[[], Any], str, str], ...] = (
-    (layer.laws, "layer.gradients", "gradients of predictions and of its own parameters equal finite differences in float64"),
+    (neutral.laws, "layer.gradients", "gradients of predictions and of its own parameters equal finite differences in float64"),
     (layer_layout.laws, "layer.layout", "predictions and targets give the same value and gradients however they lie in memory"),
     (layer_layout.laws, "layer.gradient_layout", "gradients of its value give the same gradients however they lie in memory"),
     (layer.laws, "layer.purity", "it leaves its inputs, random streams and settings as they were"),
@@ -70,4 +72,5 @@ def as_layer(trial: Trial) -> None:
 
     axes = example.more["axes"]
     more = {**example.more, "settled": True, "record_axis": axes if isinstance(axes, int) else axes[0]}
-    trial.subject = replace(trial.subject, target=fresh, make=None, example=replace(example, args={}, inputs=fed, more=more))
+    fed_alike = replace(example, args={}, inputs=fed, more=more)
+    trial.subject = replace(trial.subject, target=fresh, make=None, example=fed_alike, driver=DRIVER)

@@ -1,0 +1,209 @@
+"""The driver of layers and models: how the laws build, call, differentiate and save a module."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...core.laws import Example, Subject, Trial
+from ...core.random import derive
+from ...laws.compare import Array
+from ..laws.compare import arrays, differs, leaves
+from ..laws.layer_examples import build, inputs, settle
+from ..laws.layer_passes import differentiable, double, draws, observe, seen_by, with_gradient
+
+KNOWN = (
+    nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
+)  # fmt: skip
+"""Layers whose training and evaluation differ by what they are; a layer that holds one needs no tag."""
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject with its driver; what is missing of its example is found by `settle`, in the first trial that needs it."""
+    return replace(subject, driver=DRIVER)
+
+
+def used(trial: Trial, size: int = 3) -> tuple[nn.Module, tuple[Any, ...]]:
+    """An instance that was trained a little, so that neither weights nor statistics are those of a fresh one, and inputs."""
+    module, given = build(trial).train(), inputs(trial, size)
+    torch.manual_seed(derive(trial.seed, "use") % (1 << 63))
+    with torch.no_grad():
+        for stream in ("first", "second"):
+            with trial.component("calling it in training"):
+                module(*inputs(trial, size, stream=stream))
+        for parameter in module.parameters():
+            if parameter.is_floating_point() or parameter.is_complex():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return module.eval(), given
+
+
+def plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in attributes (and in lists and dicts there) that are neither parameters nor buffers."""
+    known = {id(t) for t in (*module.parameters(), *module.buffers())}
+    internal = {"_parameters", "_buffers", "_modules"}
+    for prefix, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in internal:
+                continue
+            for path, leaf in leaves(value, f"{prefix}.{name}" if prefix else name).items():
+                if isinstance(leaf, Tensor) and id(leaf) not in known:
+                    yield path, leaf
+
+
+def unregistered(trial: Trial) -> None:
+    """Tensors in plain attributes of a fresh instance: overwritten one at a time, none may change what comes out."""
+    given = inputs(trial, 2)
+    options: dict[str, Any] = {"seed": derive(trial.seed, "pass"), "backward": False, "in_place": trial.has("in_place")}
+    want = observe(build(trial).eval(), given, **options)["output"]
+    for index, (path, _) in enumerate(plain_tensors(build(trial))):
+        module = build(trial).eval()
+        _, leaf = list(plain_tensors(module))[index]
+        with torch.no_grad():
+            leaf.fill_(float("nan") if leaf.is_floating_point() else 0)
+        try:
+            got = observe(module, given, **options)["output"]
+        except Exception:  # noqa: BLE001  # it is used, which is what was asked
+            got = {}
+        trial.demand(
+            not differs(got, want),
+            f"the tensor in the attribute {path} is used and is neither a parameter nor a buffer: it is not saved, and "
+            "does not follow .to()",
+            first={"attribute": path}, cause=f"use self.register_buffer({path.rpartition('.')[2]!r}, tensor)",
+        )  # fmt: skip
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether it is one of PyTorch's layers with a rate of dropout (attention, recurrent)."""
+    rate = getattr(module, "dropout", 0.0)
+    return isinstance(rate, (int, float)) and rate > 0 and type(module).__module__.startswith("torch.nn")
+
+
+class Driver:
+    """Layers as the laws see them (`mapsto.laws.drivers.LayerDriver`)."""
+
+    def settle(self, trial: Trial) -> Example:
+        return settle(trial)
+
+    def build(self, trial: Trial, dtype: str = "float32", *, training: bool = False, stream: str = "build") -> nn.Module:
+        return build(trial, getattr(torch, dtype), stream=stream).train(training)
+
+    def inputs(self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float32") -> tuple[Any, ...]:
+        return tuple(arrays(inputs(trial, size, getattr(torch, dtype), stream)))
+
+    def exact(self, trial: Trial, size: int, *, training: bool = False) -> tuple[nn.Module, tuple[Any, ...]]:
+        module, given = double(trial, size, training=training)
+        return module, tuple(arrays(given))
+
+    def used(self, trial: Trial, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
+        module, given = used(trial, size)
+        return module, tuple(arrays(given))
+
+    def call(self, layer: nn.Module, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed % (1 << 63))
+        with torch.no_grad():
+            made: dict[str, Any] = arrays(leaves(layer(*_tensors(given))))
+        return made
+
+    def see(
+        self, trial: Trial, layer: nn.Module, given: tuple[Any, ...], *, seed: int | None = None, backward: bool = True
+    ) -> dict[str, Any]:
+        options: dict[str, Any] = {"backward": backward} if seed is None else {"backward": backward, "seed": seed}
+        made: dict[str, Any] = arrays(seen_by(trial, layer, _tensors(given), **options))
+        return made
+
+    def total(
+        self,
+        trial: Trial,
+        layer: nn.Module,
+        given: tuple[Any, ...],
+        *,
+        seed: int,
+        parameters: Mapping[str, Array] | None = None,
+    ) -> tuple[float, dict[str, Array | None]]:
+        """Buffers are cloned, so that a pass in training leaves the layer as it was."""
+        fixed = tuple(trial.example.more.get("fixed", ()))
+        arguments, wrt = differentiable(_tensors(given), fixed)
+        if trial.has("in_place"):  # a leaf may not be written into
+            arguments = tuple(_cloned(x) for x in arguments)
+        weights = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in layer.named_parameters()}
+        weights |= {n: torch.from_numpy(x).requires_grad_() for n, x in (parameters or {}).items()}
+        state = {**{n: b.clone() for n, b in layer.named_buffers()}, **weights}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed % (1 << 63))
+            outputs = with_gradient(torch.func.functional_call(layer, state, arguments))
+        wrt |= {f"parameter {n}": p for n, p in weights.items() if p.requires_grad}
+        if not outputs or not wrt:
+            return 0.0, {}
+        value = sum((_weighed(path, y, seed) for path, y in outputs.items()), torch.zeros((), dtype=torch.float64))
+        found = torch.autograd.grad(value, list(wrt.values()), allow_unused=True)
+        return float(value), dict(zip(wrt, arrays(list(found)), strict=True))
+
+    def draws(self, layer: nn.Module, given: tuple[Any, ...]) -> bool:
+        return draws(layer, _tensors(given))
+
+    def parameters(self, layer: nn.Module) -> dict[str, Array]:
+        return {n: arrays(p.clone()) for n, p in layer.named_parameters()}
+
+    def save(self, layer: nn.Module) -> bytes:
+        saved = io.BytesIO()
+        torch.save(layer.state_dict(), saved)
+        return saved.getvalue()
+
+    def load(self, layer: nn.Module, saved: bytes) -> None:
+        layer.load_state_dict(torch.load(io.BytesIO(saved), weights_only=False), strict=True)
+
+    def has_state(self, layer: nn.Module) -> bool:
+        return bool(layer.state_dict())
+
+    def unsaved(self, layer: nn.Module) -> list[str]:
+        return sorted(n for n, _ in layer.named_buffers() if n not in layer.state_dict())
+
+    def check_attributes(self, trial: Trial) -> None:
+        unregistered(trial)
+
+    def differs_by_mode(self, layer: nn.Module) -> bool:
+        return any(isinstance(m, KNOWN) or _drops(m) for m in layer.modules())
+
+    @contextmanager
+    def deterministic(self) -> Iterator[None]:
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
+DRIVER = Driver()
+
+
+def _tensors(tree: Any) -> Any:
+    """The tree with its arrays as tensors of their own."""
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(tree.copy())
+    if type(tree) in (tuple, list):
+        return type(tree)(_tensors(x) for x in tree)
+    return {k: _tensors(v) for k, v in tree.items()} if isinstance(tree, dict) else copy.copy(tree)
+
+
+def _cloned(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    if type(tree) in (tuple, list):
+        return type(tree)(_cloned(x) for x in tree)
+    return {k: _cloned(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _weighed(path: str, y: Tensor, seed: int) -> Tensor:
+    """The real part of the output's product with normal numbers drawn from the seed."""
+    generator = torch.Generator().manual_seed(derive(seed, "weights", path))
+    drawn = torch.randn(y.shape, dtype=torch.complex128 if y.is_complex() else torch.float64, generator=generator)
+    return (y * drawn.conj()).real.sum().double() if y.is_complex() else (y.double() * drawn).sum()

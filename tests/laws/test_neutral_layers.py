@@ -1,0 +1,180 @@
+"""The laws of layers judge plain classes of NumPy arrays with a backward pass of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mapsto.core.laws import Example, Subject, Trial, Verdict, find_law, verdict
+from mapsto.core.random import derive
+
+
+class Layer:
+    """tanh(x W + b) over the last axis, with dropout in training where a rate is stated."""
+
+    def __init__(self, rng: np.random.Generator, rate: float = 0.0) -> None:
+        self.weights = {"W": rng.normal(size=(4, 3)), "b": rng.normal(size=3)}
+        self.rate, self.training = rate, False
+
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        """The output, and what backward needs."""
+        kept = (rng.random(3) >= self.rate) / (1 - self.rate) if self.rate and self.training else np.ones(3)
+        y = np.tanh(x @ self.weights["W"] + self.weights["b"]) * kept
+        return y, (x, y, kept)
+
+    def backward(self, saved: Any, gradient: Any) -> dict[str, Any]:
+        x, y, kept = saved
+        inner = gradient * (kept - y * y / np.where(kept, kept, 1))
+        flat = inner.reshape(-1, 3)
+        return {"input 0": inner @ self.weights["W"].T, "parameter W": x.reshape(-1, 4).T @ flat, "parameter b": flat.sum(0)}
+
+    def state(self) -> dict[str, Any]:
+        return copy.deepcopy(self.weights)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.weights = copy.deepcopy(state)
+
+
+class ForgetsFactor(Layer):
+    def backward(self, saved: Any, gradient: Any) -> dict[str, Any]:
+        return {k: 2 * g if k == "parameter b" else g for k, g in super().backward(saved, gradient).items()}
+
+
+class Detached(Layer):
+    def backward(self, saved: Any, gradient: Any) -> dict[str, Any]:
+        return {**super().backward(saved, gradient), "parameter W": None}
+
+
+class MixesRows(Layer):
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        return super().forward(x - x.mean(0, keepdims=True), rng)
+
+
+class SeesTheFuture(Layer):
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        return super().forward(x + np.roll(x, -1, 1), rng)
+
+
+class LosesBias(Layer):
+    def state(self) -> dict[str, Any]:
+        return {"W": self.weights["W"].copy()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.weights["W"] = state["W"].copy()
+
+
+class OwnStream(Layer):
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        return super().forward(x + np.random.normal(), rng)  # the bug
+
+
+class Driver:
+    """Layers as the laws see them, in NumPy."""
+
+    def settle(self, trial: Trial) -> Example:
+        return trial.example
+
+    def build(self, trial: Trial, dtype: str = "float32", *, training: bool = False, stream: str = "build") -> Layer:
+        made: Layer = trial.subject.target(np.random.default_rng(derive(trial.seed, stream)), **trial.example.args)
+        made.weights = {k: w.astype(dtype) for k, w in made.weights.items()}
+        made.training = training
+        return made
+
+    def inputs(self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float32") -> tuple[Any, ...]:
+        return (np.random.default_rng(derive(trial.seed, stream, size)).normal(size=(size, 5, 4)).astype(dtype),)
+
+    def exact(self, trial: Trial, size: int, *, training: bool = False) -> tuple[Layer, tuple[Any, ...]]:
+        return self.build(trial, "float64", training=training), self.inputs(trial, size, dtype="float64")
+
+    def used(self, trial: Trial, size: int) -> tuple[Layer, tuple[Any, ...]]:
+        layer = self.build(trial)
+        layer.weights = {k: w + 1 for k, w in layer.weights.items()}
+        return layer, self.inputs(trial, size)
+
+    def call(self, layer: Layer, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
+        return {"output": layer.forward(given[0], np.random.default_rng(seed))[0]}
+
+    def see(
+        self, trial: Trial, layer: Layer, given: tuple[Any, ...], *, seed: int | None = None, backward: bool = True
+    ) -> dict[str, Any]:
+        seed = derive(trial.seed, "pass") if seed is None else seed
+        y, saved = layer.forward(given[0], np.random.default_rng(seed))
+        found = {"gradient": layer.backward(saved, np.ones_like(y))} if backward else {}
+        return {"output": {"output": y}, "buffer": {}, **found}
+
+    def total(
+        self, trial: Trial, layer: Layer, given: tuple[Any, ...], *, seed: int, parameters: Mapping[str, Any] | None = None
+    ) -> tuple[float, dict[str, Any]]:
+        moved = copy.deepcopy(layer)
+        moved.weights |= parameters or {}
+        y, saved = moved.forward(given[0], np.random.default_rng(seed))
+        weights = np.random.default_rng(seed + 1).normal(size=y.shape)
+        return float((y * weights).sum()), moved.backward(saved, weights)
+
+    def draws(self, layer: Layer, given: tuple[Any, ...]) -> bool:
+        return bool(layer.rate and layer.training)
+
+    def parameters(self, layer: Layer) -> dict[str, Any]:
+        return copy.deepcopy(layer.weights)
+
+    def save(self, layer: Layer) -> Any:
+        return layer.state()
+
+    def load(self, layer: Layer, saved: Any) -> None:
+        layer.restore(saved)
+
+    def has_state(self, layer: Layer) -> bool:
+        return True
+
+    def unsaved(self, layer: Layer) -> list[str]:
+        return []
+
+    def check_attributes(self, trial: Trial) -> None: ...
+
+    def differs_by_mode(self, layer: Layer) -> bool:
+        return False
+
+    def deterministic(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def judged(target: type, law: str, *tags: str, **args: Any) -> Verdict:
+    example = Example(args=args, tags=frozenset(tags))
+    subject = Subject(kind="layer", label=target.__name__, reference="", target=target, example=example, driver=Driver())
+    return verdict(Trial(subject, find_law(f"layer.{law}")))
+
+
+@pytest.mark.parametrize("law", ["gradients", "row_independence", "causality", "state", "rerun", "modes"])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_right_one_keeps_them(law: str, rate: float) -> None:
+    tags = ("row_independent", "causal", *(["mode_dependent"] if rate else []))
+    made = judged(Layer, law, *tags, rate=rate)
+    assert made.status == "pass", made.reason
+
+
+@pytest.mark.parametrize(
+    ("target", "law", "said"),
+    [
+        (ForgetsFactor, "gradients", "its gradient is 2 of what it should be"),
+        (Detached, "gradients", "its gradient is missing"),
+        (MixesRows, "row_independence", "over the record axis"),
+        (SeesTheFuture, "causality", "a later position is read"),
+        (LosesBias, "state", "state that is not in what it saves"),
+        (OwnStream, "rerun", "a stream that the framework's seed does not set"),
+    ],
+)
+def test_a_wrong_one_is_caught_with_its_cause(target: type, law: str, said: str) -> None:
+    made = judged(target, law, "row_independent", "causal")
+    assert made.status == "fail", made.reason
+    assert made.witness is not None
+    assert said in str(made.witness.cause)
+
+
+def test_modes_that_differ_undeclared_are_asked_for() -> None:
+    assert "mode_dependent" in judged(Layer, "modes", rate=0.4).reason
+    assert judged(Layer, "modes", "mode_dependent").status == "fail"
