@@ -6,30 +6,24 @@ A task may be any function of that signature. The classes here also predict, mea
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from ..tasks import panels
+from ..tasks import task as tasks
+from ..tasks.task import Batch
 from .losses import IGNORE, LOSS, Weight, stated
 
 task = decorator("task")
-Batch = Mapping[str, Any]
 Pair = tuple[Tensor | float, Weight]
-Result = tuple[Tensor, Weight, Any]
 
 
-class Task(ABC):
-    """A task whose loss compares the model's output with a target.
-
-    loss: (prediction, target) -> (total, weight); input: the field, or fields, that the model is called with; target: the
-    field it is compared with; metrics: more measurements, each `(prediction, target) -> (sum, weight)`, a pair that is
-    averaged exactly, or a `torchmetrics.Metric`.
-    """
+class Task(tasks.Task):
+    """The book-keeping of `mapsto.tasks.Task` around a loss of any of the forms that `stated` takes."""
 
     def __init__(
         self,
@@ -39,56 +33,7 @@ class Task(ABC):
         target: str = "target",
         metrics: Mapping[str, Any] | None = None,
     ) -> None:
-        self.loss = stated(loss)
-        self.inputs = (input,) if isinstance(input, str) else tuple(input)
-        self.target = target
-        self.metrics = dict(metrics or {})
-
-    def __call__(self, model: nn.Module, batch: Batch) -> Result:
-        prediction = self.forward(model, batch)
-        total, weight = self.loss(prediction, self.wanted(batch))
-        return total, weight, prediction
-
-    def forward(self, model: nn.Module, batch: Batch) -> Any:
-        """The model's output for a batch."""
-        try:
-            return model(*[batch[name] for name in self.inputs])
-        except KeyError as error:
-            if error.args and error.args[0] in self.inputs:
-                self.field(batch, error.args[0])
-            raise
-
-    @staticmethod
-    def field(batch: Batch, name: str) -> Any:
-        """A field of the batch. Raises DataError with those there are."""
-        if name not in batch:
-            raise DataError(f"the batch has no field {name!r}; {nearest(name, batch)}")
-        return batch[name]
-
-    def wanted(self, batch: Batch) -> Any:
-        """What the output is compared with."""
-        return self.field(batch, self.target)
-
-    @abstractmethod
-    def predict(self, outputs: Any) -> dict[str, Tensor]:
-        """What the model's output says, as a dict of tensors whose first axis is records."""
-
-    def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
-        """Measurements of a batch as pairs (sum, weight), averaged exactly over an evaluation."""
-        target = self.wanted(batch)
-        return {n: f(outputs, target) for n, f in self.metrics.items() if not hasattr(f, "compute")}
-
-    def stateful_metrics(self) -> dict[str, Any]:
-        """Metrics that keep their own sums (torchmetrics): name -> metric."""
-        return {n: f for n, f in self.metrics.items() if hasattr(f, "compute")}
-
-    def derive(self, means: Mapping[str, float]) -> dict[str, float]:  # noqa: ARG002
-        """More metrics computed from the finished means of an evaluation (`loss` among them)."""
-        return {}
-
-    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:  # noqa: ARG002
-        """What a report shows, from (prediction, batch) pairs on the CPU: plain data; see `mapsto.engine.report`."""
-        return []
+        super().__init__(stated(loss), input=input, target=target, metrics=metrics)
 
 
 @task
@@ -127,10 +72,7 @@ class Classification(Task):
             return []
         predicted = torch.cat([p["label"].reshape(-1) for p, _ in collected])
         target = torch.cat([_classes(b[self.target]).reshape(-1) for _, b in collected])
-        classes = max(collected[0][0]["probability"].shape[-1], int(target.max()) + 1)
-        matrix = torch.bincount(target * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-        labels = self.labels or [str(i) for i in range(classes)]
-        return [{"kind": "confusion", "title": "Confusion matrix", "labels": labels, "rows": matrix.tolist()}]
+        return [panels.confusion(predicted.numpy(), target.numpy(), collected[0][0]["probability"].shape[-1], self.labels)]
 
 
 def _indices(target: Any) -> Any:
@@ -174,12 +116,9 @@ class Regression(Task):
     def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
         if not collected:
             return []
-        points = [
-            (float(t), float(v))
-            for p, b in collected
-            for t, v in zip(b[self.target].reshape(-1), p["value"].reshape(-1), strict=True)
-        ]
-        return [{"kind": "scatter", "title": "Predicted against true", "x": "true", "y": "predicted", "points": points[:2000]}]
+        true = torch.cat([b[self.target].double().reshape(-1) for _, b in collected])
+        predicted = torch.cat([p["value"].double().reshape(-1) for p, _ in collected])
+        return [panels.scatter(true.numpy(), predicted.numpy())]
 
 
 @task
@@ -226,7 +165,7 @@ class LanguageModel(Task):
         for given, wanted, got in zip(batch[self.inputs[0]][:8], batch[self.target][:8], prediction["token"][:8], strict=True):
             kept = wanted != self.ignore_index
             rows.append([self.decode(x.tolist()) for x in (given, wanted[kept], got[kept])])
-        return [{"kind": "samples", "title": "Next tokens", "columns": ["given", "true", "predicted"], "rows": rows}]
+        return [panels.samples("Next tokens", ["given", "true", "predicted"], rows)]
 
 
 def _token_loss(ignore_index: int) -> Any:

@@ -1,0 +1,82 @@
+"""A task without its arithmetic: which fields the model is called with, what its output is compared with, which metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..core.errors import DataError, nearest
+
+Batch = Mapping[str, Any]
+Pair = tuple[Any, Any]
+Result = tuple[Any, Any, Any]
+
+
+class Task(ABC):
+    """A task whose loss compares the model's output with a target.
+
+    loss: (prediction, target) -> (total, weight), as the wing's `stated` makes it; input: the field, or fields, that the
+    model is called with; target: the field it is compared with; metrics: more measurements, each
+    `(prediction, target) -> (sum, weight)`, a pair that is averaged exactly, or one that keeps its own sums and has
+    `compute` (as torchmetrics).
+    """
+
+    def __init__(
+        self,
+        loss: Callable[[Any, Any], tuple[Any, Any]],
+        *,
+        input: str | list[str] = "input",
+        target: str = "target",
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.loss = loss
+        self.inputs = (input,) if isinstance(input, str) else tuple(input)
+        self.target = target
+        self.metrics = dict(metrics or {})
+
+    def __call__(self, model: Callable[..., Any], batch: Batch) -> Result:
+        prediction = self.forward(model, batch)
+        total, weight = self.loss(prediction, self.wanted(batch))
+        return total, weight, prediction
+
+    def forward(self, model: Callable[..., Any], batch: Batch) -> Any:
+        """The model's output for a batch."""
+        try:
+            return model(*[batch[name] for name in self.inputs])
+        except KeyError as error:
+            if error.args and error.args[0] in self.inputs:
+                self.field(batch, error.args[0])
+            raise
+
+    @staticmethod
+    def field(batch: Batch, name: str) -> Any:
+        """A field of the batch. Raises DataError with those there are."""
+        if name not in batch:
+            raise DataError(f"the batch has no field {name!r}; {nearest(name, batch)}")
+        return batch[name]
+
+    def wanted(self, batch: Batch) -> Any:
+        """What the output is compared with."""
+        return self.field(batch, self.target)
+
+    @abstractmethod
+    def predict(self, outputs: Any) -> dict[str, Any]:
+        """What the model's output says, as a dict of arrays whose first axis is records."""
+
+    def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
+        """Measurements of a batch as pairs (sum, weight), averaged exactly over an evaluation."""
+        target = self.wanted(batch)
+        return {n: f(outputs, target) for n, f in self.metrics.items() if not hasattr(f, "compute")}
+
+    def stateful_metrics(self) -> dict[str, Any]:
+        """Metrics that keep their own sums (torchmetrics): name -> metric."""
+        return {n: f for n, f in self.metrics.items() if hasattr(f, "compute")}
+
+    def derive(self, means: Mapping[str, float]) -> dict[str, float]:  # noqa: ARG002
+        """More metrics computed from the finished means of an evaluation (`loss` among them)."""
+        return {}
+
+    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:  # noqa: ARG002
+        """What a report shows, from (prediction, batch) pairs on the CPU: plain data; see `mapsto.engine.report`."""
+        return []
