@@ -437,6 +437,15 @@ def test_files_that_the_source_is_not_for(mapsto, train_on, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"no zip", lambda data: b""])
+def test_a_damaged_npz_is_named(mapsto, trained, tmp_path, damage):
+    np.savez(tmp_path / "new.npz", input=np.ones((2, 2)))
+    (tmp_path / "new.npz").write_bytes(damage((tmp_path / "new.npz").read_bytes()))
+    said = mapsto("predict", trained, "--input", tmp_path / "new.npz", "--output", tmp_path / "p.jsonl")
+    assert said.code == 1
+    assert said.err.startswith(f"error: npz: {tmp_path / 'new.npz'} cannot be read: ")
+
+
 def test_predictions_that_are_not_finite_are_told(mapsto, trained, tmp_path):
     np.savez(tmp_path / "new.npz", input=np.array([[0, 1], [np.nan, 1]], np.float32))
     said = mapsto("predict", trained, "--input", tmp_path / "new.npz", "--output", tmp_path / "p.jsonl")

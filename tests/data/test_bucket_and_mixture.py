@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from records import Counting
 
 from mapsto.core.errors import DataError
-from mapsto.data import Batches, Bucketed, Concatenated, Interleaved, Mixture, Shuffled
+from mapsto.data import Batches, Bucketed, Concatenated, Interleaved, Items, Mixture, Shuffled
 
 
 class Texts:
@@ -237,6 +237,16 @@ def test_concatenated_joins_arrays_lists_and_tensors_in_the_order_asked_for() ->
         source[np.array([5])]
     with pytest.raises(DataError, match="field 'a' has records of different shapes"):
         Concatenated([{"a": np.zeros((2, 3))}, {"a": np.zeros((2, 4))}])[np.array([0, 3])]
+
+
+def test_the_types_of_concatenated_sources_are_those_of_all_whatever_a_batch_is_of() -> None:
+    source = Concatenated([{"a": np.arange(3)}, {"a": np.ones(2, np.float32)}, {"a": np.zeros(1, np.float32)}])
+    for indices in ([0], [3], [0, 4], []):
+        assert source[np.array(indices, np.int64)]["a"].dtype == np.float64
+    lists = Concatenated([{"a": [[1.0], [2.0]]}, Items([np.ones(1), np.ones(2)], fields=["a"])])
+    assert all(isinstance(lists[np.array(i)]["a"], list) for i in ([0], [2], [1, 3]))
+    with pytest.raises(DataError, match="field 'a' holds a whole number that float64, the type of all sources, does not keep"):
+        Concatenated([{"a": np.array([2**53 + 1])}, {"a": np.ones(1)}])[np.array([0])]
 
 
 def test_concatenated_closes_what_can_be_closed() -> None:

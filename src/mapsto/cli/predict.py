@@ -18,6 +18,7 @@ from ..core.errors import DataError, SpecError, nearest
 from ..core.parts import build, resolve, stated
 from ..core.registry import registry
 from ..core.values import Part
+from ..data.arrays import npz_arrays
 from ..data.compressed import inner_suffix
 from . import trusting
 from .beside import Beside
@@ -194,8 +195,7 @@ def _source(before: Any, file: Path, name: str | None = None) -> Part:
     takes = () if part is None else stated(resolve(part, "source", "source")[0], registry.kind("source")).named
     same = name is None and part is not None and ("path" in part.args or "path" in takes)
     if file.suffix == ".npz" and name is None and not (same and part is not None and part.name not in READ_FILES):
-        with np.load(file, allow_pickle=False) as arrays:
-            return Part("arrays", dict(arrays))
+        return Part("arrays", npz_arrays(file))
     if part is not None and same and (part.name not in READ_FILES or by_suffix in (None, part.name) or file.is_dir()):
         other = inner_suffix(Path(str(part.args.get("path", "")))) != suffix
         dropped = ("delimiter",) if other and part.name == "csv" else ("classes",) if file.is_dir() else ()

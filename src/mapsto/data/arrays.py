@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, first_line
 from ..core.registry import decorator
 from .source import Batch, Indices, Source, are_indices, check_indices, is_tensor
 
@@ -52,6 +53,20 @@ class Arrays(Source):
         except IndexError:
             check_indices(indices, self._count, "arrays")
             raise
+
+
+def npz_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz file by their names, read without running code. Raises DataError where it is none, or damaged."""
+    try:
+        with path.open("rb") as file:  # which NumPy leaves open where it fails
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                raise DataError(f"npz: {path} holds one array without a name: write np.savez(path, input=...)")
+            return {name: found[name] for name in found.files}
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"npz: {path} cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _array(name: str, value: Any) -> Any:

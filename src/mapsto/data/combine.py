@@ -20,7 +20,8 @@ from .source import Batch, Indices, Source, check_indices, is_tensor, record_cou
 
 @decorator("source")("concatenated")
 class Concatenated(Source):
-    """Maps indices to the records of several sources, one after another; their fields must have the same names.
+    """Maps indices to the records of several sources, one after another; their fields must have the same names, and are
+    of the type that holds those of all.
 
     Raises DataError naming the field that one of them lacks, and where folders of classes number them differently.
     """
@@ -31,12 +32,14 @@ class Concatenated(Source):
         self.sources = [as_source(s) for s in sources]
         self.counts = [record_count(s) for s in self.sources]
         self.starts = np.concatenate([[0], np.cumsum(self.counts)]).astype(np.int64)
-        names = [list(s[np.zeros(1, np.int64)]) for s in self.sources]
+        firsts = [s[np.zeros(1, np.int64)] for s in self.sources]
+        names = [list(first) for first in firsts]
         for i, other in enumerate(names):
             for name in set(names[0]) ^ set(other):
                 has, lacks = (0, i) if name in names[0] else (i, 0)
                 raise DataError(f"source {lacks} has no field {name!r}, which source {has} has; {nearest(name, names[lacks])}")
         self.names = names[0]
+        self._like = {name: concatenate([first[name] for first in firsts], name) for name in self.names}
         same_classes(self.sources)
 
     def __len__(self) -> int:
@@ -44,13 +47,15 @@ class Concatenated(Source):
 
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, len(self), "concatenated")
-        pieces, where = [], []
+        pieces: list[Batch] = []
+        where = []
         for number, (chosen, here) in enumerate(self._split(indices)):
             if len(here) or (number == 0 and not len(indices)):
                 pieces.append(self.sources[number][chosen])
                 where.append(here)
+        pieces = [{name: _fitted(piece[name], self._like[name], name) for name in self.names} for piece in pieces]
         if len(pieces) == 1:
-            return dict(pieces[0])
+            return pieces[0]
         back = np.argsort(np.concatenate(where), kind="stable")
         return {name: _ordered(concatenate([piece[name] for piece in pieces], name), back) for name in self.names}
 
@@ -73,6 +78,24 @@ class Concatenated(Source):
         number = np.searchsorted(self.starts, indices, side="right") - 1
         places = [np.flatnonzero(number == i) for i in range(len(self.sources))]
         return [(indices[here] - self.starts[i], here) for i, here in enumerate(places)]
+
+
+def _fitted(values: Any, like: Any, name: str) -> Any:
+    """A piece of a field in the type of all sources, which a batch has whatever sources its records are of.
+
+    Raises DataError for a whole number that the common type does not keep.
+    """
+    if isinstance(like, list) or (isinstance(values, list) and not is_tensor(like)):
+        return list(values)
+    if is_tensor(like):
+        return values.to(like.dtype)
+    values = np.asarray(values)
+    if like.dtype.kind in "US" or values.dtype == like.dtype:
+        return values
+    cast = values.astype(like.dtype)
+    if values.dtype.kind in "iu" and not np.array_equal(cast.astype(values.dtype), values):
+        raise DataError(f"field {name!r} holds a whole number that {like.dtype}, the type of all sources, does not keep")
+    return cast
 
 
 def concatenate(pieces: list[Any], name: str) -> Any:
