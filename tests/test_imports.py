@@ -36,14 +36,10 @@ def module_name(path: Path, root: Path = SOURCE) -> str:
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[Import]:
-    """Every import of a file, by absolute names; what is under `if TYPE_CHECKING:` is left out."""
+    """Every import of a file, by absolute names, those for type checkers alone too."""
     package = module if is_package else module.rpartition(".")[0]
 
     def visit(node: ast.AST, local: bool) -> Iterator[Import]:
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for child in node.orelse:
-                yield from visit(child, local)
-            return
         if isinstance(node, ast.Import):
             yield from ((alias.name, "", local) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -155,10 +151,14 @@ def test_a_planted_trespass_is_seen(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_planted_knot_is_seen_within_a_function_and_not_for_type_checkers(tmp_path: Path) -> None:
+def test_a_planted_knot_is_seen_within_a_function_and_for_type_checkers_alone(tmp_path: Path) -> None:
     knot = planted(
         tmp_path / "a", core_a="from . import b", core_b="def f():\n    from .c import x\n", core_c="import mapsto.core.a"
     )
     assert cycle(knot) == ["mapsto.core.a", "mapsto.core.b", "mapsto.core.c", "mapsto.core.a"]
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import a\nelse:\n    a = None\n"
-    assert cycle(planted(tmp_path / "b", core_a="from . import b", core_b=typed)) == []
+    assert cycle(planted(tmp_path / "b", core_a="from . import b", core_b=typed)) == [
+        "mapsto.core.a",
+        "mapsto.core.b",
+        "mapsto.core.a",
+    ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,15 +12,26 @@ from torch import Tensor
 from ..core.errors import DataError, SpecError
 from ..data.stream import StandIn
 from .blame import blaming
+from .mappings import Loss
 from .placement import place
 from .state import State
 from .survey import modes
 
-if TYPE_CHECKING:
-    from .program import Program
-
 PANEL_RECORDS = 10_000
 """Records that a report looks at, at most."""
+
+
+class Evaluated(Protocol):
+    """What is asked of a program."""
+
+    state: State
+    task: Any
+    loss: Loss
+    modes: dict[str, list[str]]
+
+    def evaluating(self) -> AbstractContextManager[State]:
+        """Within it: evaluation mode, no gradients, lent weights."""
+        ...
 
 
 def fetch(window: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -46,7 +58,7 @@ def _total(values: list[Any]) -> float:
     return total
 
 
-def evaluate(program: Program, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Means over all records of the loss and of what the task measures, with the lent weights.
 
     Raises DataError where there are no batches.
@@ -102,13 +114,13 @@ def _add(sums: dict[str, Any], pairs: Mapping[str, tuple[Any, Any]]) -> None:
             kept[i] = kept[i] + (value.double() if isinstance(value, Tensor) else value)
 
 
-def predict(program: Program, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def predict(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The task's predictions a batch, as NumPy arrays. Raises SpecError where the task does not predict."""
     for prediction, _ in _predictions(program, batches):
         yield {name: _array(value) for name, value in prediction.items()}
 
 
-def panels(program: Program, batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def panels(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the task shows of its predictions over the first records."""
     if not hasattr(program.task, "panels"):
         return []
@@ -122,7 +134,9 @@ def panels(program: Program, batches: Iterable[Mapping[str, Any]]) -> list[dict[
     return found
 
 
-def _predictions(program: Program, batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+def _predictions(
+    program: Evaluated, batches: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     task = program.task
     if not hasattr(task, "predict"):
         raise SpecError(f"task: {getattr(task, '__name__', type(task).__name__)} has no predict(outputs), so it cannot predict")

@@ -168,18 +168,18 @@ class Program:
     # -- state -------------------------------------------------------------------------------------------------------
     def weights(self) -> dict[str, Any]:
         """Copies of the canonical weights and buffers as NumPy arrays (CPU tensors where NumPy lacks the dtype)."""
-        return self.state.mesh.gathered(weights(self.state.model, canonical(self)))
+        return self.state.mesh.gathered(weights(self.state.model, canonical(self.state, self.middleware)))
 
     def state_tree(self) -> dict[str, Any]:
         """The whole state as a tree: model, optimizer by parameter names, schedule, middleware, step."""
-        return program_state(self)
+        return program_state(self.state, self.middleware)
 
     def restore(self, tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
         """Put such a tree back. Raises CheckpointError naming what is missing, unexpected or does not fit.
 
         reschedule: the schedule, which must be fresh, is taken to the tree's step as this program has it.
         """
-        restore_program(self, tree, reschedule=reschedule)
+        restore_program(self.state, self.middleware, tree, reschedule=reschedule)
 
     def summary(self) -> dict[str, Any]:
         """For people: sizes, device and plan."""

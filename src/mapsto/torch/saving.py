@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +15,30 @@ from torch import Tensor, nn
 from ..core.errors import CheckpointError
 from .mesh.one import is_part, local, whole
 from .rates import advanced
-
-if TYPE_CHECKING:
-    from .program import Program
+from .state import State
 
 EXECUTION = ("foreach", "fused", "capturable", "differentiable")
 """Options of an optimizer's groups that say how it computes, not what: each program has its own."""
 
 
-def program_state(program: Program) -> dict[str, Any]:
+def program_state(state: State, middleware: Mapping[str, Any]) -> dict[str, Any]:
     """model, optimizer (state by parameter name), schedule, middleware (those that have state), step."""
-    state = program.state
     return {
-        "model": {**state.model.state_dict(), **canonical(program)},
+        "model": {**state.model.state_dict(), **canonical(state, middleware)},
         "optimizer": optimizer_state(state.optimizer, state.names),
         "schedule": None if state.schedule is None else state.schedule.state_dict(),
-        "middleware": {n: m.state_dict() for n, m in program.middleware.items() if hasattr(m, "state_dict")},
+        "middleware": {n: m.state_dict() for n, m in middleware.items() if hasattr(m, "state_dict")},
         "step": state.step,
     }
 
 
-def restore_program(program: Program, tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
+def restore_program(state: State, middleware: Mapping[str, Any], tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
     """Put `program_state` back. Everything is compared before anything is changed.
 
     reschedule: the rates from here on are those of the program's own schedule, fresh as it is, at the tree's step.
     Raises CheckpointError naming every key that is missing, unexpected or of another shape.
     """
-    state = program.state
-    stateful = {n: m for n, m in program.middleware.items() if hasattr(m, "state_dict")}
+    stateful = {n: m for n, m in middleware.items() if hasattr(m, "state_dict")}
     same_keys("the checkpoint", tree, ("model", "optimizer", "schedule", "middleware", "step"))
     same_keys("middleware", tree["middleware"], stateful)
     tree = state.mesh.narrowed(tree)
@@ -152,11 +148,11 @@ def _cut(full: Tensor, like: Any) -> Tensor:
     return distribute_tensor(full.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
-def canonical(program: Program) -> dict[str, Tensor]:
+def canonical(state: State, middleware: Mapping[str, Any]) -> dict[str, Tensor]:
     """By name the weights that a middleware says are those of the run, where ranks hold different ones; all ranks must ask."""
-    model, parameters = program.state.model, program.state.parameters
+    model, parameters = state.model, state.parameters
     found: dict[int, Tensor] = {}
-    for made in program.middleware.values():
+    for made in middleware.values():
         if hasattr(made, "canonical") and (values := made.canonical()):
             found |= dict(zip(map(id, parameters), values, strict=True))
     if not found:

@@ -15,7 +15,6 @@ from ...core.errors import CheckpointError
 from ...core.plan import MESH
 from ..mappings import Grad, Metrics
 from ..middleware.gradients import dense, scale
-from ..saving import program_state, restore_program
 from ..state import Builder, State
 from . import partition, wire
 from .blueprint import Shipment
@@ -166,10 +165,10 @@ class Server:
 
     def load(self, tree: Any) -> None:
         """Put a state back that was cut for this server."""
-        restore_program(self.program, wire.unpack_tree(tree))
+        self.program.restore(wire.unpack_tree(tree))
 
     def _tree(self) -> dict[str, Any]:
-        found = program_state(self.program)
+        found = self.program.state_tree()
         held = {n: s for n, s in found["optimizer"]["state"].items() if self.rows.get(n, True)}
         return {**found, "optimizer": {**found["optimizer"], "state": held}}
 
@@ -203,7 +202,7 @@ class Server:
                 f"server {self.rank} on {os.uname().nodename} finds no shard {path}; on several machines mesh.folder must be "
                 "a folder that all of them share"
             )
-        restore_program(self.program, torch.load(path, weights_only=True))
+        self.program.restore(torch.load(path, weights_only=True))
 
 
 def shard_file(folder: str, step: int, rank: int) -> Path:
