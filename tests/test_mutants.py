@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 from tests.mutants import Mutant, every, verdicts
+from tests.servers.pool import pool
 
 from mapsto.core.laws import all_laws, find_law
 
@@ -27,7 +29,8 @@ def params() -> list[object]:
 
 @pytest.mark.parametrize("mutant", params())
 def test_the_bug_is_caught_and_its_twin_passes(mutant: Mutant) -> None:
-    with warnings.catch_warnings():
+    served = pool() if mutant.law == "program.served" else nullcontext()  # the twin uses the processes of the bug
+    with served, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bug, twin = verdicts(mutant, seed=0)
     if bug.status == "not applicable" and "not installed" in bug.reason:

@@ -18,6 +18,7 @@ from ...core.parts import build
 from ...core.values import use
 from ..events import Event
 from ..run import Result, Run
+from .garbage import only_new_garbage
 from .runs import STEPS, differing, first_difference, folder, leaves, saved, usual
 
 laws = Laws("observer")
@@ -243,7 +244,7 @@ def restores(trial: Trial) -> None:
 def memory(trial: Trial) -> None:
     """Between 8 and 24 events no tensor with a graph more is held, and memory grows by less than 1 MiB."""
     changes = {"steps": MANY, "evaluate_every": MANY, "checkpoint": {"every": MANY, "keep": None, "best": 0}}
-    with folder() as place:
+    with folder() as place, only_new_garbage():
         tracemalloc.start()
         try:
             _, _, watched = _observed(trial, place / "run", extra=1 << 16, changes=changes)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
+from ...engine.laws.garbage import only_new_garbage
 from .layer_examples import build, inputs, settle
 from .layer_passes import cotangents, differentiable, with_gradient
 
@@ -58,17 +57,6 @@ def memory(trial: Trial) -> None:
                      measured=largest, allowed=int(budget),
                      cause="intermediate results that backward does not need")  # fmt: skip
     trial.exercised("steps", STEPS)
-
-
-@contextmanager
-def only_new_garbage() -> Iterator[None]:
-    """Within it, the collector sees only objects made since: the compiler alone holds millions."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _step(trial: Trial, module: nn.Module, step: int, alive: weakref.WeakSet[_Saved]) -> int:
