@@ -214,5 +214,5 @@ def test_states_that_do_not_fit_are_told() -> None:
             Loader(reader(**other)).load_state_dict(state)
     with pytest.raises(DataError, match="no state of a loader: it holds step, not batches_per_epoch"):
         Loader(reader()).load_state_dict({"step": 1})
-    with pytest.raises(DataError, match="a list is no reader: it has no stream, batches_per_epoch, records"):
+    with pytest.raises(DataError, match="list is no reader: it has no stream, batches_per_epoch, records"):
         Loader([1])

@@ -10,8 +10,9 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from .batches import batch_of
 from .doors import listed, typed
-from .fields import Field, Settling, Types, batch_of
+from .fields import Field, Settling, Types
 from .source import Batch, Indices, Source, check_indices, record_count
 
 SAMPLE = 32

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.registry import decorator
+from .batches import batch_of
 from .doors import listed, typed
-from .fields import LIST, OBJECT, Field, Settling, Types, batch_of
+from .fields import LIST, OBJECT, Field, Settling, Types
 from .line_files import LineFile
 from .numerals import is_word, number_of, number_said
 from .paths import PathLike, existing_files

@@ -6,17 +6,25 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from ..core.errors import DataError
 from .combine import concatenate
 from .doors import typed, whole
 from .source import Batch
-from .stream import StandIn, size
+from .stream import StandIn, check_reader, size
 
 KEYS = ("batches_per_epoch", "micro_shards", "next_batch", "position", "records")
 """What the state of a loader holds, as whole numbers that any file can keep; `next_batch` is a checksum of the record
 indices of the batch that comes next (0 where the reader tells none), which another seed or order would change."""
+
+
+class Slice(TypedDict, total=False):
+    """Which slice of each global batch a loader gives; see `Loader`."""
+
+    rank: int | None
+    world_size: int | None
+    micro_shards: int | None
 
 
 class Loader:
@@ -44,8 +52,7 @@ class Loader:
         micro_shards: int | None = None,
         convert: Callable[[Batch], Any] | None = None,
     ) -> None:
-        if missing := [a for a in ("stream", "batches_per_epoch", "records") if not hasattr(reader, a)]:
-            raise DataError(f"loader: a {type(reader).__name__} is no reader: it has no {', '.join(missing)}")
+        check_reader(reader, "loader")
         if (rank is None) != (world_size is None):
             raise DataError("loader: rank and world_size go together: say both, or none")
         self.reader, self.micro_shards, self.convert = reader, micro_shards, convert

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -127,7 +127,13 @@ class Batches:
             check_fields(batch, self._names[index])
         return batch
 
-    def stream(self, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> Stream:
+    @overload
+    def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream[Batch]: ...
+    @overload
+    def stream(
+        self, start: int = 0, stop: int | None = None, *, shard: tuple[int, ...], shards: int = 1
+    ) -> Stream[list[Batch]]: ...
+    def stream(self, start: int = 0, stop: int | None = None, *, shard: Shard = 0, shards: int = 1) -> Stream[Any]:
         """A context manager and iterator of (position, batch) from `start` on; nothing before `start` is read.
 
         shard, of `shards`: one micro-shard of each global batch, or several, which come as a list.

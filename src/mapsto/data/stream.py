@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+from ..core.errors import DataError
 from .source import Batch
 
 Shard = int | tuple[int, ...]
 """A micro-shard of a global batch, or several, which come as a list; -1 is one that nobody has."""
+
+
+B = TypeVar("B")
+"""What a stream gives: a batch, or a list of the batches of several micro-shards."""
 
 
 class Reader(Protocol):
@@ -18,12 +23,18 @@ class Reader(Protocol):
     def batch(self, position: int, shard: int = 0, shards: int = 1) -> Batch: ...
 
 
+def check_reader(made: Any, who: str) -> None:
+    """Raise DataError for what is no reader."""
+    if missing := [name for name in ("stream", "batches_per_epoch", "records") if not hasattr(made, name)]:
+        raise DataError(f"{who}: {type(made).__name__} is no reader: it has no {', '.join(missing)}")
+
+
 class StandIn(dict[str, Any]):
     """A batch in the place of a micro-shard without records: it is computed with, so that all ranks do the same, and
     weighs nothing."""
 
 
-class Stream:
+class Stream(Generic[B]):
     """A context manager and iterator of (position, batch), from `start` to before `stop` (None: without end).
 
     shard, of `shards`: a number, or several: then a list of batches stands for each position (see `read`).
@@ -34,16 +45,16 @@ class Stream:
         self.reader, self.stop, self.shard, self.shards = reader, stop, shard, shards
         self.position = start
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
+    def __iter__(self) -> Iterator[tuple[int, B]]:
         return self
 
-    def __next__(self) -> tuple[int, Any]:
+    def __next__(self) -> tuple[int, B]:
         position, stop = self.position, self.stop
         if stop is not None and position >= stop:
             raise StopIteration

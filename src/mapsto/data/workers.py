@@ -13,15 +13,15 @@ import signal
 import traceback
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Self
 
 from ..core.errors import DataError
 from ..core.recipes import Recipe, load_recipes, loaded_recipes
 from .shared import Slots, open_slots, pack, unpack
-from .stream import Shard, StandIn, Stream, read
+from .stream import B, Shard, StandIn, Stream, read
 
 
-class WorkerStream(Stream):
+class WorkerStream(Stream[B]):
     """A stream whose batches are made in `workers` processes, equal to those made in this one.
 
     Starts them when entered (or first read) and ends them when left. Raises DataError where the reader cannot be sent to
@@ -44,7 +44,7 @@ class WorkerStream(Stream):
         self._workers: list[_Worker] = []
         self._asked = start
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         self._start()
         return self
 

@@ -11,6 +11,7 @@ from ..core.errors import CheckpointError, DataError, MissingFile, nearest
 from ..core.parts import build
 from ..core.spec import Spec
 from ..data.class_folders import share_classes
+from ..data.stream import check_reader
 from .checkpoints.checkpoint import Checkpoints
 from .checkpoints.manifest import read_run_manifest
 from .fingerprint import fingerprint
@@ -63,9 +64,7 @@ class Assembly(Generic[P]):
             self.spec.load_imports()
             with seeded(self.spec.seed, f"data.{name}", self.wing):
                 made = self._read(name)
-            missing = [a for a in ("stream", "batches_per_epoch", "records") if not hasattr(made, a)]
-            if missing:
-                raise DataError(f"data.{name}: {type(made).__name__} is no reader: it has no {', '.join(missing)}")
+            check_reader(made, f"data.{name}")
             self._readers[name] = made
             if name != "train" and "train" in self.spec.data:
                 share_classes(made, lambda: self.reader("train"), "data.train")

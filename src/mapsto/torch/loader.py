@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Unpack
 
 from ..data.loader import Loader as AnyLoader
+from ..data.loader import Slice
 from .placement import find_device, place
 
 
@@ -15,14 +16,5 @@ class Loader(AnyLoader):
     device: where they are put, `cpu` unless said (most frameworks move them themselves); other arguments as there.
     """
 
-    def __init__(
-        self,
-        reader: Any,
-        *,
-        rank: int | None = None,
-        world_size: int | None = None,
-        micro_shards: int | None = None,
-        device: str = "cpu",
-    ) -> None:
-        convert = functools.partial(place, device=find_device(str(device)))
-        super().__init__(reader, rank=rank, world_size=world_size, micro_shards=micro_shards, convert=convert)
+    def __init__(self, reader: Any, *, device: str = "cpu", **slice_of: Unpack[Slice]) -> None:
+        super().__init__(reader, convert=functools.partial(place, device=find_device(str(device))), **slice_of)

@@ -39,7 +39,7 @@ class MyName:
         found: dict[str, Any] = self.source[indices[cut[0] : cut[1]]]
         return found
 
-    def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream:
+    def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream[dict[str, Any]]:
         """(position, batch) from `start` on; nothing before it is read."""
         return Stream(self, start, stop, shard=shard, shards=shards)
 

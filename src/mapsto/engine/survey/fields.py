@@ -108,16 +108,13 @@ class Field:
         if self.tail is None or len(self.tail) > 1:  # what stands at one place of a picture is no column of a table
             return found
         count = np.maximum(held["count"], 1)
-        rms, mean = np.sqrt(held["squares"] / count), held["total"] / count
-        spread = np.sqrt(np.maximum(held["squares"] / count - mean**2, 0.0))
-        spread = spread[~constant & (spread > 0)]
+        rms = np.sqrt(held["squares"] / count)
         top = int(rms.argmax())
         return found | {
             "columns": len(constant),
             "constant": [(int(i), float(held["low"][i])) for i in np.flatnonzero(constant)[:NAMED]],
             "largest": (top, _finite(float(rms[top])) or 0.0),
             "median": _finite(float(np.median(rms))),
-            "narrowest": _finite(float(spread.min())) if len(spread) else None,
         }
 
 

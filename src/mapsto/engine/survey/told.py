@@ -15,8 +15,8 @@ class FieldTold:
 
     kind: `number`, `text` or `other`; tail: the shape of one record. Of numbers: nonfinite, records with a value that is not
     finite, and examples of them; mean, std, rms, low, high, of the finite values; columns (of records of one axis, or none):
-    constant, those that hold one value (column, value), largest and median, the root mean square of columns, the column of
-    the largest, and the smallest standard deviation of those that vary; flat: records whose elements are all equal; same:
+    constant, those that hold one value (column, value), largest and median, the root mean square of columns, and the
+    column of the largest; flat: records whose elements are all equal; same:
     whether all records are equal. Of text: empty, records of nothing but blanks.
     """
 
@@ -35,7 +35,6 @@ class FieldTold:
     constant: list[tuple[int, float]] = field(default_factory=list)
     largest: tuple[int, float] | None = None
     median: float | None = None
-    narrowest: float | None = None
     flat: int = 0
     empty: int = 0
     same: bool = False
