@@ -12,7 +12,7 @@ from torch import nn
 import mapsto
 from mapsto.core.laws import Example, Subject, Trial, find_law, verdict
 from mapsto.testing import laws_of
-from mapsto.torch.laws.export_process import NotRun, run_elsewhere
+from mapsto.torch.drivers.export_process import NotRun, run_elsewhere
 
 
 @laws_of("export/torch_export")

@@ -15,7 +15,7 @@ from mapsto.check.targets import of_target
 from mapsto.core.laws import Subject, Trial, Verdict, example, find_law, verdict
 from mapsto.core.registry import registry
 from mapsto.testing import laws_of
-from mapsto.torch.laws.loss_examples import settle
+from mapsto.torch.drivers.loss import settle
 
 OWN = [e.key for e in registry.entries("loss") if e.origin.startswith("mapsto ")]
 

@@ -15,7 +15,7 @@ from mapsto.check.targets import of_target
 from mapsto.core.laws import Trial, Verdict, find_law, laws_for, verdict
 from mapsto.core.registry import registry
 from mapsto.testing import laws_of
-from mapsto.torch.laws.optimizer_examples import MATRICES, settle
+from mapsto.torch.drivers.optimizer import MATRICES, settle
 from mapsto.torch.saving import optimizer_state, restore_optimizer
 
 OWN = [e.key for e in registry.entries("optimizer") if e.origin.startswith("mapsto ")]

@@ -18,14 +18,14 @@ torch = require("torch", "torch", "mapsto.torch.laws")
 COMPLETE = {
     "layer": "..drivers.layer",
     "model": "..drivers.layer",
-    "loss": ".loss_examples",
-    "optimizer": ".optimizer_examples",
+    "loss": "..drivers.loss",
+    "optimizer": "..drivers.optimizer",
     "schedule": "..drivers.schedule",
-    "middleware": ".middleware_examples",
-    "export": ".export_examples",
-    "op": ".op_examples",
+    "middleware": "..drivers.middleware",
+    "export": "..drivers.export",
+    "op": "..drivers.op",
 }
-"""Kind -> the module here whose `complete(subject)` finds an example."""
+"""Kind -> the module whose `complete(subject)` finds an example."""
 
 
 PRELOAD = ("mapsto.torch.mesh.ranks", "mapsto.torch.parts", "torch._dynamo")
@@ -117,7 +117,7 @@ def put_streams(states: Mapping[str, Any]) -> None:
 def run_parts() -> dict[str, Any]:
     """A model with dropout and running statistics, averages of its weights, AdamW and a schedule."""
     return {
-        "model": use(f"{__name__}.middleware_examples:noisy_model"),
+        "model": use("mapsto.torch.drivers.middleware:noisy_model"),
         "optimizer": use("adamw", lr=0.02),
         "schedule": use("step", step_size=2, gamma=0.5),
         "middleware": [use("ema", decay=0.8), use("accumulate", steps=2)],

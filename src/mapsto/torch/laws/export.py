@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ...core.random import derive
+from ..drivers.export import TRACED, Cell, agree, called, cells, exported, loaded, of_layer, outputs, take_weights, variations
+from ..drivers.export_models import Sample, Tagger, ids
+from ..drivers.export_process import NotRun, run_elsewhere
 from ..export import onnx as to_onnx
 from .compare import differs, same
-from .export_examples import TRACED, Cell, agree, called, cells, exported, loaded, of_layer, outputs, take_weights, variations
-from .export_models import Sample, Tagger, ids
-from .export_process import NotRun, run_elsewhere
 from .layer_compile import _for_forward, moving, reassign
 from .layer_passes import draws
 
@@ -267,7 +267,7 @@ def _sharing(trial: Trial, model: nn.Module, artefact: Any) -> None:
 
 def _weights_once(trial: Trial) -> None:
     """A file of a model whose two matrices are one is smaller than that of the same model with two."""
-    from .export_examples import of_export
+    from ..drivers.export import of_export
 
     sizes = {}
     for tied in (True, False):

@@ -12,8 +12,8 @@ from torch import nn
 from ...core.laws import Law, Trial
 from ...laws import layer as neutral
 from ..drivers.layer import DRIVER
+from ..drivers.loss import build, inputs, settle
 from . import layer, layer_compile, layer_layout, layer_precision
-from .loss_examples import build, inputs, settle
 
 SHARED: tuple[tuple[Callable[[], Any], str, str], ...] = (
     (neutral.laws, "layer.gradients", "gradients of predictions and of its own parameters equal finite differences in float64"),

@@ -10,10 +10,7 @@ from torch import Tensor
 
 from ...core.laws import Laws, Trial
 from ...core.values import use
-from ..mappings import Metrics
-from ..program import Program
-from .compare import RTOL, differs, leaves, same
-from .middleware_examples import (
+from ..drivers.middleware import (
     ACCUMULATE,
     Failing,
     Sees,
@@ -26,6 +23,9 @@ from .middleware_examples import (
     trained,
     wraps,
 )
+from ..mappings import Metrics
+from ..program import Program
+from .compare import RTOL, differs, leaves, same
 
 laws = Laws("middleware")
 STEPS = 3

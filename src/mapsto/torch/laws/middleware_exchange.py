@@ -12,11 +12,11 @@ from torch import Tensor
 from ...core.laws import Laws, Trial
 from ...core.values import Part, use
 from ..build import build_program
+from ..drivers.middleware import batch_of, classify, item, parameters, plain_model, provides
 from ..mesh.group import patience
 from ..mesh.one import OneProcess
 from ..program import Program
 from .compare import differs, same
-from .middleware_examples import batch_of, classify, item, parameters, plain_model, provides
 
 laws = Laws("middleware")
 STEPS = 12

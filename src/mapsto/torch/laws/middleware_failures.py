@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from ...core.laws import Laws, Trial
+from ..drivers.middleware import Failing, Interrupted, Sees, batch_of, item, parameters, program, run
 from ..program import Program
 from .compare import differs, same
-from .middleware_examples import Failing, Interrupted, Sees, batch_of, item, parameters, program, run
 
 laws = Laws("middleware")
 

@@ -17,11 +17,11 @@ from ...core.laws import Laws, Trial
 from ...core.per_rank import PerRank
 from ...core.values import Part, use
 from ..build import build_program
+from ..drivers.middleware import batch_of, classify, item, plain_model
 from ..mesh.group import Group, patience
 from ..mesh.one import local
 from ..program import Program
 from .compare import differs, same
-from .middleware_examples import batch_of, classify, item, plain_model
 
 laws = Laws("middleware")
 SAVED, LAST = 2, 4

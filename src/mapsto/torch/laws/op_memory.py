@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...core.laws import Laws, Trial
+from ..drivers.op import Operator, arguments, called, operator
 from .compare import differs, leaves, same
 from .layer_compile import compiling
-from .op_examples import Operator, arguments, called, operator
 
 laws = Laws("op")
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
+from ..drivers.optimizer import Problem, build, fill, options, problem_for, run, settle, state, weights
 from .compare import close_to_oracle, differs, same
-from .optimizer_examples import Problem, build, fill, options, problem_for, run, settle, state, weights
 
 laws = Laws("optimizer")
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
+from ..drivers.optimizer import Problem, build, fill, problem_for, settle
 from .compare import same
-from .optimizer_examples import Problem, build, fill, problem_for, settle
 
 laws = Laws("optimizer")
 

@@ -20,7 +20,7 @@ from ...formulas import optimizers
 from ...laws import optimizer_problem
 from ...laws.compare import Array, values
 from ...laws.optimizer_problem import MATRICES, SHAPES
-from .compare import arrays, leaves
+from ..laws.compare import arrays, leaves
 
 MODES = (frozenset[str](), frozenset({"needs_closure"}), frozenset({"sparse_only"}), frozenset({"needs_graph"}))
 OWN: dict[str, frozenset[str]] = {
