@@ -481,14 +481,14 @@ def test_a_program_is_built_by_the_wing_of_its_spec(monkeypatch: pytest.MonkeyPa
 def test_two_wings_declare_one_law_and_a_neutral_one_takes_the_name_in_both(install: Install) -> None:
     toy(install, **{"law/toy": "plugtoy:laws"})
     __import__("plugtoy").laws = laws = Laws("layer")
-    laws.law("L1", "gradients", priority=0, why="It must.", satisfy="Do.", statement="It does.")(lambda trial: None)
+    laws.law("L2", "layout", priority=0, why="It must.", satisfy="Do.", statement="It does.")(lambda trial: None)
     found = all_laws()
-    assert {wing for name, wing in found if name == "layer.gradients"} == {"torch", "toy"}
-    assert find_law("layer.gradients", "toy").statement == "It does."
-    assert find_law("layer.gradients") is not find_law("layer.gradients", "toy")
+    assert {wing for name, wing in found if name == "layer.layout"} == {"torch", "toy"}
+    assert find_law("layer.layout", "toy").statement == "It does."
+    assert find_law("layer.layout") is not find_law("layer.layout", "toy")
     assert {law.wing for law in all_laws(["toy"]).values()} == {None, "toy"}
     registry.register("law", "again", laws)
-    with pytest.raises(RegistryError, match=r"law layer.gradients is declared twice: "):
+    with pytest.raises(RegistryError, match=r"law layer.layout is declared twice: "):
         all_laws(["toy"])
 
 

@@ -12,38 +12,40 @@ from tests.forked import run
 
 from mapsto.processes.forks import ForkServer
 
+LAYERS = Path(__file__).parents[1] / "laws" / "test_neutral_layers.py"
+"""Layers on NumPy with their own backward pass, and a driver of them: a framework, for those who know of no other."""
 FRAMEWORK = """
-import numpy as np
+import toylayers
 
-class Module:
-    '''The base of all modules of a small framework on NumPy.'''
-
-class Linear(Module):
-    def __init__(self, inputs: int = 3, outputs: int = 2):
-        self.weight = np.ones((inputs, outputs))
-    def __call__(self, x):
-        return x @ self.weight
+class Linear(toylayers.Layer): ...
+class Wrong(toylayers.ForgetsFactor): ...
 
 class Adam:
     def __init__(self, sizes, rate: float = 0.1): ...
+
+def task(model, batch): ...
 """
 WING = """
 from mapsto.core.wings import Framework
-TOY = Framework(name="toy", packages=("toyframe",), laws="toywing_laws", given={"optimizer": ("sizes",)})
+TOY = Framework(
+    name="toy",
+    packages=("toyframe", "toylayers"),
+    laws="toywing_laws",
+    given={"optimizer": ("sizes",), "model": ("rng",)},
+)
 """
 LAWS = """
 from dataclasses import replace
-import toyframe
+import toylayers
 from mapsto.core.laws import Laws
 from mapsto.laws import schedule_inputs
 
 laws = Laws("layer")
 
-@laws.law("L1", "gradients", priority=0, why="It must.", satisfy="Multiply.")
-def gradients(trial):
-    '''It multiplies.'''
-    made = trial.subject.target(**trial.example.args)
-    trial.demand(isinstance(made, toyframe.Module), "it is a module")
+@laws.law("L2", "layout", priority=0, why="It must.", satisfy="Be one.")
+def layout(trial):
+    '''PyTorch has another law of this name.'''
+    trial.demand(issubclass(trial.subject.target, toylayers.Layer), "it is no layer")
 
 class Halving:
     def __init__(self, period: int = 4):
@@ -75,6 +77,8 @@ class Driver:
         return Driven(made, isinstance(made, Late))
 
 def complete(subject):
+    if subject.kind == "layer":
+        return replace(subject, driver=toylayers.Driver())
     if subject.kind != "schedule":
         return subject
     more = {"formula": lambda t, base, period: base * 0.5 ** (t // period), "variants": ({"period": 1},)}
@@ -105,11 +109,18 @@ def install(site: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    for name, code in {"toyframe": FRAMEWORK, "toywing": WING, "toywing_laws": LAWS, "anywing": ANY}.items():
+    for name, code in {
+        "toylayers": LAYERS.read_text(),
+        "toyframe": FRAMEWORK,
+        "toywing": WING,
+        "toywing_laws": LAWS,
+        "anywing": ANY,
+    }.items():
         (folder / f"{name}.py").write_text(code)
     own = {
         "optimizer/adamw": "toyframe:Adam",
         "layer/linear": "toyframe:Linear",
+        "layer/wrong": "toyframe:Wrong",
         "schedule/halving": "toywing_laws:Halving",
         "schedule/late": "toywing_laws:later",
         "law/layer": "toywing_laws:laws",
@@ -143,38 +154,41 @@ def test_a_name_in_two_wings_is_shown_of_the_one_that_is_said(mapsto):
     assert "is a name in several wings: say one of torch/optimizer/adamw, toy/optimizer/adamw" in said
 
 
-def test_laws_judge_the_subjects_of_their_wing_and_neutral_ones_all(mapsto, site, tmp_path):
-    words = ("layer/linear", "toyframe:Linear", "torch.nn:Identity", "anywing:Stray")
-    laws = "gradients,has_a_class,purity"  # of the last the toy has none
-    said = mapsto("check", *words, "--kind", "layer", "--laws", laws, "--json", tmp_path / "layers.json")
-    assert said.returncode == 1
+def judged(mapsto, file: Path, *words: object) -> dict[str, dict[str, str]]:
+    """Subject -> law -> verdict, and of a target that cannot be used why."""
+    said = mapsto("check", *words, "--json", file)
+    assert file.exists(), said.stderr
     found: dict[str, dict[str, str]] = {}
-    for line in (tmp_path / "layers.json").read_text().splitlines():
+    for line in file.read_text().splitlines():
         record = json.loads(line)
-        found.setdefault(record["subject"], {})[record["law"]] = record["status"]
-        if record["subject"] == "anywing:Stray":
-            assert "a layer is a module of a framework, and this one is of none that has a wing" in record["reason"]
-    own = {"layer.gradients": "pass", "layer.has_a_class": "pass"}
+        found.setdefault(record["subject"], {})[record["law"]] = record["status"] if record["id"] else record["reason"]
+    return found
+
+
+def test_laws_judge_the_subjects_of_their_wing_and_neutral_ones_all(mapsto, tmp_path):
+    words = ("layer/linear", "layer/wrong", "toyframe:Linear", "torch.nn:Identity", "anywing:Stray")
+    laws = "gradients,has_a_class,layout,gradient_layout"  # of the last the toy has none
+    found = judged(mapsto, tmp_path / "layers.json", *words, "--kind", "layer", "--laws", laws)
+    own = {"layer.gradients": "pass", "layer.layout": "pass", "layer.has_a_class": "pass"}
     assert found["layer/linear"] == found["toyframe:Linear"] == own
-    assert found["torch.nn:Identity"] == {**own, "layer.purity": "pass"}
-    assert found["anywing:Stray"] == {"target": "unknown"}
+    assert found["layer/wrong"] == {**own, "layer.gradients": "fail"}
+    assert found["torch.nn:Identity"] == {**own, "layer.gradient_layout": "pass"}
+    assert "a layer is a module of a framework, and this one is of none that has a wing" in found["anywing:Stray"]["target"]
 
 
 def test_what_is_native_is_judged_by_the_neutral_laws_through_the_wing_s_driver(mapsto, tmp_path):
-    mapsto("check", "schedule/halving", "schedule/late", "--json", tmp_path / "schedules.json")
-    found: dict[tuple[str, str], str] = {}
-    for line in (tmp_path / "schedules.json").read_text().splitlines():
-        record = json.loads(line)
-        found[record["subject"], record["law"]] = record["status"]
-    assert found["schedule/halving", "schedule.formula"] == found["schedule/halving", "schedule.resume"] == "pass"
-    assert found["schedule/late", "schedule.formula"] == "fail"
-    assert not any(law == "schedule.wrapping" for _, law in found)  # of torch's own schedules
+    found = judged(mapsto, tmp_path / "found.json", "schedule/halving", "schedule/late", "layer/linear", "--gate")
+    assert found["schedule/halving"]["schedule.formula"] == found["schedule/halving"]["schedule.resume"] == "pass"
+    assert found["schedule/late"]["schedule.formula"] == "fail"
+    assert "schedule.wrapping" not in found["schedule/late"]  # of torch's own schedules
+    assert {*found["layer/linear"].values()} <= {"pass", "not applicable"}
+    assert len(found["layer/linear"]) > 4
 
 
 SPEC = """\
 wing: toy
 model: linear
-task: {use: "toyframe:Linear"}
+task: "toyframe:task"
 data: {train: {source: {use: arrays, input: [[1], [2]], target: [[1], [0]]}, batch_size: 2}}
 """
 

@@ -57,7 +57,7 @@ class Entry:
 
     def meets(self, other: Entry) -> bool:
         """Whether both are looked up together in some wing."""
-        return self.wing == other.wing or None in (self.wing, other.wing)
+        return self.wing == other.wing or (self.kind != "law" and None in (self.wing, other.wing))
 
     @property
     def package(self) -> str:
@@ -107,7 +107,7 @@ class Registry:
         entry = Entry(kind, name, reference_of(target), place_of(target), target, wing=wing)
         # An entry point into the same package may name a re-export of this very target, which cannot be told while that
         # package is still being imported: `get` settles it.
-        claims = self._claims(kind, name, [wing] if wing else [None, *self.wings()])
+        claims = self._claims(kind, name, [wing] if wing or kind == "law" else [None, *self.wings()])
         rivals = [e for e in claims if not _same(e, target) and (e.point is None or e.package != entry.package)]
         if rivals:
             raise RegistryError(_collision(entry.key, [*rivals, entry]))
@@ -204,7 +204,8 @@ class Registry:
         installed = self._installed_entries()
         found = [entry for claims in installed.values() for entry in claims]
         for own in self._decorated.values():
-            claims = self._claims(own.kind, own.name, [own.wing] if own.wing else [None, *self.wings()], decorated=False)
+            wings = [own.wing] if own.wing or own.kind == "law" else [None, *self.wings()]
+            claims = self._claims(own.kind, own.name, wings, decorated=False)
             if not any(_same(e, own.target) or e.package == own.package for e in claims):
                 found.append(own)
         rank = {name: i for i, name in enumerate(self.kinds())}
@@ -277,9 +278,10 @@ class Registry:
 
     # -- inside ------------------------------------------------------------------------------------------------------
     def _claims(self, kind: str, name: str, wings: Iterable[str | None], *, decorated: bool = True) -> list[Entry]:
-        """Who claims the name in one of the wings, where the neutral ones count in each."""
+        """Who claims the name in one of the wings, where the neutral ones count in each; a file of laws is asked for by its
+        wing alone, for it is the laws in it whose names are looked up."""
         found = []
-        for wing in dict.fromkeys([*wings, None]):
+        for wing in dict.fromkeys(wings) if kind == "law" else dict.fromkeys([*wings, None]):
             own = self._decorated.get((kind, name, wing))
             found += [*([own] if own and decorated else []), *self._installed_entries().get((kind, name, wing), [])]
         return found
