@@ -19,7 +19,7 @@ from mapsto.check.targets import complete, of_target
 from mapsto.core.laws import Example, Subject, Trial, Verdict, all_laws, example, find_law, verdict
 from mapsto.processes.forks import ForkServer
 from mapsto.testing import laws_of
-from mapsto.torch.laws.layer_examples import discover, settle
+from mapsto.torch.drivers.layer_examples import discover, settle
 
 UNBUILT = {
     "Container", "DataParallel", "Module", "ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "RNNBase",

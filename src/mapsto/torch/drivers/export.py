@@ -23,8 +23,8 @@ from ...core.laws import Subject, Trial
 from ...core.random import derive
 from ..export import onnx_session, torch_export
 from ..laws.compare import close_to_oracle, same
-from ..laws.layer_examples import build, in_dtype, inputs, settle
 from .export_models import SAMPLES, Sample
+from .layer_examples import build, in_dtype, inputs, settle
 
 TRACED = 5
 """Records in the example that is traced; no declared size is judged at this one alone."""

@@ -17,8 +17,8 @@ from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
 from ...laws.compare import Array
 from ..laws.compare import arrays, differs, leaves
-from ..laws.layer_examples import build, inputs, settle
-from ..laws.layer_passes import differentiable, double, draws, observe, seen_by, with_gradient
+from .layer_examples import build, inputs, settle
+from .layer_passes import differentiable, double, draws, observe, seen_by, with_gradient
 
 KNOWN = (
     nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,

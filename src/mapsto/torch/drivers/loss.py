@@ -21,10 +21,10 @@ from ...core.random import derive
 from ...laws.compare import Array
 from ...laws.drivers import LossValue
 from ..laws.compare import arrays
-from ..laws.layer_examples import in_dtype
-from ..laws.layer_guess import Unguessable, guess, required
-from ..laws.layer_passes import differentiable
 from ..losses import mean_of, stated
+from .layer_examples import in_dtype
+from .layer_guess import Unguessable, guess, required
+from .layer_passes import differentiable
 from .loss_inputs import FAMILIES, Family, likely
 
 Call = Callable[..., Any]

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...core.laws import Subject, Trial
 from ...core.random import derive
 from ..laws.compare import leaves
-from ..laws.layer_examples import in_dtype
+from .layer_examples import in_dtype
 
 GUESSES: Mapping[str, Any] = {"float": 0.5, "int": 1, "bool": False, "number": 0.5, "str": "", "Scalar": 0.5, "SymInt": 1}
 WIDTH = 4

@@ -15,10 +15,10 @@ from ...core.random import derive
 from ..drivers.export import TRACED, Cell, agree, called, cells, exported, loaded, of_layer, outputs, take_weights, variations
 from ..drivers.export_models import Sample, Tagger, ids
 from ..drivers.export_process import NotRun, run_elsewhere
+from ..drivers.layer_passes import draws
 from ..export import onnx as to_onnx
 from .compare import differs, same
 from .layer_compile import _for_forward, moving, reassign
-from .layer_passes import draws
 
 laws = Laws("export", "layer", "model")
 

@@ -14,9 +14,9 @@ from torch.autograd.gradcheck import GradcheckError
 from ...core.laws import Laws, Trial
 from ...core.random import derive
 from .. import laws as wing
+from ..drivers.layer_examples import build, inputs
+from ..drivers.layer_passes import cotangents, differentiable, double, draws, seen_by, with_gradient
 from .compare import leaves, same
-from .layer_examples import build, inputs
-from .layer_passes import cotangents, differentiable, double, draws, seen_by, with_gradient
 
 laws = Laws("layer", "model")
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ...core.random import derive
+from ..drivers.layer_examples import build, inputs, settle
+from ..drivers.layer_passes import Call, double, seen_by
 from .compare import close_to_oracle, differs, leaves, same
-from .layer_examples import build, inputs, settle
-from .layer_passes import Call, double, seen_by
 
 laws = Laws("layer", "model")
 
@@ -108,7 +108,7 @@ def _stale(number: int, got: Any, want: Any, first: Any) -> str | None:
 
 def _inductor(trial: Trial, training: bool) -> None:
     oracle, given = double(trial, training=training)
-    from .layer_passes import draws
+    from ..drivers.layer_passes import draws
 
     if training and draws(build(trial, torch.float64).train(), given):
         return  # inductor draws other numbers from the same seed, as it documents

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...core.laws import Laws, Trial
+from ..drivers.layer_examples import build, inputs
+from ..drivers.layer_passes import double, seen_by
 from .compare import close_to_oracle, differs, leaves, max_error, same
-from .layer_examples import build, inputs
-from .layer_passes import double, seen_by
 
 laws = Laws("layer", "model")
 

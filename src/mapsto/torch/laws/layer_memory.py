@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ...engine.laws.garbage import only_new_garbage
-from .layer_examples import build, inputs, settle
-from .layer_passes import cotangents, differentiable, with_gradient
+from ..drivers.layer_examples import build, inputs, settle
+from ..drivers.layer_passes import cotangents, differentiable, with_gradient
 
 laws = Laws("layer", "model")
 

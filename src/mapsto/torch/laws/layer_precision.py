@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
+from ..drivers.layer_examples import build, inputs
+from ..drivers.layer_passes import double, draws, seen_by
 from .compare import close_to_oracle, max_error
-from .layer_examples import build, inputs
-from .layer_passes import double, draws, seen_by
 
 laws = Laws("layer", "model")
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ...core.errors import SpecError
 from ...core.laws import Laws, Trial
 from ...core.random import derive
+from ..drivers.layer_examples import build, inputs, settle
+from ..drivers.layer_passes import cotangents, differentiable, double, with_gradient
 from ..mesh.shard import refuse_sparse
 from .compare import differs, same
-from .layer_examples import build, inputs, settle
-from .layer_passes import cotangents, differentiable, double, with_gradient
 
 laws = Laws("layer", "model")
 

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ...core.laws import Laws, Trial
+from ..drivers.layer_examples import build, inputs
+from ..drivers.layer_passes import double, draws, poisoned_memory, seen_by
 from .compare import differs, first_difference, leaves, same
-from .layer_examples import build, inputs
-from .layer_passes import double, draws, poisoned_memory, seen_by
 
 laws = Laws("layer", "model")
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ..drivers.layer import plain_tensors, used
+from ..drivers.layer_passes import poisoned_memory, seen_by
 from .compare import differs, same
-from .layer_passes import poisoned_memory, seen_by
 
 laws = Laws("layer", "model")
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ...core.laws import Laws, Trial
+from ..drivers.layer_examples import build, inputs
+from ..drivers.layer_passes import cotangents, double, draws, with_gradient
 from .compare import differs, leaves, same
-from .layer_examples import build, inputs
-from .layer_passes import cotangents, double, draws, with_gradient
 
 laws = Laws("layer", "model")
 

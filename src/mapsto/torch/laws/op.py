@@ -12,11 +12,11 @@ from torch.autograd.gradcheck import GradcheckError
 
 from ...core.laws import Laws, Trial
 from ...core.random import derive
+from ..drivers.layer_examples import in_dtype
+from ..drivers.layer_passes import cotangents, differentiable, with_gradient
 from ..drivers.op import Operator, arguments, called, not_differentiable, operator, single
 from .compare import close_to_oracle, differs, leaves, same
-from .layer_examples import in_dtype
 from .layer_layout import LAYOUTS, of_a_sum, sliced, transposed
-from .layer_passes import cotangents, differentiable, with_gradient
 
 laws = Laws("op")
 

@@ -85,7 +85,7 @@ def _works(module: nn.Module, candidate: Candidate) -> bool:
 
 
 def _runs(module: nn.Module, candidate: Candidate, size: int, *, training: bool = False) -> bool:
-    from .compare import leaves
+    from ..laws.compare import leaves
 
     module = copy.deepcopy(module) if training else module
     before = module.training

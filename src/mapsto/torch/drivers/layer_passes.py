@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.laws import Trial
 from ...core.random import derive
-from .compare import leaves
+from ..laws.compare import leaves
 from .layer_examples import build, inputs
 
 Call = Callable[..., Any]
