@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...core.errors import MapstoError, MissingExtra
+from ...core.garbage import only_new_garbage
 from ...core.laws import Laws, Trial
 from ...core.parts import build
 from ...core.values import use
 from ..events import Event
 from ..run import Result, Run
-from .garbage import only_new_garbage
 from .runs import STEPS, differing, first_difference, folder, leaves, saved, usual
 
 laws = Laws("observer")

@@ -8,8 +8,8 @@ import weakref
 import torch
 from torch import Tensor, nn
 
+from ...core.garbage import only_new_garbage
 from ...core.laws import Laws, Trial
-from ...engine.laws.garbage import only_new_garbage
 from ..drivers.layer_examples import build, inputs, settle
 from ..drivers.layer_passes import cotangents, differentiable, with_gradient
 
