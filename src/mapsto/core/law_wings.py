@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .errors import MissingExtra, RegistryError
@@ -50,6 +51,22 @@ class LawWing:
         """The slots of a small run by which observers and programs are judged: a model of 8 inputs and 3 classes with dropout
         and running statistics, an optimizer, a schedule, middleware that has a state."""
         raise RegistryError("this wing names no small run by which observers and programs are judged (`run_parts`)")
+
+    def modes(self, program: Any) -> dict[str, Any]:  # noqa: ARG002
+        """What a look at a program of this wing may leave changed beside its state, by path: modes, switches."""
+        return {}
+
+    def modes_kept(self) -> AbstractContextManager[None]:
+        """Afterwards the framework's own of these are as before."""
+        return nullcontext()
+
+    def failing(self, program: Any) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Within it the program's model raises when it is called, where one can be made to."""
+        return nullcontext()
+
+    def graphs(self) -> int:
+        """How many objects there are that hold what a step computed, such as a tensor with its graph."""
+        return 0
 
     def join(self, rank: int, world: int, store: str) -> None:
         """Join the process group of a rank worker (gloo, float64 on the CPU), rendezvous at the file `store`."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import json
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,9 +14,11 @@ import numpy as np
 
 from ...core.errors import MapstoError, MissingExtra
 from ...core.garbage import only_new_garbage
+from ...core.law_wings import LawWing, law_wing
 from ...core.laws import Laws, Trial
 from ...core.parts import build
 from ...core.values import use
+from ...core.wings import DEFAULT
 from ..events import Event
 from ..run import Result, Run
 from .runs import STEPS, differing, first_difference, folder, leaves, saved, usual
@@ -58,6 +60,7 @@ class Watched:
     ) -> None:
         self.observer, self.program, self.failing, self.extra = observer, program, failing, extra
         self.until, self.beside, self.step, self.deaf = until, beside, 0, False
+        self.wing = law_wing(DEFAULT) or LawWing()
         self.changed: list[tuple[Event, str]] = []
         self.raised: list[tuple[Event, Exception]] = []
         self.memory: list[tuple[int, int]] = []
@@ -68,27 +71,23 @@ class Watched:
         if self.deaf:
             return
         self.calls += 1
-        before, torch = self._look(), sys.modules.get("torch")
-        gradients = torch is None or torch.is_grad_enabled()
         offered = event
         if self.extra or self.failing == "weights()":
             offered = dataclasses.replace(event, run=dataclasses.replace(event.run, weights=self._weights(event)))
-        hook = self._break_model() if self.failing == "the model" else None
-        try:
-            self.observer(offered)
-            if self.beside is not None:
-                self.beside(offered)
-        except Exception as error:  # noqa: BLE001  # what it raises is looked at by the law
-            self.raised.append((event, error))
-        finally:
-            if hook is not None:
-                hook.remove()
-        if (path := differing(self._look(), before)) is not None:
-            self.changed.append((event, path))
-        if torch is not None:
-            torch.set_grad_enabled(gradients)  # what it left is noted, and nobody else's business
+        with self.wing.modes_kept():  # what it left is noted, and nobody else's business
+            before = self._look()
+            try:
+                with self.wing.failing(self.program) if self.failing == "the model" else contextlib.nullcontext():
+                    self.observer(offered)
+                    if self.beside is not None:
+                        self.beside(offered)
+            except Exception as error:  # noqa: BLE001  # what it raises is looked at by the law
+                self.raised.append((event, error))
+            if (path := differing(self._look(), before)) is not None:
+                self.changed.append((event, path))
         if self.extra and (self.calls == FEW or event.name == "end"):
-            self.memory.append(_memory())
+            gc.collect()
+            self.memory.append((self.wing.graphs(), tracemalloc.get_traced_memory()[0]))
 
     def __getattr__(self, name: str) -> Any:
         if name in ("state_dict", "load_state_dict", "close"):
@@ -99,16 +98,7 @@ class Watched:
 
     def _look(self) -> dict[str, str]:
         """Digests of all state, and the settings that a mode change would leave."""
-        model: Any = getattr(self.program, "model", None)
-        modules = list(model.named_modules()) if hasattr(model, "named_modules") else []
-        torch = sys.modules.get("torch")
-        found: dict[str, Any] = {
-            "state": self.program.state_tree(),
-            "mode": {name or "model": module.training for name, module in modules},
-            "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()} if modules else {},
-            "gradients": torch.is_grad_enabled() if torch is not None else True,
-        }
-        return leaves(found)
+        return leaves({"state": self.program.state_tree(), **self.wing.modes(self.program)})
 
     def _weights(self, event: Event) -> Any:
         def weights() -> dict[str, Any]:
@@ -117,24 +107,6 @@ class Watched:
             return {**event.run.weights(), "law": np.zeros(self.extra)}
 
         return weights
-
-    def _break_model(self) -> Any:
-        model = getattr(self.program, "model", None)
-        if model is None or not hasattr(model, "register_forward_pre_hook"):
-            return None
-
-        def fails(*_: Any) -> None:
-            raise RuntimeError("the model fails, as the law wants it")
-
-        return model.register_forward_pre_hook(fails)
-
-
-def _memory() -> tuple[int, int]:
-    """Tensors that hold a graph, and bytes of Python's memory."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    held = sum(1 for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.grad_fn is not None) if torch is not None else 0
-    return held, tracemalloc.get_traced_memory()[0]
 
 
 def _observed(trial: Trial, where: Path, *, resume: bool = False, **options: Any) -> tuple[Run, Result | None, Watched]:

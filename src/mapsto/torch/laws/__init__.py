@@ -15,6 +15,8 @@ from ...core.values import use
 
 torch = require("torch", "torch", "mapsto.torch.laws")
 
+from ..drivers.watched import failing, graphs, modes, modes_kept  # noqa: E402, F401  # of what the laws ask
+
 COMPLETE = {
     "layer": "..drivers.layer",
     "model": "..drivers.layer",
