@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 import mapsto
+from mapsto.check.targets import complete
 from mapsto.core.laws import Example, Subject, Trial, find_law, verdict
 from mapsto.core.registry import registry
 from mapsto.testing import laws_of
@@ -30,8 +31,9 @@ class Halves:
 
 
 def judged(law, target=Halves, **fields):
-    subject = Subject(kind="middleware", label="here:Halves", reference="", target=target, example=Example(**fields))
-    return verdict(Trial(subject, find_law(law)))
+    example = Example(**fields)
+    subject = Subject(kind="middleware", label="here:Halves", reference="", target=target, example=example, wing="torch")
+    return verdict(Trial(complete(subject), find_law(law)))
 
 
 def test_a_neutral_setting_is_asked_for():

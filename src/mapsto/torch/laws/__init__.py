@@ -119,7 +119,7 @@ def put_streams(states: Mapping[str, Any]) -> None:
 def run_parts() -> dict[str, Any]:
     """A model with dropout and running statistics, averages of its weights, AdamW and a schedule."""
     return {
-        "model": use("mapsto.torch.drivers.middleware:noisy_model"),
+        "model": use("mapsto.torch.drivers.middleware_examples:noisy_model"),
         "optimizer": use("adamw", lr=0.02),
         "schedule": use("step", step_size=2, gamma=0.5),
         "middleware": [use("ema", decay=0.8), use("accumulate", steps=2)],

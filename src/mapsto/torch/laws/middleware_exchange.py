@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ...core.laws import Laws, Trial
 from ...core.values import Part, use
+from ...laws.middleware_inputs import item, provides
 from ..build import build_program
-from ..drivers.middleware import batch_of, classify, item, parameters, plain_model, provides
+from ..drivers.middleware_examples import batch_of, classify, parameters, plain_model
 from ..mesh.group import patience
 from ..mesh.one import OneProcess
 from ..program import Program

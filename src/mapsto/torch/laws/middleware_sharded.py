@@ -16,8 +16,9 @@ from ...core.errors import ComposeError, SpecError
 from ...core.laws import Laws, Trial
 from ...core.per_rank import PerRank
 from ...core.values import Part, use
+from ...laws.middleware_inputs import item
 from ..build import build_program
-from ..drivers.middleware import batch_of, classify, item, plain_model
+from ..drivers.middleware_examples import batch_of, classify, plain_model
 from ..mesh.group import Group, patience
 from ..mesh.one import local
 from ..program import Program

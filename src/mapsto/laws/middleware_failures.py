@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-from torch import nn
+import numpy as np
 
-from ...core.laws import Laws, Trial
-from ..drivers.middleware import Failing, Interrupted, Sees, batch_of, item, parameters, program, run
-from ..program import Program
+from ..core.laws import Laws, Trial
 from .compare import differs, same
+from .drivers import MiddlewareProgram
+from .middleware_inputs import RECORDS, Evaluations, Interrupted, item, program, run
 
 laws = Laws("middleware")
-
-
-def _held(made: Program) -> dict[str, Any]:
-    """All that an exception must leave as it was."""
-    model = made.state.model
-    return {
-        "weights": parameters(made),
-        "modes": {n or "model": m.training for n, m in model.named_modules()},
-        "requires_grad": {n: p.requires_grad for n, p in model.named_parameters()},
-        "state": {
-            "model": type(model).__name__,
-            "shard": made.state.shard,
-            "summing": made.state.summing,
-            "training": made.state.training,
-            "step": made.state.step,
-        },
-        "hooks": _hooks(model),
-    }
-
-
-def _hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
 
 
 @laws.law(
@@ -49,39 +26,38 @@ def _hooks(model: nn.Module) -> int:
 )
 def exceptions(trial: Trial) -> None:
     """An exception within a step leaves weights, modes and state as before it, and the next step as it would have been."""
-    inner = trial.example.more.get("task")
-    task = Failing(inner)
-    whole = program(trial, [item(trial)], task=task)
+    loss = Evaluations()
+    whole = program(trial, [item(trial)], evaluations=loss)
     run(trial, whole, 1)
-    calls = task.calls
+    calls = loss.calls
     run(trial, whole, 2)
     for at in [*range(1, calls + 1), "update"]:
         with trial.case(raised_in="update" if at == "update" else f"call {at} of the loss", calls=calls):
-            task, sees = Failing(inner), Sees("update")
-            made = program(trial, [item(trial), sees], task=task)
+            loss, watch = Evaluations(), trial.driver.watch("update")
+            made = program(trial, [item(trial), watch], evaluations=loss)
             run(trial, made, 1)
-            held = _held(made)
-            task.calls, task.at, sees.failing = 0, at if isinstance(at, int) else 0, at == "update"
+            held = made.held()
+            loss.calls, loss.at, watch.failing = 0, at if isinstance(at, int) else 0, at == "update"
             if not _interrupted(trial, made):
                 trial.exercised("exceptions that it handles itself")
                 continue
-            task.at, sees.failing = 0, False
-            same(trial, "after an exception", _held(made), held, cause="it is not put back where an exception passes")
+            loss.at, watch.failing = 0, False
+            same(trial, "after an exception", made.held(), held, cause="it is not put back where an exception passes")
             run(trial, made, 2)
             same(
                 trial,
                 "the step after an exception",
-                parameters(made),
-                parameters(whole),
+                made.parameters(),
+                whole.parameters(),
                 cause="state of the failed step is left over",
             )
-    trial.control("a step changes the weights", differs(held["weights"], parameters(whole)))
+    trial.control("a step changes the weights", differs(held["weights"], whole.parameters()))
 
 
-def _interrupted(trial: Trial, made: Program) -> bool:
+def _interrupted(trial: Trial, made: MiddlewareProgram) -> bool:
     """Whether the exception came out of the step."""
     try:
-        made.step(batch_of(trial, made.position))
+        made.step(made.batch(made.position, RECORDS))
     except Exception as error:  # noqa: BLE001  # the program may explain it by another
         chain: BaseException | None = error
         while chain is not None and not isinstance(chain, Interrupted):
@@ -110,27 +86,32 @@ def lending(trial: Trial) -> None:
         with trial.case(evaluation=how):
             made = program(trial, [item(trial)])
             run(trial, made, 2)
-            held = _held(made)
+            held = made.held()
             try:
-                with trial.component("lending weights"), made.evaluating() as state:
-                    state.model(batch_of(trial, 0)["input"])
-                    if how == "raises":
-                        raise Interrupted
+                with trial.component("lending weights"):
+                    made.evaluate(_batches(made, raises=how == "raises"))
             except Interrupted:
                 trial.exercised("exceptions")
             except Exception as error:
                 if how == "ends" or "Interrupted" not in repr(error):
                     raise
-            same(trial, "after an evaluation", _held(made), held, cause="what was lent is not taken back")
+            same(trial, "after an evaluation", made.held(), held, cause="what was lent is not taken back")
             run(trial, made, 3)
             same(
                 trial,
                 "the step after an evaluation",
-                parameters(made),
-                parameters(whole),
+                made.parameters(),
+                whole.parameters(),
                 cause="an evaluation changes training",
             )
-    trial.control("a step changes the weights", differs(held["weights"], parameters(whole)))
+    trial.control("a step changes the weights", differs(held["weights"], whole.parameters()))
+
+
+def _batches(made: MiddlewareProgram, raises: bool) -> Iterator[Any]:
+    """One batch, and perhaps an exception where another is asked for."""
+    yield made.batch(0, RECORDS)
+    if raises:
+        raise Interrupted
 
 
 @laws.law(
@@ -152,12 +133,12 @@ def commuting(trial: Trial) -> None:
             found = []
             for order in ([item(trial), other], [other, item(trial)]):
                 made = program(trial, order, plain=True, momentum=True)
-                run(trial, made, 3, dtype=torch.float64)
-                found.append(parameters(made))
+                run(trial, made, 3)
+                found.append(made.parameters())
             same(trial, "weights", found[1], found[0], tolerance="T1", cause="the order decides")
             alone = program(trial, [other], plain=True, momentum=True, seed=trial.seed + 1)
-            run(trial, alone, 3, dtype=torch.float64)
-            trial.control("another seed differs", differs(parameters(alone), found[0]))
+            run(trial, alone, 3)
+            trial.control("another seed differs", differs(alone.parameters(), found[0]))
 
 
 @laws.law(
@@ -173,10 +154,10 @@ def small_batches(trial: Trial) -> None:
     for size in (1, 2, 13):
         with trial.case(records=size):
             made = program(trial, [item(trial)], plain=True)
-            metrics = run(trial, made, 2, dtype=torch.float64, size=size)
+            metrics = run(trial, made, 2, size=size)
             with trial.component("fetching the metrics"):
                 found = made.fetch(metrics)
-            wrong = [n for n, p in parameters(made).items() if not bool(p.isfinite().all())]
+            wrong = [n for n, p in made.parameters().items() if not np.isfinite(p).all()]
             trial.demand(
                 not wrong, f"{', '.join(wrong)} are no numbers after 2 steps", first={"tensor": wrong[0] if wrong else ""}
             )
@@ -184,4 +165,4 @@ def small_batches(trial: Trial) -> None:
                 isinstance(found, Mapping) and found.get("loss", 0.0) == found.get("loss", 0.0), "the loss is not a number"
             )
     bare = program(trial, [], plain=True)
-    trial.control("steps change the weights", differs(parameters(bare), parameters(made)))
+    trial.control("steps change the weights", differs(bare.parameters(), made.parameters()))

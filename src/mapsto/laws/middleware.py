@@ -5,34 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ...core.laws import Laws, Trial
-from ...core.values import use
-from ..drivers.middleware import (
-    ACCUMULATE,
-    Failing,
-    Sees,
-    batch_of,
-    item,
-    parameters,
-    program,
-    provides,
-    run,
-    trained,
-    wraps,
-)
-from ..mappings import Metrics
-from ..program import Program
-from .compare import RTOL, differs, leaves, same
+from ..core.laws import Laws, Trial
+from .compare import RTOL, Array, differs, leaves, same
+from .drivers import MiddlewareDriver, MiddlewareProgram
+from .middleware_inputs import RECORDS, Evaluations, item, name, program, provides, run, wraps
 
 laws = Laws("middleware")
 STEPS = 3
-
-
-def _name(trial: Trial) -> str:
-    return trial.subject.label.rpartition(":")[2].rpartition("/")[2].rpartition(".")[2]
 
 
 # -- neutral -----------------------------------------------------------------------------------------------------------
@@ -49,7 +30,7 @@ def neutral(trial: Trial) -> None:
     """With its neutral setting three steps leave the bits of the bare program: weights, buffers and optimizer state."""
     if "neutral" not in trial.example.more:
         trial.undecided(
-            f"state arguments with which it changes nothing: mapsto.example({_name(trial)}, args={{...}}, neutral={{...}}), or "
+            f"state arguments with which it changes nothing: mapsto.example({name(trial)}, args={{...}}, neutral={{...}}), or "
             "neutral=None where there are none"
         )
     settings = trial.example.more["neutral"]
@@ -61,10 +42,10 @@ def neutral(trial: Trial) -> None:
         with trial.case(neutral=str(setting), steps=STEPS):
             made = program(trial, [item(trial, setting)])
             run(trial, made, STEPS)
-            same(trial, "after three steps", trained(made), trained(bare), cause="a side effect of the neutral setting")
+            same(trial, "after three steps", made.trained(), bare.trained(), cause="a side effect of the neutral setting")
     other = program(trial, [], seed=trial.seed + 1)
     run(trial, other, STEPS)
-    trial.control("another seed differs", differs(trained(other), trained(bare)))
+    trial.control("another seed differs", differs(other.trained(), bare.trained()))
 
 
 # -- accumulation ------------------------------------------------------------------------------------------------------
@@ -85,39 +66,46 @@ def accumulation(trial: Trial) -> None:
     if trial.has("per_micro_batch"):
         trial.skip("it declares that it acts on each micro-batch for itself")
     its_own = "accumulation" in provides(trial) or trial.has("accumulates")
+    driver: MiddlewareDriver = trial.driver
     whole = program(trial, [] if its_own else [item(trial)], plain=True, momentum=True)
-    run(trial, whole, STEPS, dtype=torch.float64)
-    orders = [[item(trial)]] if its_own else [[item(trial), ACCUMULATE], [ACCUMULATE, item(trial)]]
+    run(trial, whole, STEPS)
+    orders = [[item(trial)]] if its_own else [[item(trial), driver.micro_batches], [driver.micro_batches, item(trial)]]
     for number, order in enumerate(orders):
         with trial.case(records=13, micro_batches=3, place="alone" if its_own else ("outside", "inside")[number]):
-            made = program(trial, order, plain=True, momentum=True, task=(task := Failing(trial.example.more.get("task"))))
-            run(trial, made, STEPS, dtype=torch.float64)
+            made = program(trial, order, plain=True, momentum=True, evaluations=(loss := Evaluations()))
+            run(trial, made, STEPS)
             if its_own:
                 trial.demand(
-                    task.calls > STEPS, f"it says that it accumulates, and called the loss {task.calls} times in {STEPS} steps"
+                    loss.calls > STEPS, f"it says that it accumulates, and called the loss {loss.calls} times in {STEPS} steps"
                 )
-            same(trial, "weights", parameters(made), parameters(whole), tolerance="T1", cause=_cause(made, whole))
+            got, want = made.parameters(), whole.parameters()
+            same(trial, "weights", got, want, tolerance="T1", cause=_cause(got, want))
     trial.control("a mean of means differs", _mean_of_means(trial))
 
 
-def _cause(made: Program, whole: Program) -> str | None:
-    mine, theirs = parameters(made), parameters(whole)
-    far = max(float((mine[n] - theirs[n]).norm() / theirs[n].norm()) for n in theirs)
+def _cause(mine: dict[str, Array], theirs: dict[str, Array]) -> str | None:
+    far = max(_norm(mine[n] - theirs[n]) / _norm(theirs[n]) for n in theirs)
     return "it acts on each micro-batch, where the whole batch is meant" if far > 1e3 * RTOL else None
+
+
+def _norm(array: Array) -> float:
+    return float(np.sqrt((array.astype(np.float64) ** 2).sum()))
 
 
 def _mean_of_means(trial: Trial) -> bool:
     """Whether averaging the mean losses of the micro-batches would be told from the gradient of the batch."""
-    made = program(trial, [], plain=True)
-    made.state.clear()
-    batch = batch_of(trial, 0, dtype=torch.float64)
-    made.grad(made.state, batch)
-    whole = {n: p.grad.clone() for n, p in made.model.named_parameters() if p.grad is not None}
-    made.state.clear()
-    for start, stop in ((0, 4), (4, 8), (8, 13)):
-        made.grad(made.state, {n: v[start:stop] for n, v in batch.items()})
-    mean = {n: p.grad / 3 for n, p in made.model.named_parameters() if p.grad is not None}
-    return any(float((mean[n] - whole[n]).norm()) > 1e-6 * float(whole[n].norm()) for n in whole)
+    whole, *parts = (_gradient(trial, cut) for cut in (slice(None), slice(0, 4), slice(4, 8), slice(8, 13)))
+    mean = {n: np.mean([part[n] for part in parts], axis=0) for n in whole}
+    return any(_norm(mean[n] - whole[n]) > 1e-6 * _norm(whole[n]) for n in whole)
+
+
+def _gradient(trial: Trial, cut: slice) -> dict[str, Array]:
+    """The gradient of the mean loss over some records of the first batch, by a program without middleware."""
+    driver: MiddlewareDriver = trial.driver
+    watch = driver.watch("update")
+    made = program(trial, [watch], plain=True)
+    made.step({n: v[cut] for n, v in made.batch(0, RECORDS).items()})
+    return watch.seen[-1]
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -139,51 +127,51 @@ def true_gradients(trial: Trial) -> None:
         changed = "update" in wraps(trial) and differs(left, given)
         if trial.has("adds_noise") or not changed:
             trial.skip("it adds noise, as it declares: no formula tells which" if changed else "it edits no gradients")
-        said = f"mapsto.example({_name(trial)}, edits=lambda gradients: [...])"
+        said = f"mapsto.example({name(trial)}, edits=lambda gradients: [...])"
         trial.undecided(
             f"it changes gradients before the update: state how, {said}, a list of the same tensors, edited, or declare "
             "tags={'adds_noise'}"
         )
+    driver: MiddlewareDriver = trial.driver
     oracle = _oracle(trial)
-    for name, around in (("alone", []), ("three micro-batches", [ACCUMULATE])):
-        with trial.case(records=13, within=name):
+    wanted = oracle if edits is None else driver.edited(trial, oracle)
+    for within, around in (("alone", []), ("three micro-batches", [driver.micro_batches])):
+        with trial.case(records=13, within=within):
             _, left, metrics = _passing(trial, around)
             if edits is not None:
-                wanted = dict(zip(oracle, edits(list(oracle.values())), strict=True))
                 same(trial, "the gradients that the optimizer is given", left, wanted, tolerance="T1")
             if norm is not None:
-                _norm(trial, metrics, norm, oracle, 1e-9)
+                _its_norm(trial, metrics, norm, oracle, 1e-9)
     for place in ("outside", "inside"):
-        if norm is None:
+        if norm is None or driver.scaled is None:
             break
         with trial.case(records=13, beside="float16 with a loss scale", place=place):
-            order = [item(trial), use("mixed_precision", dtype="fp16")]
+            order = [item(trial), driver.scaled]
             made = program(trial, order if place == "outside" else order[::-1])
-            _norm(trial, run(trial, made, 1)[0], norm, _oracle(trial, plain=False), 0.05)
+            _its_norm(trial, made.fetch(run(trial, made, 1)), norm, _oracle(trial, plain=False), 0.05)
     if edits is not None:
-        trial.control("the formula changes the gradients", differs(edits(list(oracle.values())), list(oracle.values())))
+        trial.control("the formula changes the gradients", differs(wanted, oracle))
 
 
-def _passing(trial: Trial, around: list[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor], Metrics]:
+def _passing(trial: Trial, around: list[Any]) -> tuple[dict[str, Array], dict[str, Array], dict[str, float]]:
     """Gradients before and after all that wraps `update`, and the step's metrics, in float64."""
-    before, after = Sees("grad"), Sees("update")
+    before, after = trial.driver.watch("grad"), trial.driver.watch("update")
     made = program(trial, [before, item(trial), *around, after], plain=True)
-    metrics = run(trial, made, 1, dtype=torch.float64)[0]
+    metrics = made.fetch(run(trial, made, 1))
     return before.seen[-1], after.seen[-1], metrics
 
 
-def _oracle(trial: Trial, *, plain: bool = True) -> dict[str, Tensor]:
+def _oracle(trial: Trial, *, plain: bool = True) -> dict[str, Array]:
     """The gradient of the mean loss over the batch, by a program without middleware."""
-    sees = Sees("update")
-    run(trial, program(trial, [sees], plain=plain), 1, dtype=torch.float64 if plain else torch.float32)
-    return sees.seen[-1]
+    driver: MiddlewareDriver = trial.driver
+    watch = driver.watch("update")
+    run(trial, program(trial, [watch], plain=plain), 1)
+    return watch.seen[-1]
 
 
-def _norm(trial: Trial, metrics: Metrics, name: str, oracle: dict[str, Tensor], allowed: float) -> None:
+def _its_norm(trial: Trial, metrics: dict[str, float], name: str, oracle: dict[str, Array], allowed: float) -> None:
     trial.demand(name in metrics, f"it gives no metric {name!r}; there are {', '.join(metrics)}")
-    true = float(torch.sqrt(torch.stack([(g.double() ** 2).sum() for g in oracle.values()]).sum()))
-    value = metrics[name]
-    seen = float(value[0] / value[1]) if isinstance(value, tuple) else float(value)
+    seen, true = metrics[name], float(np.sqrt(sum(_norm(g) ** 2 for g in oracle.values())))
     ratio = seen / true
     cause = "the loss scale" if ratio > 1000 else "parts of the batch" if abs(ratio - 1) > 0.05 else None
     trial.demand(
@@ -208,43 +196,39 @@ def _norm(trial: Trial, metrics: Metrics, name: str, oracle: dict[str, Tensor], 
 def resume(trial: Trial) -> None:
     """From the state of any step a fresh program goes on with the bits of an uninterrupted one, its own state included."""
     last = 5
+    driver: MiddlewareDriver = trial.driver
     whole = program(trial, [item(trial)])
     saved = [_tree(whole)]
     for step in range(last):
         run(trial, whole, step + 1)
         with trial.component("its state_dict"):
             saved.append(_tree(whole))
-    lent = _lent(whole)
+    lent, arrays = whole.lent(), [driver.arrays(tree) for tree in saved]
     for cut in range(last):
         with trial.case(saved_at=cut, steps=last):
             made = program(trial, [item(trial)])
             if cut == 2:
                 run(trial, made, 1)  # what it holds of its own must not stay
             _restored(trial, made, saved[cut])
-            same(trial, "the state right after a restore", _tree(made), saved[cut])
+            same(trial, "the state right after a restore", driver.arrays(made.state_tree()), arrays[cut])
             run(trial, made, last)
-            same(trial, "the state at the end", _tree(made), saved[last], cause="state that no state_dict holds")
-            same(trial, "the weights that are lent at the end", _lent(made), lent, cause="state that no state_dict holds")
-    trial.control("a cold start differs", differs(saved[0], saved[last]))
-    for name, own in saved[3]["middleware"].items():
+            end, cause = driver.arrays(made.state_tree()), "state that no state_dict holds"
+            same(trial, "the state at the end", end, arrays[last], cause=cause)
+            same(trial, "the weights that are lent at the end", made.lent(), lent, cause=cause)
+    trial.control("a cold start differs", differs(arrays[0], arrays[last]))
+    for key, own in arrays[3]["middleware"].items():
         if leaves(own) and any(k for k in leaves(own) if k != "output"):
             made = program(trial, [item(trial)])
-            fresh = _tree(made)["middleware"][name]
-            _restored(trial, made, {**saved[3], "middleware": {**saved[3]["middleware"], name: fresh}})
+            fresh = _tree(made)["middleware"][key]
+            _restored(trial, made, {**saved[3], "middleware": {**saved[3]["middleware"], key: fresh}})
             run(trial, made, last)
-            trial.control(f"without the state of {name} it differs", differs(_tree(made), saved[last]))
+            trial.control(f"without the state of {key} it differs", differs(driver.arrays(made.state_tree()), arrays[last]))
 
 
-def _tree(made: Program) -> dict[str, Any]:
+def _tree(made: MiddlewareProgram) -> dict[str, Any]:
     return copy.deepcopy(made.state_tree())
 
 
-def _lent(made: Program) -> dict[str, Tensor]:
-    """The weights that an evaluation would use."""
-    with made.evaluating() as state:
-        return {n: p.detach().clone() for n, p in state.model.named_parameters()}
-
-
-def _restored(trial: Trial, made: Program, tree: dict[str, Any]) -> None:
+def _restored(trial: Trial, made: MiddlewareProgram, tree: dict[str, Any]) -> None:
     with trial.component("restoring its state"):
         made.restore(copy.deepcopy(tree))
