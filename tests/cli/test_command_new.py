@@ -9,6 +9,7 @@ import pytest
 
 from mapsto import registry
 from mapsto.cli.new import camel, kinds
+from mapsto.core.wings import WINGS, Framework
 
 DESIGNED = (
     *("source", "order", "transform", "reader", "model", "layer", "loss", "task", "optimizer", "schedule"),
@@ -93,3 +94,14 @@ def test_a_write_that_breaks_off_leaves_nothing(mapsto, tmp_path, monkeypatch):
 
 def test_camel():
     assert [camel(name) for name in ("clip_norm", "l2", "own")] == ["ClipNorm", "L2", "Own"]
+
+
+def test_a_wing_without_templates_and_one_that_is_not_there(mapsto, tmp_path, monkeypatch):
+    monkeypatch.setitem(WINGS, "toy", Framework(name="toy"))
+    said = mapsto("new", "loss", "own", "--into", tmp_path, "--wing", "toy")
+    assert said.code == 1
+    assert "there is no template for a kind 'loss' in the wing toy" in said.err
+    assert (
+        "there is no wing 'toi'; allowed: torch, toy; did you mean 'toy'?" in mapsto("new", "loss", "own", "--wing", "toi").err
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The laws of what is native to PyTorch, a file a kind, and what the checker asks of a wing (`mapsto.check.wings`)."""
+"""The laws of what is native to PyTorch, a file a kind, and what the checker asks of a wing (`mapsto.core.law_wings`)."""
 
 from __future__ import annotations
 
