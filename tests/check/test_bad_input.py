@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mapsto.check import check, resolve, server
+from mapsto.check import check, resolve
 from mapsto.check.process import Server
 from mapsto.core.laws import Verdict
 
@@ -63,28 +63,34 @@ TARGETS = {  # what cannot even be used
 }
 
 
-def judged(names, **options) -> dict[tuple[str, str], Verdict]:
-    with Server(memory=1 << 30) as served:
-        found = resolve([f"{FILE}:{name}" for name in names], served, kind="gadget")
-        assert found.problems == []
-        verdicts = check(found.subjects, laws=found.laws, jobs=2, limit=0.05, served=served, **options)
+def judged(served, names, **options) -> dict[tuple[str, str], Verdict]:
+    found = resolve([f"{FILE}:{name}" for name in names], served, kind="gadget")
+    assert found.problems == []
+    verdicts = check(found.subjects, laws=found.laws, jobs=2, limit=0.05, served=served, **options)
     return {(v.subject.rpartition(":")[2], v.law): v for v in verdicts}
 
 
 @pytest.fixture(scope="module")
-def already():
-    """Processes that other tests of this worker keep, such as a server that mutants share."""
+def served():
+    """One server, however those end that are forked from it."""
+    with Server(memory=1 << 30) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def already(served):
+    """That server, and processes that other tests keep, such as a server that mutants share."""
     return {p.pid for p in psutil.Process().children(recursive=True)}
 
 
 @pytest.fixture(scope="module")
-def alone(already):
-    return judged(ALONE, only=["gadget.works", "gadget.draws"])
+def alone(served, already):
+    return judged(served, ALONE, only=["gadget.works", "gadget.draws"])
 
 
 @pytest.fixture(scope="module")
-def ranked(already):
-    return judged(RANKED, only=["gadget.meets"])
+def ranked(served, already):
+    return judged(served, RANKED, only=["gadget.meets"])
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -144,15 +150,14 @@ def test_no_process_is_left(already, alone, ranked):
     assert ["sleep", "6544"] not in commands
 
 
-def test_targets_that_cannot_be_used_are_told_and_stop_nothing(tmp_path):
+def test_targets_that_cannot_be_used_are_told_and_stop_nothing(served, tmp_path):
     files = []
     for i, code in enumerate(TARGETS):
         files.append(tmp_path / f"target_{i}.py")
         files[-1].write_text(code)
     before = os.getcwd()
-    with server(1) as served:
-        named = [f"{file}:Thing" for file in files] + ["mapsto_of_no_kind/thing", "optimizer/adamv", f"{FILE}:Good"]
-        found = resolve(named, served, limit=0.05, kind=None)
+    named = [f"{file}:Thing" for file in files] + ["mapsto_of_no_kind/thing", "optimizer/adamv", f"{FILE}:Good"]
+    found = resolve(named, served, limit=0.05, kind=None)
     reasons = {p.subject.rpartition("/")[2]: p.reason for p in found.problems}
     for i, said in enumerate(TARGETS.values()):
         assert said in reasons[f"target_{i}.py:Thing"]
