@@ -510,3 +510,16 @@ def test_a_spec_resolves_names_in_its_wing(install: Install) -> None:
 def test_what_is_registered_of_ours_is_of_the_wing_whose_room_it_stands_in() -> None:
     own = [e for e in registry.entries() if e.origin.startswith("mapsto ")]
     assert [e.full for e in own if (e.wing == "torch") != e.reference.startswith(("torch.", "mapsto.torch."))] == []
+
+
+def test_what_a_distribution_says_of_itself_is_read_once() -> None:
+    """And not for each of its entry points: it is parsed whole each time that it is asked."""
+    read = list[str]()
+
+    class Package:
+        name = property(lambda self: read.append("name") or "package")
+        version = property(lambda self: read.append("version") or "1.0")
+
+    points = [EntryPoint(f"loss/own_{n}", f"own:{n}", "mapsto")._for(package) for package in [Package()] for n in "abc"]
+    assert {e.origin for e in Registry(lambda: points).entries()} == {"package 1.0"}
+    assert read == ["name", "version"]

@@ -291,16 +291,18 @@ class Registry:
             return self._points
         points: dict[Key, list[Entry]] = {}
         installed = list(self._installed())
-        off, self._misnamed = _disabled({point.dist.name for point in installed if point.dist})
+        whose = _distributions(installed)
+        off, self._misnamed = _disabled({name for name, _ in whose.values()})
         self._disabled, self._wings = [], {}
         for point in sorted(installed, key=lambda point: point.group != WINGS_GROUP):
-            origin = f"{point.dist.name} {point.dist.version}" if point.dist else "an unnamed distribution"
+            owner, version = whose.get(id(point.dist), ("", ""))
+            origin = f"{owner} {version}" if point.dist else "an unnamed distribution"
             wing, kind, name = _read(point)
             if wrong := _wrong(point, wing, kind, name, {*WINGS, *self._wings}):
                 self._misnamed.append(f"{origin}: {wrong}")
                 continue
             entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point, wing=wing)
-            if point.dist and _normal(point.dist.name) in off:
+            if point.dist and _normal(owner) in off:
                 self._disabled.append(entry)
                 continue
             claims = self._wings.setdefault(name, []) if kind == "wing" else points.setdefault((kind, name, wing), [])
@@ -315,6 +317,15 @@ def _installed() -> Iterable[metadata.EntryPoint]:
     found = metadata.entry_points()
     groups = sorted(group for group in found.groups if group == GROUP or group.startswith(f"{GROUP}."))
     return [point for group in groups for point in found.select(group=group)]
+
+
+def _distributions(installed: Iterable[metadata.EntryPoint]) -> dict[int, tuple[str, str]]:
+    """Name and version of each distribution by its id: to ask either of one parses all of its metadata."""
+    found: dict[int, tuple[str, str]] = {}
+    for point in installed:
+        if point.dist and id(point.dist) not in found:
+            found[id(point.dist)] = (point.dist.name, point.dist.version)
+    return found
 
 
 def _read(point: metadata.EntryPoint) -> tuple[str | None, str, str]:
