@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
 import warnings
@@ -147,3 +148,19 @@ def test_the_best_so_far_may_be_infinite(tmp_path, monkeypatch):
     monkeypatch.setattr(numpy_wing.Program, "evaluate", lambda self, batches: {**told(self, batches), "loss": float("inf")})
     fit(numpy_spec(steps=4, checkpoint={"every": 4}), tmp_path / "run")
     assert Run.resume(tmp_path / "run", "steps=8").fit().best == tmp_path / "run" / "checkpoints" / "step-00000004"
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "given", "said"),
+    [
+        ("torch.middleware.compiling", "Compile", {"fullgraph": "maybe"}, "compile.fullgraph: .maybe. is a str"),
+        ("torch.middleware.health", "Health", {"every": -1}, "health.every: -1 is out of range"),
+        ("torch.middleware.clipping", "ClipNorm", {"max_norm": float("nan")}, "clip_norm.max_norm: nan is not a number"),
+        ("torch.mesh.ranks", "Ranks", {"replicate": 0}, "ranks.replicate: 0 is out of range"),
+        ("engine.observers.early_stopping", "EarlyStopping", {"mode": "mix"}, "early_stopping.mode: 'mix' is not a choice"),
+    ],
+)
+def test_doors_from_python_take_what_their_signatures_say(module, name, given, said):
+    made = getattr(importlib.import_module(f"mapsto.{module}"), name)
+    with pytest.raises(SpecError, match=said):
+        made(**given)

@@ -104,7 +104,11 @@ def test_early_stopping_names_the_metrics_there_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"patience": 0}, "patience is 0"), ({"min_delta": -1.0}, "min_delta is -1"), ({"mode": "mx"}, "did you mean 'max'")],
+    [
+        ({"patience": 0}, "early_stopping.patience: 0 is out of range"),
+        ({"min_delta": -1.0}, "early_stopping.min_delta: -1.0 is out of range"),
+        ({"mode": "mx"}, "did you mean 'max'"),
+    ],
 )
 def test_early_stopping_refuses_impossible_options(options, said):
     with pytest.raises(SpecError, match=said):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ...core.doors import typed
 from ...core.errors import SpecError, nearest
 from ...core.ranges import Count, NonNegative
 from ...core.registry import decorator
@@ -23,6 +24,7 @@ class EarlyStopping:
     Raises SpecError for an impossible option, and at an evaluation that has no such metric.
     """
 
+    @typed
     def __init__(
         self,
         metric: str = "valid/loss",
@@ -31,12 +33,6 @@ class EarlyStopping:
         patience: Count = 3,
         min_delta: NonNegative = 0.0,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise SpecError(f"early_stopping: mode {mode!r} is neither; {nearest(str(mode), ('min', 'max'))}")
-        if patience < 1:
-            raise SpecError(f"early_stopping: patience is {patience}, and at least 1 evaluation is needed")
-        if not min_delta >= 0:
-            raise SpecError(f"early_stopping: min_delta is {min_delta}, and the least is 0")
         self.metric, self.mode, self.patience, self.min_delta = metric, mode, patience, min_delta
         self.best: float | None = None
         self.best_step = 0

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...core.doors import typed
 from ...core.errors import require
 from ...core.registry import decorator
 from ..events import Event
@@ -22,6 +23,7 @@ class MLflow:
     under the same id. MLflow's own active run is left alone. Raises MissingExtra where mlflow is not installed.
     """
 
+    @typed
     def __init__(self, experiment: str = "mapsto", *, name: str | None = None, tracking_uri: str | None = None) -> None:
         self._mlflow = require("mlflow", "mlflow", "observer 'mlflow'")
         self._entities = require("mlflow.entities", "mlflow", "observer 'mlflow'")

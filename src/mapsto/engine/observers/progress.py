@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ...core.doors import typed
 from ...core.registry import decorator
 from ...core.shown import shown, shown_in_line
 from ..events import Event
@@ -36,6 +37,7 @@ class Progress:
     one line a log. console: a `rich.console.Console` to write to (default: standard output).
     """
 
+    @typed
     def __init__(self, *, live: bool | None = None, console: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.console: Console = console if console is not None else Console(highlight=False, soft_wrap=True)
         self.live = is_interactive(self.console) if live is None else live

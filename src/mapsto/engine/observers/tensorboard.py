@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from ...core.doors import typed
 from ...core.errors import require
 from ...core.registry import decorator
 from ..events import Event
@@ -23,6 +24,7 @@ class TensorBoard:
     Raises MissingExtra where tensorboard is not installed.
     """
 
+    @typed
     def __init__(self, folder: str | None = None) -> None:
         # The record format and the messages alone: `SummaryWriter` would import TensorFlow where it is installed (seconds).
         self._events = require("tensorboard.compat.proto.event_pb2", "tensorboard", "observer 'tensorboard'")

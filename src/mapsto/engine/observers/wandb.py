@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from ...core.doors import typed
 from ...core.errors import require
 from ...core.registry import decorator
 from ..events import Event
@@ -21,6 +22,7 @@ class WeightsAndBiases:
     Raises MissingExtra where wandb is not installed.
     """
 
+    @typed
     def __init__(
         self,
         project: str = "mapsto",

@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...core.axes import AXES, Axis, dealt, one_open, ranks_of, sizes
 from ...core.compose import Declared, Placed
+from ...core.doors import typed
 from ...core.errors import ComposeError, SpecError
 from ...core.plan import MESH
 from ...core.ranges import Count, Positive
@@ -57,6 +58,7 @@ class Ranks(OneProcess):
 
     __mapsto__ = Declared(wraps=("grad", "step"), provides=(MESH,))
 
+    @typed
     def __init__(
         self,
         replicate: Axis = 1,
@@ -79,8 +81,6 @@ class Ranks(OneProcess):
         super().__init__()
         self.stated = {"pipeline": pipeline, "replicate": replicate, "shard": shard, "tensor": tensor}
         one_open(self.stated)
-        if not timeout > 0:
-            raise SpecError(f"mesh.timeout: {timeout} seconds is not above 0")
         self.unused_parameters, self.blocks = unused_parameters, blocks
         self.precision, self.offload = precision, offload
         self.tensor_plan = tensor_plan

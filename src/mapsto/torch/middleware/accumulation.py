@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import DataError, SpecError, nearest
+from ...core.doors import typed
+from ...core.errors import DataError, nearest
 from ...core.ranges import Count
 from ..mappings import Batch, Grad, Metrics
 from ..mesh.one import local
@@ -29,9 +30,8 @@ class Accumulate:
     Metrics: pairs are summed, scalars averaged over the micro-batches. Raises SpecError, DataError.
     """
 
+    @typed
     def __init__(self, steps: Count, *, count: str | None = None, whole: Sequence[str] = ()) -> None:
-        if steps < 1:
-            raise SpecError(f"accumulate.steps: {steps} is less than 1 micro-batch")
         self.steps, self.count, self.whole = steps, count, frozenset(whole)
 
     def grad(self, inner: Grad) -> Grad:

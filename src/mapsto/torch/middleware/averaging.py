@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import CheckpointError, SpecError
+from ...core.doors import typed
+from ...core.errors import CheckpointError
 from ...core.ranges import Count, Share, Whole
 from ..mappings import Metrics, Update
 from ..mesh.one import local, whole
@@ -31,11 +32,10 @@ class EMA:
     `weights()` takes them out. Raises SpecError.
     """
 
+    @typed
     def __init__(
         self, decay: Share = 0.999, *, warmup: Whole = 0, every: Count = 1, buffers: Literal["copy", "average"] = "copy"
     ) -> None:
-        if not 0 <= decay <= 1 or warmup < 0 or every < 1:
-            raise SpecError(f"ema: wanted 0 <= decay <= 1, warmup >= 0 and every >= 1, got {decay}, {warmup} and {every}")
         self.decay, self.warmup, self.every, self.buffers = decay, warmup, every, buffers
         self.updates = 0
 

@@ -7,7 +7,7 @@ import math
 import torch
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.ranges import Positive
 from ..mappings import Metrics, Update
 from ..mesh.one import local
@@ -27,11 +27,8 @@ class ClipNorm:
 
     edits_gradients = True
 
+    @typed
     def __init__(self, max_norm: Positive | None, norm_type: Positive = 2.0) -> None:
-        if max_norm is not None and not max_norm > 0:
-            raise SpecError(f"clip_norm.max_norm: {max_norm} is not above 0")
-        if not norm_type > 0:
-            raise SpecError(f"clip_norm.norm_type: {norm_type} is not above 0")
         self.max_norm, self.norm_type = max_norm, norm_type
 
     def update(self, inner: Update) -> Update:
@@ -60,9 +57,8 @@ class ClipValue:
 
     edits_gradients = True
 
+    @typed
     def __init__(self, value: Positive | None) -> None:
-        if value is not None and not value > 0:
-            raise SpecError(f"clip_value.value: {value} is not above 0")
         self.value = value
 
     def update(self, inner: Update) -> Update:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ..mesh.sent import sent
 from ..state import Builder
 
@@ -32,9 +32,8 @@ class CompressGradients:
     Works on mesh.replicate; one process has nothing to send. Raises SpecError.
     """
 
+    @typed
     def __init__(self, dtype: Literal["bf16", "fp16", "fp32"] = "bf16") -> None:
-        if dtype not in DTYPES:
-            raise SpecError(f"compress_gradients.dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
         self.dtype = DTYPES[dtype]
 
     def setup(self, builder: Builder) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.per_rank import PerRank
 from ...core.ranges import BelowOne, Count, Positive
 from ..mappings import Metrics, Step
@@ -38,9 +38,8 @@ class LocalSGD:
     One process has nothing to average. Raises SpecError.
     """
 
+    @typed
     def __init__(self, every: Count = 8, *, total_steps: int | None = None) -> None:
-        if every < 1:
-            raise SpecError(f"{self._name()}.every: {every} is less than 1 step")
         self.every, self.total_steps = every, total_steps
         self.window: list[Metrics] = []
 
@@ -168,12 +167,11 @@ class DiLoCo(LocalSGD):
     outer steps too, and sends nothing. The rest is as with `local_sgd`. Raises SpecError.
     """
 
+    @typed
     def __init__(
         self, every: Count = 50, *, outer_lr: Positive = 0.7, outer_momentum: BelowOne = 0.9, total_steps: int | None = None
     ) -> None:
         super().__init__(every, total_steps=total_steps)
-        if not outer_lr > 0 or not 0 <= outer_momentum < 1:
-            raise SpecError(f"diloco: wanted outer_lr > 0 and 0 <= outer_momentum < 1, got {outer_lr} and {outer_momentum}")
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
 
     @classmethod

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import CheckpointError, SpecError
+from ...core.doors import typed
+from ...core.errors import CheckpointError
 from ...core.per_rank import PerRank
 from ...core.random import derive
 from ...core.ranges import Count, NonNegative
@@ -49,9 +50,8 @@ class PowerSGD:
 
     edits_gradients = True
 
+    @typed
     def __init__(self, rank: Count = 4, *, min_compression_rate: NonNegative = 2.0) -> None:
-        if rank < 1 or min_compression_rate < 0:
-            raise SpecError(f"powersgd: wanted rank >= 1 and min_compression_rate >= 0, got {rank} and {min_compression_rate}")
         self.rank, self.min_compression_rate = rank, min_compression_rate
 
     def setup(self, builder: Builder) -> None:

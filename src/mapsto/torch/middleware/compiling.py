@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ...core.compose import middleware
+from ...core.doors import typed
 from ...core.errors import ComposeError, SpecError, nearest
 from ..state import Builder
 from .matching import matching_modules
@@ -27,6 +28,7 @@ class Compile:
     Raises SpecError, ComposeError.
     """
 
+    @typed
     def __init__(
         self,
         *,

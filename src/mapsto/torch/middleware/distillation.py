@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...core.compose import middleware
+from ...core.doors import typed
 from ...core.errors import DataError, LossError, SpecError, nearest
 from ...core.kinds import KINDS
 from ...core.ranges import Positive, Share
@@ -28,6 +29,7 @@ class Distillation:
     Raises SpecError, LossError where the two disagree about the shape of logits.
     """
 
+    @typed
     def __init__(
         self,
         teacher: Annotated[Any, KINDS["model"]],
@@ -40,8 +42,6 @@ class Distillation:
     ) -> None:
         if not isinstance(teacher, nn.Module):
             raise SpecError(f"distillation.teacher: an nn.Module is wanted, not a {type(teacher).__name__}")
-        if not 0 <= alpha <= 1 or temperature <= 0:
-            raise SpecError(f"distillation: wanted 0 <= alpha <= 1 and temperature > 0, got {alpha} and {temperature}")
         self.teacher, self.alpha, self.temperature = teacher, alpha, temperature
         self.inputs = (input,) if isinstance(input, str) else tuple(input)
         self.target, self.ignore_index = target, ignore_index

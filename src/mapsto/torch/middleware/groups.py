@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ...core.compose import middleware
+from ...core.doors import typed
 from ...core.errors import SpecError
 from ..state import Builder
 
@@ -24,6 +25,7 @@ class Freeze:
     Raises SpecError with the nearest name where a pattern matches none.
     """
 
+    @typed
     def __init__(self, patterns: Sequence[str], *, statistics: bool = True) -> None:
         self.patterns, self.statistics = tuple(patterns), statistics
 
@@ -52,6 +54,7 @@ class ParamGroups:
     matches no parameter or the optimizer has no such option.
     """
 
+    @typed
     def __init__(self, rules: Sequence[Mapping[str, Any]]) -> None:
         self.rules: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         for i, rule in enumerate(rules):
@@ -75,6 +78,7 @@ class NoWeightDecay:
     embeddings: False leaves embeddings decayed.
     """
 
+    @typed
     def __init__(self, *, embeddings: bool = True) -> None:
         self.embeddings = embeddings
 

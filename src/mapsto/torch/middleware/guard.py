@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.ranges import Count
 from ..mappings import Batch, Grad, Metrics, Step, needs_closure
 from ..state import State
@@ -44,11 +44,8 @@ class Nonfinite:
     to its scaler. Raises SpecError.
     """
 
+    @typed
     def __init__(self, every: Count = 1, action: Literal["raise", "skip"] = "raise") -> None:
-        if every < 1:
-            raise SpecError(f"nonfinite.every: {every} is less than 1 step")
-        if action not in ("raise", "skip"):
-            raise SpecError(f"nonfinite.action: {action!r} is not one of raise, skip")
         self.every, self.skips = every, action == "skip"
         self.edits_gradients = self.skips
         self.window = _Window()

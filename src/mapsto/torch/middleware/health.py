@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.ranges import Whole
 from ..mappings import Metrics, Update
 from ..state import State
@@ -22,9 +22,8 @@ class Health:
     them, exchanges three numbers a parameter; the others are not touched. `every` 0 measures nothing. Raises SpecError.
     """
 
+    @typed
     def __init__(self, every: Whole = 50) -> None:
-        if every < 0:
-            raise SpecError(f"health.every: {every} is negative")
         self.every = every
 
     def update(self, inner: Update) -> Update:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.compose import middleware
-from ...core.errors import DataError, SpecError, nearest
+from ...core.doors import typed
+from ...core.errors import DataError, nearest
 from ...core.random import generator
 from ...core.ranges import NonNegative
 from ..mappings import Batch, Loss
@@ -27,9 +28,8 @@ class Mixing(ABC):
 
     name: str
 
+    @typed
     def __init__(self, alpha: NonNegative, *, input: str | Sequence[str] = "input", target: str = "target") -> None:
-        if alpha < 0:
-            raise SpecError(f"{self.name}.alpha: {alpha} is negative")
         self.alpha, self.target = alpha, target
         self.inputs = (input,) if isinstance(input, str) else tuple(input)
 

@@ -7,7 +7,7 @@ import math
 import torch
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.ranges import NonNegative
 from ..mappings import Metrics, Update
 from ..mesh.one import cut, local
@@ -25,9 +25,8 @@ class GradientNoise:
 
     edits_gradients = True
 
+    @typed
     def __init__(self, eta: NonNegative, gamma: float = 0.55) -> None:
-        if eta < 0:
-            raise SpecError(f"gradient_noise.eta: the variance {eta} is negative")
         self.eta, self.gamma = eta, gamma
 
     def update(self, inner: Update) -> Update:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core.compose import middleware
-from ...core.errors import CheckpointError, SpecError
+from ...core.doors import typed
+from ...core.errors import CheckpointError
 from ...core.ranges import AtLeastOne, Count, Factor, Positive
 from ..mappings import Batch, Grad, Loss, Metrics, Update
 from ..state import State
@@ -34,6 +35,7 @@ class MixedPrecision:
     Metrics (fp16): `loss_scale`, and `skipped`, 1 where the step was. Raises SpecError.
     """
 
+    @typed
     def __init__(
         self,
         dtype: Literal["bf16", "fp16", "fp32"] = "bf16",
@@ -43,12 +45,6 @@ class MixedPrecision:
         backoff_factor: Factor = 0.5,
         growth_interval: Count = 2000,
     ) -> None:
-        if dtype not in DTYPES:
-            raise SpecError(f"mixed_precision.dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-        if init_scale <= 0 or growth_factor < 1 or not 0 < backoff_factor <= 1 or growth_interval < 1:
-            raise SpecError(
-                "mixed_precision: wanted init_scale > 0, growth_factor >= 1, 0 < backoff_factor <= 1, growth_interval >= 1"
-            )
         self.dtype, self.scaled = DTYPES[dtype], dtype == "fp16"
         self.edits_gradients = self.scaled
         self.init_scale, self.growth_factor = init_scale, growth_factor

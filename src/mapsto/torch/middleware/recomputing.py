@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ...core.compose import middleware
+from ...core.doors import typed
 from ..state import Builder
 from .copies import kept
 from .matching import matching_modules
@@ -26,6 +27,7 @@ class ActivationCheckpointing:
     one more forward pass of these modules. Raises SpecError with the nearest module name.
     """
 
+    @typed
     def __init__(self, modules: Sequence[str]) -> None:
         self.modules = tuple(modules)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.ranges import NonNegative
 from ..mappings import Batch, Grad, Metrics
 from ..mesh.one import local
@@ -23,9 +23,8 @@ class SAM:
     first pass. `rho` 0 is no perturbation. Raises SpecError.
     """
 
+    @typed
     def __init__(self, rho: NonNegative = 0.05, *, adaptive: bool = False, eta: NonNegative = 0.01) -> None:
-        if rho < 0 or eta < 0:
-            raise SpecError(f"sam: wanted rho >= 0 and eta >= 0, got {rho} and {eta}")
         self.rho, self.adaptive, self.eta = rho, adaptive, eta
 
     def grad(self, inner: Grad) -> Grad:

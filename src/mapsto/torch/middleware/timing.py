@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from ...core.compose import middleware
-from ...core.errors import SpecError
+from ...core.doors import typed
 from ...core.ranges import Whole
 from ..mappings import Grad, Loss, Step, Update
 from ..state import State
@@ -27,9 +27,8 @@ class Timing:
     slower for it; the others are not touched. `every` 0 measures nothing. Raises SpecError.
     """
 
+    @typed
     def __init__(self, every: Whole = 50) -> None:
-        if every < 0:
-            raise SpecError(f"timing.every: {every} is negative")
         self.every = every
         self.sampling = False
         self.spent: dict[str, float] = {}

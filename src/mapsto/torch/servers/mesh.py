@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...core.doors import typed
 from ...core.errors import SpecError, require
 from ...core.ranges import Count, NonNegative, Positive, Whole
 from ...core.registry import decorator
@@ -40,6 +41,7 @@ class Servers:
 
     __mapsto__ = DECLARED
 
+    @typed
     def __init__(
         self,
         servers: Count,
@@ -55,13 +57,6 @@ class Servers:
         restarts: Whole = 3,
         timeout: Positive = 120.0,
     ) -> None:
-        least = {"servers": 1, "workers": 1, "staleness": 0, "restarts": 0, "save_every": 1}
-        given = {"servers": servers, "workers": workers, "staleness": staleness, "restarts": restarts, "save_every": save_every}
-        for name, value in given.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least[name]):
-                raise SpecError(f"mesh.{name}: {value!r} is not a whole number of at least {least[name]}")
-        if not timeout > 0 or cpus < 0 or gpus < 0:
-            raise SpecError(f"mesh: wanted timeout > 0, cpus >= 0 and gpus >= 0, got {timeout}, {cpus} and {gpus}")
         self.servers, self.workers, self.staleness, self.split = servers, workers, staleness, split
         self.address, self.cpus, self.gpus = address, cpus, gpus
         self.save_every, self.folder, self.restarts, self.timeout = save_every, folder, restarts, timeout

@@ -12,9 +12,6 @@ class Staging:
     `interleaved` (Narayanan et al. 2021); stages: of a rank; split: modules at which stages after the first begin."""
 
     def __init__(self, microbatches: int | None, schedule: str, stages: int | None, split: Sequence[str] | None) -> None:
-        for name, value in (("microbatches", microbatches), ("stages", stages)):
-            if value is not None and value < 1:
-                raise SpecError(f"mesh.{name}: {value} is less than 1")
         if schedule == "interleaved" and stages == 1:
             raise SpecError("mesh.stages: interleaved schedules take turns between 2 or more stages of a rank, not 1")
         if schedule != "interleaved" and (stages or 1) > 1:
