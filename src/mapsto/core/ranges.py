@@ -33,7 +33,8 @@ Count = Annotated[int, Field(ge=1)]
 """A number of things of which there is at least one."""
 
 _SIZES = (
-    *("width", "hidden", "hidden_size", "channels", "features", "classes", "num_classes", "heads", "num_heads"),
+    *("width", "hidden", "hidden_size", "channels", "features", "heads", "num_heads"),
+    *("vocabulary", "vocab_size", "context", "classes", "num_classes"),
     *("in_features", "out_features", "in_channels", "out_channels", "num_embeddings", "embedding_dim", "kernel_size"),
 )
 CONVENTIONS: Mapping[str, Mapping[str, Any]] = {

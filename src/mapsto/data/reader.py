@@ -87,7 +87,8 @@ class Batches:
 
     def indices(self, position: int) -> Indices:
         """The record indices of a global batch."""
-        position = whole(position, "position")
+        if type(position) is not int:
+            position = whole(position, "position")
         if position < 0:
             raise DataError(f"position {position}: positions start at 0")
         epoch, offset = divmod(position, self.batches_per_epoch)

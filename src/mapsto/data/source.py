@@ -87,16 +87,15 @@ def check_batch(batch: Any, records: int, source: Any) -> None:
 
 def check_fields(batch: Any, who: str) -> None:
     """Raise DataError where what a transform gave is no batch: not a dict of fields, or fields of different lengths."""
-    if not isinstance(batch, Mapping):
+    if type(batch) is not dict and not isinstance(batch, Mapping):
         raise DataError(f"{who} returned a {type(batch).__name__}, and a batch, a dict of fields, is wanted")
-    counts = {}
-    for name, values in batch.items():
-        try:
-            counts[name] = len(values)
-        except TypeError:
-            raise DataError(f"{who}: field {name!r} is a {type(values).__name__}, and one value a record is wanted") from None
-    if len(set(counts.values())) > 1:
-        told = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+    try:
+        counts = [*map(len, batch.values())]
+    except TypeError:
+        name, value = next((n, v) for n, v in batch.items() if not hasattr(v, "__len__") or np.ndim(v) == 0)
+        raise DataError(f"{who}: field {name!r} is a {type(value).__name__}, and one value a record is wanted") from None
+    if counts and counts.count(counts[0]) != len(counts):
+        told = ", ".join(f"{count} of {name!r}" for name, count in zip(batch, counts, strict=True))
         raise DataError(f"{who}: its fields are of different lengths, so that records are torn apart: {told}")
 
 
