@@ -16,7 +16,7 @@ ALLOWED = {  # the rooms of the house, and which others each may import
     "data": {"core"},
     "formulas": set(),
     "tasks": {"core"},
-    "laws": {"core", "formulas"},
+    "laws": {"core", "data", "formulas"},  # laws of programs read batches
     "engine": {"core", "data"},
     **{wing: {"core", "data", "formulas", "laws", "tasks"} for wing in WINGS},
     "wings": {"core"},

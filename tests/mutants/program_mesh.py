@@ -7,7 +7,7 @@ from torch import nn
 
 from mapsto import use
 from mapsto.engine.laws.runs import usual
-from mapsto.torch.laws import program_mesh
+from mapsto.laws import program_mesh
 from mapsto.torch.mesh.one import local
 
 from . import Mutant

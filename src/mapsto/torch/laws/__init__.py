@@ -24,6 +24,7 @@ COMPLETE = {
     "optimizer": "..drivers.optimizer",
     "schedule": "..drivers.schedule",
     "middleware": "..drivers.middleware",
+    "program": "..drivers.program",
     "export": "..drivers.export",
     "op": "..drivers.op",
 }

@@ -17,6 +17,8 @@ from ...core.parts import resolve
 from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.stream import read
+from ...laws.program_inputs import STEPS, offers, reader_of, spec_of, thirteen
+from ..drivers.program import program_of
 from ..losses import Weight
 from ..mappings import Batch, Loss
 from ..program import Program
@@ -24,7 +26,6 @@ from ..servers.mesh import Servers
 from ..servers.program import ServedProgram
 from ..state import Builder, State
 from .compare import differs, same
-from .program_ranks import STEPS, offers, program_of, reader_of, spec_of, thirteen
 
 laws = Laws("program")
 

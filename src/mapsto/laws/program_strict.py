@@ -1,53 +1,43 @@
-"""The law of strict mode on two gloo ranks: replicated or sharded, the weights are bitwise those of one process."""
+"""The law of strict mode on two ranks: replicated or sharded, the weights are bitwise those of one process."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from ...core.errors import ComposeError, SpecError
-from ...core.laws import Laws, Trial
-from ...core.values import Part
-from ...data.laws.contents import size_of
-from ...data.stream import read
-from ..mesh.group import patience
-from ..mesh.one import whole
-from ..program import Program
-from .compare import differs, same
-from .program_mesh import PATIENCE, options
-from .program_ranks import STEPS, program_of, reader_of, spec_of
+from ..core.errors import ComposeError, SpecError
+from ..core.laws import Laws, Trial
+from ..data.stream import size
+from .compare import Array, differs, same
+from .drivers import ProgramDriver, RankedProgram
+from .program_inputs import STEPS, own, reader_of, spec_of
+from .program_mesh import PATIENCE
 
 laws = Laws("program")
 MICRO_SHARDS = 4
 
 
-def _made(trial: Trial, axes: dict[str, int] | None, *, strict: bool = True) -> tuple[Program, Any]:
+def _made(trial: Trial, axes: dict[str, int] | None, *, strict: bool = True) -> tuple[RankedProgram, Any]:
     """The program of the spec on a mesh (None: on this process alone) with 4 micro-shards, and its training reader."""
+    driver: ProgramDriver = trial.driver
     spec = spec_of(trial)
+    options: dict[str, Any] = {"axes": axes, "micro_shards": MICRO_SHARDS, "strict": strict, "exact": False}
     try:
         with trial.component("building the program"):
             reader = reader_of(spec)
-            mesh = None if axes is None else Part("ranks", {**options(spec, trial), **axes})
-            program = program_of(spec, reader, mesh=mesh, micro_shards=MICRO_SHARDS, strict=strict)
+            return driver.build(trial, spec, reader, **options), reader
     except (SpecError, ComposeError) as error:
-        if "strict" in str(error) or "take statistics over a batch" in str(error):
+        if "strict" in str(error):
             trial.skip(f"strict mode refuses it: {error}")
         raise
-    return program, reader
 
 
-def _weights(program: Program) -> dict[str, Tensor]:
-    return {n: whole(p).detach().clone() for n, p in program.model.named_parameters()}
-
-
-def _stepped(trial: Trial, program: Program, reader: Any) -> list[dict[str, Tensor]]:
+def _stepped(trial: Trial, program: RankedProgram, reader: Any) -> list[dict[str, Array]]:
     """The weights after each of a few steps."""
     found = []
     for step in range(STEPS):
         with trial.component("a step"):
-            program.step(read(reader, step, program.state.mesh.own, MICRO_SHARDS))
-        found.append(_weights(program))
+            program.step(own(program, reader, step))
+        found.append(program.parameters())
     return found
 
 
@@ -65,14 +55,15 @@ def _stepped(trial: Trial, program: Program, reader: Any) -> list[dict[str, Tens
 )
 def strict_ranks(trial: Trial) -> None:
     """With strict: true, weights after three updates on {replicate: 2} and on {shard: 2} are bitwise those of one process."""
+    driver: ProgramDriver = trial.driver
     one, reader = _made(trial, None)
-    if size_of(reader.batch(0)) < 2:
+    if size(reader.batch(0)) < 2:
         trial.skip("its batches hold one record, which two ranks cannot share")
     wanted = _stepped(trial, one, reader)
     fast, _ = _made(trial, None, strict=False)
     trial.control("sums in another order differ", differs(_stepped(trial, fast, reader), wanted))
     for axes in ({"replicate": 2}, {"shard": 2}):
-        with trial.case(world=2, mesh=next(iter(axes)), micro_shards=MICRO_SHARDS), patience(PATIENCE):
+        with trial.case(world=2, mesh=next(iter(axes)), micro_shards=MICRO_SHARDS), driver.patience(PATIENCE):
             program, _ = _made(trial, axes)
             for step, found in enumerate(_stepped(trial, program, reader)):
                 with trial.case(step=step):

@@ -1,0 +1,186 @@
+"""The driver of programs on ranks: specs built in float64 on a mesh or without one, their sums, gradients and updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.errors import SpecError
+from ...core.laws import Subject, Trial
+from ...core.spec import Spec
+from ...core.values import Part
+from ...data.stream import size
+from ...laws.compare import Array
+from ...laws.drivers import Sums
+from ...laws.program_inputs import offers
+from ..build import build_program
+from ..laws.compare import arrays
+from ..mappings import Metrics
+from ..mesh.group import Group, patience
+from ..mesh.one import OneProcess, whole
+from ..placement import place
+from ..program import Program
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject with its driver."""
+    return replace(subject, driver=DRIVER)
+
+
+class Doubled:
+    """Middleware: the model in float64, before it is placed."""
+
+    def setup(self, builder: Any) -> None:
+        builder.model.double()
+
+
+class Driven:
+    """A program as the laws of ranks drive it (`mapsto.laws.drivers.RankedProgram`)."""
+
+    def __init__(self, made: Program, exact: bool) -> None:
+        self.made, self.exact = made, exact
+        self.metrics: Metrics = {}
+
+    @property
+    def takes(self) -> Mapping[str, Any]:
+        return self.made.takes
+
+    def _placed(self, batch: Any) -> Any:
+        if isinstance(batch, list):
+            return [self._placed(part) for part in batch]
+        found = place(batch, self.made.state.device)
+        if self.exact:
+            found.update({n: v.double() for n, v in found.items() if isinstance(v, Tensor) and v.is_floating_point()})
+        return found
+
+    def step(self, batch: Any) -> Metrics:
+        return self.made.step(self._placed(batch))
+
+    def sums(self, batches: Mapping[int, Any]) -> Sums:
+        state, total, weight = self._cleared(), 0.0, 0.0
+        with state.sums():
+            for shard, batch in batches.items():
+                if size(batch):
+                    state.shard = shard
+                    self.metrics = self.made.grad(state, self._placed(batch))
+                    value, counted = self.metrics["loss"]
+                    total, weight = total + float(value), weight + float(counted)
+        state.shard = 0
+        return Sums(self.gradients(), total, weight)
+
+    def _cleared(self) -> Any:
+        state = self.made.state
+        state.clear()
+        state.skip = None
+        return state
+
+    def put(self, gradients: Mapping[str, Array | None], total: float, weight: float) -> None:
+        for name, parameter in zip(self.made.state.names, self.made.state.parameters, strict=True):
+            found = gradients.get(name)
+            parameter.grad = None if found is None else torch.tensor(found)
+        pair = torch.tensor(total, dtype=torch.float64), torch.tensor(weight, dtype=torch.float64)
+        self.metrics = {**self.metrics, "loss": pair}
+
+    def grad(self, batch: Any) -> None:
+        self.metrics = self.made.grad(self._cleared(), self._placed(batch))
+
+    def gradients(self) -> dict[str, Array | None]:
+        pairs = zip(self.made.state.names, self.made.state.parameters, strict=True)
+        found: dict[str, Array | None] = arrays({n: None if p.grad is None else whole(p.grad).clone() for n, p in pairs})
+        return found
+
+    def update(self) -> dict[str, float]:
+        found = self.made.update(self.made.state, self.metrics)
+        self.made.state.step += 1
+        return self.made.fetch([found])
+
+    def loss(self, batch: Any) -> tuple[float, float]:
+        with self.made.evaluating() as state:
+            total, weight, _ = self.made.loss(state, self._placed(batch))
+        return float(total), float(weight)
+
+    def parameters(self) -> dict[str, Array]:
+        found: dict[str, Array] = arrays({n: whole(p).clone() for n, p in self.made.model.named_parameters()})
+        return found
+
+    def state(self) -> dict[str, Array]:
+        state, kept = self.made.state, self.made.optimizer.state
+        named = {f"model.{n}": t for n, t in self.made.model.state_dict().items()}
+        for name, parameter in zip(state.names, state.parameters, strict=True):
+            named |= {f"optimizer.{name}.{key}": value for key, value in kept.get(parameter, {}).items()}
+        found: dict[str, Array] = arrays({n: t.detach().clone() for n, t in named.items() if isinstance(t, Tensor)})
+        return found
+
+
+class Driver:
+    """How programs are built on ranks (`mapsto.laws.drivers.ProgramDriver`)."""
+
+    def build(
+        self,
+        trial: Trial,
+        spec: Spec,
+        reader: Any,
+        *,
+        axes: Mapping[str, int] | None = None,
+        middleware: Sequence[Any] | None = None,
+        exact: bool = True,
+        evaluating: bool = False,
+        micro_shards: int | None = None,
+        strict: bool = False,
+    ) -> Driven:
+        chosen = spec.middleware if middleware is None else middleware
+        try:
+            made = program_of(
+                spec,
+                reader,
+                middleware=[Doubled(), *chosen] if exact else chosen,
+                mesh=None if axes is None else Part("ranks", {**_options(spec, trial), **axes}),
+                micro_shards=micro_shards,
+                strict=strict,
+            )
+        except SpecError as error:
+            if "take statistics over a batch" in str(error):
+                trial.skip(f"it is refused on several ranks: {error}")
+            raise
+        if evaluating:
+            made.model.eval()
+        return Driven(made, exact)
+
+    def gather(self, value: Any) -> list[Any]:
+        return Group().gather(value)
+
+    def patience(self, seconds: float) -> AbstractContextManager[None]:
+        return patience(seconds)
+
+
+def program_of(spec: Spec, reader: Any, *, middleware: Sequence[Any] | None = None, mesh: Any = None, **more: Any) -> Program:
+    """The program of the spec on the CPU for a few steps of the reader; middleware, mesh: others than none and one process.
+
+    more: what else `build_program` takes.
+    """
+    return build_program(
+        spec.model,
+        spec.task,
+        spec.optimizer,
+        spec.schedule,
+        spec.middleware if middleware is None else middleware,
+        seed=spec.seed,
+        device="cpu",
+        mesh=OneProcess() if mesh is None else mesh,
+        offers=offers(spec, reader),
+        **more,
+    )
+
+
+def _options(spec: Spec, trial: Trial) -> dict[str, Any]:
+    stated = spec.mesh.args if isinstance(spec.mesh, Part) else {}
+    unused = bool(stated.get("unused_parameters")) or trial.has("unused_parameters")
+    return {"unused_parameters": unused, **({"blocks": stated["blocks"]} if "blocks" in stated else {})}
+
+
+DRIVER = Driver()
