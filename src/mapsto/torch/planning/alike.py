@@ -21,8 +21,19 @@ def kinds(model: nn.Module, cut: Sequence[Section]) -> list[Hashable]:
     """
     held = [{id(p) for name in section.uses for p in _parameters(model, name)} for section in cut]
     holders = Counter(key for each in held for key in each)
-    alone = [all(holders[key] == 1 for key in each) for each in held]
-    return [_kind(model, section) if own else id(section) for section, own in zip(cut, alone, strict=True)]
+    own = [all(holders[key] == 1 for key in each) for each in held]
+    return [_kind(model, section) if one else id(section) for section, one in zip(cut, own, strict=True)]
+
+
+def own_parameters(model: nn.Module, block: nn.Module) -> bool:
+    """Whether no other module has a parameter or buffer of this one."""
+    inside = {id(module) for module in block.modules()}
+    held = {id(t) for module in block.modules() for t in _tensors(module)}
+    return not any(id(t) in held for module in model.modules() if id(module) not in inside for t in _tensors(module))
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
 
 
 def _kind(model: nn.Module, section: Section) -> Hashable:
@@ -32,20 +43,21 @@ def _kind(model: nn.Module, section: Section) -> Hashable:
     found: list[Hashable] = []
     for number, step in enumerate(section.steps):
         if isinstance(step, nn.Module):
-            found.append(_module(step))
+            found.append(kind_of(step))
         elif isinstance(step, fx.Node):
             numbers[step] = number
             args = fx.map_arg((step.args, dict(step.kwargs)), lambda node: f"%{numbers[node]}")
             target = step.target
             if step.op == "call_module":
-                target = _module(model.get_submodule(str(target)))  # type: ignore[assignment]
+                target = kind_of(model.get_submodule(str(target)))  # type: ignore[assignment]
             found.append((step.op, target, repr(args)))
         else:
             found.append(id(step))
     return tuple(found)
 
 
-def _module(module: nn.Module) -> Hashable:
+def kind_of(module: nn.Module) -> Hashable:
+    """What a module and those in it are and hold, without values of tensors; equal where they do the same."""
     found: list[Hashable] = []
     for name, one in module.named_modules():
         own = {key: value for key, value in vars(one).items() if key not in _USUAL}

@@ -176,11 +176,17 @@ class Meter(_Mode):
         before, after = (part[part[:, 0] != optimizer] for part in (whole[:since], whole[since:]))
         held = np.array([before[before[:, 0] == place, 1].sum() for place in places.values()], np.int64)
         held[optimizer] = state
-        return Timeline(held, after)
+        return Timeline(held, settled(after))
 
     def peak(self, since: int = 0) -> tuple[int, dict[str, int]]:
         """The most bytes alive at once from a moment on, and by label what they were."""
         return self.timeline(since).peak()
+
+
+def settled(changes: Any) -> Any:
+    """The changes of a timeline, in which what is freed together, which has no order of its own, is sorted."""
+    made = changes[:, 1] > 0
+    return changes[np.lexsort((changes[:, 1], changes[:, 0], ~made, np.cumsum(made)))]
 
 
 @functools.cache

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import nn
 
 from ...core.axes import AXES
 from ...core.errors import ComposeError, DataError, MapstoError, PlanError, SpecError
@@ -18,6 +20,7 @@ from ..mesh.pipeline.staging import Staging
 from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing
 from .search import Trend, largest
+from .shorter import Change, Shorter, equal_blocks
 from .stages import Mail
 from .traffic import Traffic, totals
 
@@ -161,6 +164,7 @@ class Planner:
         self.spec, self.example, self.records, self.offers = spec, example, records, offers
         self.limits = limits or Limits()
         self.whole: Measured | None = None
+        self.shorter: Shorter | None = None
 
     def rank(self, meshes: Sequence[Mapping[str, int]], progress: Progress = lambda _: None) -> list[Outlook]:
         """The outlook of each mesh: those that fit first, the least communication before more, then the most memory left.
@@ -215,9 +219,17 @@ class Planner:
         one = dict.fromkeys(AXES, 1)
         try:
             with rehearsing(self.spec, one, 0, self.example, self.offers) as rehearsal:
-                return rehearsal.step(1)
+                blocks = equal_blocks(rehearsal.program.state.model)
+                found = rehearsal.step(1)
         finally:
             gc.collect()
+        if blocks is not None and not isinstance(self.spec.model, nn.Module):
+            shorter = Shorter(self._rehearsing, blocks)
+            self.shorter = shorter if shorter.tells(one, found) else None
+        return found
+
+    def _rehearsing(self, axes: Mapping[str, int], change: Change) -> AbstractContextManager[Rehearsal]:
+        return rehearsing(self.spec, axes, 0, self.example, self.offers, change=change)
 
     def _hopeless(self, axes: Mapping[str, int]) -> str:
         """Why a mesh need not be rehearsed."""
@@ -243,10 +255,13 @@ class Planner:
     def _rehearsed(self, axes: Mapping[str, int]) -> Outlook:
         """A step on the first rank of every stage; rank 0 of an axis holds the largest part, where parts are uneven."""
         records, usable = self.records_of(axes), self.limits.usable
-        stages, most = [], None
+        stages: list[Measured] = []
+        most = None
+        if self.shorter is not None and axes["pipeline"] == 1 and (told := self.shorter.told(axes, records, usable)):
+            stages, most = [told[0]], told[1]
         each = axes["replicate"] * axes["shard"] * axes["tensor"]
         mail = Mail()
-        for stage in range(axes["pipeline"]):
+        for stage in range(axes["pipeline"] if not stages else 0):
             if mail.same(stage, axes["pipeline"]):
                 continue
             with rehearsing(self.spec, axes, stage * each, self.example, self.offers, mail) as rehearsal:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from ...core.errors import DataError, PlanError
-from ...core.parts import Part
+from ...core.parts import Part, as_part, build
 from ...core.spec import Spec
 from ..build import build_program
 from ..program import Program
@@ -115,11 +115,12 @@ def rehearsing(
     example: Mapping[str, Any],
     offers: Mapping[str, Any],
     mail: Mail | None = None,
+    change: Callable[[nn.Module], None] | None = None,
 ) -> Iterator[Rehearsal]:
     """The program of a spec on one rank of a mesh with these axes, in fake tensors.
 
-    example: a batch, of which shapes and types are read; mail: of the stages of a pipeline, rehearsed in order. Raises what
-    building the program raises, and PlanError.
+    example: a batch, of which shapes and types are read; mail: of the stages of a pipeline, rehearsed in order;
+    change: what is done to the model when it is made. Raises what building the program raises, and PlanError.
     """
     world = 1
     for size in axes.values():
@@ -127,8 +128,12 @@ def rehearsing(
     mail = mail or Mail()
     with fake_world(rank, world, mail) as mode, FakeMeter(mode) as meter:
         with explained("building the model"):
+            model = spec.model
+            if change is not None:
+                model = build(as_part(model), "model", path="model", offers={"seed": spec.seed, **offers})
+                change(model)
             program = build_program(
-                spec.model,
+                model,
                 spec.task,
                 spec.optimizer,
                 spec.schedule,
