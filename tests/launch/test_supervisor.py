@@ -222,7 +222,7 @@ def test_a_server_that_is_stopped_while_ranks_run_ends_the_launch_and_the_ranks(
 
         told = launch(server, folder, "all=wait", meanwhile=stop)
         assert "stands still: it has been stopped by a signal (SIGSTOP)" in told.error
-        assert not any(is_alive(told.seen(rank)[0]["pid"]) for rank in (0, 1))
+        await_(lambda: not any(is_alive(told.seen(rank)[0]["pid"]) for rank in (0, 1)), 10)
 
 
 def test_a_server_that_does_not_answer_is_named_and_ended(monkeypatch):
