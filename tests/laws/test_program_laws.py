@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import mapsto
 from mapsto import use
+from mapsto.check.targets import complete
 from mapsto.core.laws import Example, Subject, Trial, find_law, verdict
 from mapsto.core.registry import registry
 from mapsto.engine.laws.runs import Blobs, first_difference, shortened, usual
@@ -22,8 +24,8 @@ def test_our_own_observers_keep_them(law):
 
 def judged(kind, law, target, **fields):
     label = f"here:{getattr(target, '__name__', 'it')}"
-    subject = Subject(kind=kind, label=label, reference="", target=target, example=Example(**fields))
-    return verdict(Trial(subject, find_law(law)))
+    subject = Subject(kind=kind, label=label, reference="", target=target, example=Example(**fields), wing="torch")
+    return verdict(Trial(complete(subject), find_law(law)))
 
 
 def test_a_spec_is_cut_down():
@@ -112,6 +114,15 @@ def test_surgery_asks_for_a_neutral_setting():
     assert judged("surgery", "surgery.neutral", same, more={"neutral": None}).status == "not applicable"
     nothing = judged("surgery", "surgery.neutral", same, more={"neutral": {}})
     assert nothing.status == "vacuous"
+
+
+@pytest.mark.filterwarnings("ignore")  # it is to leave torch.ao
+def test_weights_that_are_quantized_are_weights():
+    def quantized(model):
+        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+
+    assert judged("surgery", "surgery.something_happened", quantized).counts["changed"] == 16
+    assert judged("surgery", "surgery.kept_weights", quantized).status == "pass"
 
 
 def test_surgery_must_return_the_model():

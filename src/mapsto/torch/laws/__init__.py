@@ -25,6 +25,7 @@ COMPLETE = {
     "schedule": "..drivers.schedule",
     "middleware": "..drivers.middleware",
     "program": "..drivers.program",
+    "surgery": "..drivers.surgery",
     "export": "..drivers.export",
     "op": "..drivers.op",
 }

@@ -40,6 +40,8 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any] | Exact:
     plain = tensor.detach().resolve_conj().resolve_neg().cpu()
     plain = plain if plain.layout is torch.strided else plain.to_dense()
     name = str(plain.dtype).removeprefix("torch.")
+    if plain.is_quantized:
+        return Exact(plain.dequantize().numpy(), name)
     if hasattr(np, name) or name == "bool":
         made: np.ndarray[Any, Any] = plain.numpy()
         return made
