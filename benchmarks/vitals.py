@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from mapsto import Run, Spec, use
 from mapsto.engine import loop
 from mapsto.engine.stall import StallWatch
-from mapsto.engine.vitals import Vitals
+from mapsto.engine.vitals import HealthProbe
 
 SIZES = {
     "tiny MLP (64-128-128-10)": [64, 128, 128, 10],
@@ -85,13 +85,13 @@ def clocked(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
 def share(sizes: list[int], steps: int, folder: Path) -> str:
     """The calls' share of a run's time, and microseconds each."""
     vitals, beats = [0.0, 0.0], [0.0, 0.0]
-    before = Vitals.__call__, StallWatch.beat
-    Vitals.__call__, StallWatch.beat = clocked(before[0], vitals), clocked(before[1], beats)  # type: ignore[method-assign]
+    before = HealthProbe.__call__, StallWatch.beat
+    HealthProbe.__call__, StallWatch.beat = clocked(before[0], vitals), clocked(before[1], beats)  # type: ignore[method-assign]
     began = time.thread_time()
     try:
         Run(spec(sizes, None, steps), folder).fit()
     finally:
-        Vitals.__call__, StallWatch.beat = before  # type: ignore[method-assign]
+        HealthProbe.__call__, StallWatch.beat = before  # type: ignore[method-assign]
     whole = time.thread_time() - began
     told = (vitals[0] + beats[0]) / whole
     each = f"{vitals[0] / vitals[1] * 1e6:.0f} us a log, {beats[0] / max(beats[1], 1) * 1e6:.0f} us a sign of life"
@@ -147,7 +147,7 @@ def main() -> None:
             print(f"| {name} {share(sizes, options.steps, Path(temporary) / f'share{i}')}", flush=True)
         if not options.rounds:
             return
-        loop.Vitals, loop.StallWatch = by_thread(Vitals), by_thread(StallWatch)  # type: ignore[misc, assignment]
+        loop.HealthProbe, loop.StallWatch = by_thread(HealthProbe), by_thread(StallWatch)  # type: ignore[misc, assignment]
         print("\n| model | run | us/step | wall ratio | quartiles | CPU ratio |\n|---|---|---|---|---|---|")
         for i, (name, sizes) in enumerate(SIZES.items()):
             made = arms(sizes, Path(temporary) / str(i), 100 if i == 0 else 50)

@@ -71,7 +71,7 @@ def test_a_name_that_is_not_there() -> None:
 TYPED = """
 import mapsto
 from mapsto import Event, LaunchError, Run, RunView, Spec
-from mapsto.data import StandIn, check_indices
+from mapsto.data import PaddingBatch, check_indices
 from mapsto.testing import Laws, Trial
 from mapsto.torch import Batch, Grad, Loss, Metrics, OneProcess, State, Step, Update
 
@@ -127,3 +127,9 @@ if TYPE_CHECKING:  # what is decorated keeps its type: a strict type checker rea
     _pair: tuple[float, float] = named(1.0, 2.0)
     _int: int = wraps(1, limit=2.0)
     _wraps: Wraps = Wraps()
+
+
+def test_a_name_from_before_is_still_there_and_says_what_it_is_called_now():
+    with pytest.warns(DeprecationWarning, match="is called PaddingBatch now"):
+        from mapsto.data import StandIn
+    assert StandIn is mapsto.data.PaddingBatch

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from mapsto.launch.failure import End, judge
-from mapsto.launch.flight import collectives, divergence
+from mapsto.launch.flight_recorder import collectives, divergence
 
 HOST = socket.gethostname()
 RESET = "RuntimeError: [gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:1: Connection reset by peer"

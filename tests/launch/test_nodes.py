@@ -14,8 +14,8 @@ from tests.launch.launches import LIMIT, Told, await_
 from mapsto.core.errors import LaunchError
 from mapsto.launch.agent import ALIVE, LAST_CALL, MISSES, TELL
 from mapsto.launch.local import LocalWorkers
-from mapsto.launch.meeting import Meeting
 from mapsto.launch.network import free_port
+from mapsto.launch.rendezvous import Rendezvous
 from mapsto.launch.request import Address, Request, Span
 from mapsto.launch.supervisor import Supervisor
 from mapsto.processes.forks import ForkServer
@@ -32,7 +32,7 @@ class Node:
     def __init__(self, server: ForkServer, folder: Path, deeds: list[str], *, ranks: int = 1, **request: object) -> None:
         self.server, self.told, self.asked = server, Told(folder), []  # type: ignore[var-annotated]
         made = Request(Span(ranks, ranks), **request)  # type: ignore[arg-type]
-        self.meeting = Meeting(server, made, folder, SECRET, self.told.said.append, lambda: not self.asked)
+        self.meeting = Rendezvous(server, made, folder, SECRET, self.told.said.append, lambda: not self.asked)
         self.supervisor = Supervisor(
             request=made,
             workers=LocalWorkers(server, "tests.launch.fake_ranks:main"),
@@ -147,8 +147,8 @@ def test_one_place_said_twice(servers, tmp_path, meet):
 
 
 def test_a_port_that_another_program_has(servers, tmp_path, monkeypatch):
-    monkeypatch.setattr("mapsto.launch.meeting.EXCHANGE", 1.0)
-    monkeypatch.setattr("mapsto.launch.meeting.PATIENCE", 1.0)
+    monkeypatch.setattr("mapsto.launch.rendezvous.EXCHANGE", 1.0)
+    monkeypatch.setattr("mapsto.launch.rendezvous.PATIENCE", 1.0)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen(5)
@@ -160,7 +160,7 @@ def test_a_port_that_another_program_has(servers, tmp_path, monkeypatch):
 
 def test_a_host_that_is_not_there(servers, tmp_path, meet):
     with pytest.raises(LaunchError, match="there is no host"):
-        Meeting(
+        Rendezvous(
             servers[0],
             Request(Span(1, 1), Span(2, 2), rendezvous=Address("no.invalid", 1)),
             tmp_path,

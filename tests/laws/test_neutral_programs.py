@@ -11,7 +11,7 @@ import pytest
 
 from mapsto.core.laws import Subject, Trial, Verdict, find_law, verdict
 from mapsto.core.spec import Spec
-from mapsto.data.stream import StandIn, size
+from mapsto.data.stream import PaddingBatch, size
 from mapsto.laws.drivers import Sums
 
 WAIT = 20.0
@@ -66,7 +66,7 @@ class Regression:
         self.held = dict(gradients)
 
     def grad(self, batch: Any) -> None:
-        told = {n: self.one(part) for n, part in zip(self.own, batch, strict=True) if not isinstance(part, StandIn)}
+        told = {n: self.one(part) for n, part in zip(self.own, batch, strict=True) if not isinstance(part, PaddingBatch)}
         self.held = self.mean(told if self.alone else self.exchanged(told))
 
     def exchanged(self, told: dict[int, Any]) -> dict[int, Any]:

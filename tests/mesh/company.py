@@ -28,7 +28,7 @@ PRELOAD = [
     "mapsto.engine.run",
     "mapsto.torch.wing",
     "mapsto.torch.mesh.ranks",
-    "mapsto.torch.parts",
+    "mapsto.torch.sharded_files",
     "torch._dynamo",
 ]
 

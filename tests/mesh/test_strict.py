@@ -19,7 +19,7 @@ from torch import nn
 from mapsto import use
 from mapsto.core.errors import ComposeError, SpecError
 from mapsto.core.parts import build
-from mapsto.data.stream import StandIn
+from mapsto.data.stream import PaddingBatch
 from mapsto.torch.mesh.ranks import Ranks
 from mapsto.torch.mesh.strict.elementwise import refuse_rule
 from mapsto.torch.mesh.strict.mode import ALIGNMENT, aligned, refuse, repeatable
@@ -141,9 +141,9 @@ def test_batches_are_computed_at_aligned_addresses() -> None:
     """Matrix products on memory that lies askew may have other bits, and where NumPy's memory lies is chance."""
     room = torch.zeros(400)
     astray = room[1:301].view(3, 100).copy_(torch.randn(3, 100))
-    batch = StandIn({"input": astray, "target": room[:3], "text": ["a"], "number": 3})
+    batch = PaddingBatch({"input": astray, "target": room[:3], "text": ["a"], "number": 3})
     found = aligned(batch)
-    assert isinstance(found, StandIn)
+    assert isinstance(found, PaddingBatch)
     assert found["input"].data_ptr() % ALIGNMENT == 0
     assert found["input"].equal(astray)
     assert found["target"] is batch["target"]

@@ -150,7 +150,7 @@ def _kill(program: Any, kind: str, number: int) -> None:
     import ray
 
     driver = program.driver
-    actor = (driver.servers if kind == "server" else driver.crew.workers)[number]
+    actor = (driver.servers if kind == "server" else driver.pool.workers)[number]
     driver.cluster.kill(actor)
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get([actor.__ray_ready__.remote() for _ in range(100)], timeout=30)

@@ -9,7 +9,7 @@ from torch import nn
 
 from mapsto import use
 from mapsto.engine.vitals import merged, resident, samples
-from mapsto.torch.vitals import Vitals
+from mapsto.torch.vitals import HealthProbe
 
 
 def length(tensor):
@@ -52,7 +52,7 @@ def test_a_sparse_gradient_is_measured_and_a_missing_one_is_no_metric():
 
 def test_parameters_without_gradient_and_weights_that_stay_are_named():
     made = program(model=Sparse, optimizer=use("sgd", lr=0.1, fused=False))
-    vitals = Vitals(made.state)
+    vitals = HealthProbe(made.state)
     data = {"input": torch.tensor([[0, 1], [1, 1]]), "target": torch.tensor([0, 2])}
     made.step(data)
     assert vitals(False) == {}
@@ -66,7 +66,7 @@ def test_parameters_without_gradient_and_weights_that_stay_are_named():
 
 def test_one_element_by_one_bit_counts_as_changed_and_a_tiny_gradient_as_there():
     made = program(model=Net)
-    vitals, weight = Vitals(made.state), made.model.head.weight
+    vitals, weight = HealthProbe(made.state), made.model.head.weight
     for p in made.state.parameters:
         p.grad = torch.zeros_like(p)
     made.model.embed.bias.grad[0] = 1e-30  # whose square is 0 in float32
@@ -88,14 +88,14 @@ def test_any_dtype_is_looked_at(dtype):
     made = program(model=Net)
     made.state.parameters, made.state.names = [nn.Parameter(torch.ones(3, dtype=dtype))], ["p"]
     made.state.parameters[0].grad = torch.ones(3, dtype=dtype)
-    vitals = Vitals(made.state)
+    vitals = HealthProbe(made.state)
     assert vitals(True)["parameters"]["lifeless"] == []
     assert vitals(True)["parameters"]["unchanged"] == ["p"]
 
 
 def test_the_run_is_bitwise_the_same_whether_it_is_looked_at_or_not():
     made, bare = program(), program()
-    vitals = Vitals(made.state)
+    vitals = HealthProbe(made.state)
     for step in range(3):
         made.step(batch(step)), bare.step(batch(step))
         vitals(True)

@@ -20,8 +20,8 @@ from ..core.values import Part
 from ..core.wings import DEFAULT
 from ..launch import slurm
 from ..launch.local import Alone, LocalWorkers
-from ..launch.meeting import Meeting
 from ..launch.record import rank_of
+from ..launch.rendezvous import Rendezvous
 from ..launch.request import Address, MeshSize, Request, Span, check_devices, check_mesh, mesh_size
 from ..launch.secret import secret_of
 from ..launch.supervisor import Supervisor, newest_checkpoint
@@ -175,7 +175,7 @@ def launch(options: argparse.Namespace, request: Request) -> int:
         elif request.nodes.high > 1:
             shared = folder if options.run or options.resume else None
             secret = secret_of(options.secret_file, os.environ, shared)
-            membership = Meeting(server, request, folder, secret, note, lambda: not asked)
+            membership = Rendezvous(server, request, folder, secret, note, lambda: not asked)
         supervisor = Supervisor(
             request=request,
             workers=workers,

@@ -1,5 +1,8 @@
 """Sources, orders, readers and transforms: position -> batch. Imports NumPy and no framework."""
 
+import warnings
+from typing import TYPE_CHECKING, Any
+
 from .adapt import as_source
 from .arrays import Arrays
 from .augment import RandomCrop, RandomFlip, RandomShift
@@ -15,7 +18,7 @@ from .order import Sequential, Shuffled
 from .pad import Pad
 from .reader import Batches
 from .source import Source, check_indices
-from .stream import StandIn, Stream
+from .stream import PaddingBatch, Stream
 from .tables import Arrow, ArrowTable, Csv, Parquet
 from .text import TokeniseBytes, TokeniseWith, TokeniseWords
 from .tokens import TokenBlocks
@@ -41,6 +44,7 @@ __all__ = [
     "Normalise",
     "OneHot",
     "Pad",
+    "PaddingBatch",
     "Parquet",
     "RandomCrop",
     "RandomFlip",
@@ -52,7 +56,6 @@ __all__ = [
     "Shuffled",
     "Source",
     "Split",
-    "StandIn",
     "Stream",
     "TextFolder",
     "TextLines",
@@ -64,3 +67,11 @@ __all__ = [
     "as_source",
     "check_indices",
 ]
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "StandIn":  # what it was called before
+            warnings.warn("mapsto.data.StandIn is called PaddingBatch now", DeprecationWarning, stacklevel=2)
+            return PaddingBatch
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

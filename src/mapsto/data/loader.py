@@ -12,7 +12,7 @@ from ..core.errors import DataError
 from .combine import concatenate
 from .doors import typed, whole
 from .source import Batch
-from .stream import StandIn, check_reader, size
+from .stream import PaddingBatch, check_reader, size
 
 KEYS = ("batches_per_epoch", "micro_shards", "next_batch", "position", "records")
 """What the state of a loader holds, as whole numbers that any file can keep; `next_batch` is a checksum of the record
@@ -215,7 +215,7 @@ class Loader:
 
     def _converted(self, batch: Any) -> Any:
         if isinstance(batch, list):
-            parts = [part for part in batch if not isinstance(part, StandIn)]
+            parts = [part for part in batch if not isinstance(part, PaddingBatch)]
             batch = {name: concatenate([part[name] for part in parts], name) for name in parts[0]} if parts else {}
         if not size(batch):
             raise DataError("loader: this rank has no record of a batch: say drop_last=True to the reader, or fewer ranks")

@@ -29,7 +29,7 @@ def check_reader(made: Any, who: str) -> None:
         raise DataError(f"{who}: {type(made).__name__} is no reader: it has no {', '.join(missing)}")
 
 
-class StandIn(dict[str, Any]):
+class PaddingBatch(dict[str, Any]):
     """A batch in the place of a micro-shard without records: it is computed with, so that all ranks do the same, and
     weighs nothing."""
 
@@ -70,7 +70,7 @@ class Stream(Generic[B]):
 
 
 def read(reader: Reader, position: int, shard: Shard, shards: int) -> Any:
-    """The micro-shard of that number, or a list of several, in which a `StandIn` replaces each without records.
+    """The micro-shard of that number, or a list of several, in which a `PaddingBatch` replaces each without records.
 
     -1 is replaced too: a rank with fewer micro-shards than others has as many batches all the same.
     """
@@ -80,7 +80,7 @@ def read(reader: Reader, position: int, shard: Shard, shards: int) -> Any:
     for number in shard:
         batch = reader.batch(position, number, shards) if number >= 0 else {}
         if not size(batch):
-            batch = StandIn(reader.batch(position, shards - 1, shards))  # where there are records, the last part has some
+            batch = PaddingBatch(reader.batch(position, shards - 1, shards))  # where there are records, the last part has some
         found.append(batch)
     return found
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 from ..core.errors import DataError
 from ..core.recipes import Recipe, load_recipes, loaded_recipes
 from .shared import Slots, open_slots, pack, unpack
-from .stream import B, Shard, StandIn, Stream, read
+from .stream import B, PaddingBatch, Shard, Stream, read
 
 
 class WorkerStream(Stream[B]):
@@ -207,12 +207,12 @@ def _flat(found: Any) -> tuple[dict[Any, Any], list[bool] | None]:
     """The fields of a batch, or of a list of them by (place, name) and which of them are stand-ins."""
     if not isinstance(found, list):
         return found, None
-    return {(i, n): v for i, batch in enumerate(found) for n, v in batch.items()}, [isinstance(b, StandIn) for b in found]
+    return {(i, n): v for i, batch in enumerate(found) for n, v in batch.items()}, [isinstance(b, PaddingBatch) for b in found]
 
 
 def _listed(fields: Mapping[Any, Any], parts: list[bool]) -> list[dict[str, Any]]:
     """What `_flat` took apart."""
-    found: list[dict[str, Any]] = [StandIn() if stands_in else {} for stands_in in parts]
+    found: list[dict[str, Any]] = [PaddingBatch() if stands_in else {} for stands_in in parts]
     for (i, name), value in fields.items():
         found[i][name] = value
     return found

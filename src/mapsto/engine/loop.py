@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.errors import CheckpointError, DataError, DivergenceError, MapstoError
 from ..core.spec import Spec, digest
-from ..data.stream import StandIn, size
+from ..data.stream import PaddingBatch, size
 from .checkpoints.best import Best
 from .checkpoints.checkpoint import Checkpoint, Checkpoints, restoring, step_of
 from .checkpoints.saves import Saves
@@ -28,7 +28,7 @@ from .ranks import Ranks, alike, serve
 from .stall import StallWatch
 from .streams import capture, put_back, untouched
 from .survey import Survey
-from .vitals import Vitals, cpu_clock
+from .vitals import HealthProbe, cpu_clock
 from .wing import Program, Wing
 
 clock = time.perf_counter
@@ -73,7 +73,7 @@ class Loop:
         self._window: list[Mapping[str, Any]] = []
         self._wall = self._waited = self._cpu = 0.0
         self._timed = 0
-        self._vitals = Vitals(self.program, self.ranks)
+        self._vitals = HealthProbe(self.program, self.ranks)
         self.watch = StallWatch(self.folder.path, self.ranks.rank)
         self.survey = Survey(self.folder, self.program, self.wing, self.spec.seed) if self.ranks.leader else None
         self._epoch_began = clock()
@@ -398,7 +398,7 @@ class _Seen:
 
 def _counting(stream: Any, seen: _Seen) -> Iterator[Any]:
     for _, batch in stream:
-        parts = [part for part in batch if not isinstance(part, StandIn)] if isinstance(batch, list) else [batch]
+        parts = [part for part in batch if not isinstance(part, PaddingBatch)] if isinstance(batch, list) else [batch]
         seen.records += sum(size(part) for part in parts)
         yield batch
     seen.all = True

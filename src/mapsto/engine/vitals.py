@@ -37,7 +37,7 @@ def samples(log: int) -> bool:
     return odd in (1, 3)
 
 
-class Vitals:
+class HealthProbe:
     """Asks the program of this process at each log, and puts together what all ranks tell."""
 
     def __init__(self, program: Program, ranks: Ranks) -> None:

@@ -167,7 +167,7 @@ class Wing(Protocol):
         """Write what this rank holds of named tensors; the names of its files. All ranks call it together."""
         ...
 
-    def narrowed(self, tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+    def local_state(self, tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
         """Of the state of a whole program (its leaves may be anything) what a program on this rank has parameters for."""
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from .flight import collectives, divergence, listed
+from .flight_recorder import collectives, divergence, listed
 
 FOLLOWS = re.compile(
     r"Connection (reset|closed|refused|aborted)|Broken pipe|[Tt]imed out (waiting|after)|[Tt]imeout|\bgloo\b|Gloo|NCCL"

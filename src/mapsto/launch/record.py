@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MapstoError
-from .flight import entries
+from .flight_recorder import entries
 
 LOGS, LOG, ATTEMPT = "MAPSTO_LOGS", "MAPSTO_LOG", "MAPSTO_ATTEMPT"
 """Set by the launcher for its ranks: the folder of the logs, this rank's log, and how often the ranks were started."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..core.errors import LaunchError
 from .failure import End, Failure, judge
-from .flight import listed
+from .flight_recorder import listed
 from .logs import Logs
 from .request import Request
 from .team import Membership, Team, Workers

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError, SpecError
-from ..data.stream import StandIn
-from .blame import blaming
+from ..data.stream import PaddingBatch
+from .error_context import error_context
 from .mappings import Loss
 from .placement import place
 from .state import State
@@ -74,7 +74,7 @@ def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[s
                 state.shard = number
                 state.reseed()
                 placed = place(batch, state.device)
-                with blaming(state, placed):
+                with error_context(state, placed):
                     total, weight, outputs = program.loss(state, placed)
                     found = {"loss": (total, weight), **(task.measure(outputs, placed) if hasattr(task, "measure") else {})}
                     weighed = {n: (t * 0, w * 0) for n, (t, w) in found.items()} if state.mesh.absent else found
@@ -101,7 +101,7 @@ def _micro_shards(state: State, batches: Iterable[Any]) -> Iterator[tuple[int, i
             yield 0, position, batch
             continue
         for which, (number, part) in enumerate(zip(mesh.own, batch, strict=True)):
-            mesh.absent = isinstance(part, StandIn)
+            mesh.absent = isinstance(part, PaddingBatch)
             yield which, position * mesh.micro_shards + max(number, 0), part
             mesh.absent = False
 
@@ -144,7 +144,7 @@ def _predictions(
         with program.evaluating() as state:  # a batch at a time: whoever consumes this may train in between
             state.reseed()
             placed = place(batch, state.device)
-            with blaming(state, placed):
+            with error_context(state, placed):
                 found = task.predict(task.forward(state.model, placed))
         yield found, placed
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DataError, SpecError, first_line
-from ..data.stream import StandIn
+from ..data.stream import PaddingBatch
 
 
 def find_device(name: str) -> torch.device:
@@ -46,7 +46,7 @@ def place(batch: Any, device: torch.device) -> Any:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise DataError(f"a batch is a dict of fields or a pair (input, target), not a {type(batch).__name__}")
         batch = {"input": batch[0], "target": batch[1]}
-    kind = StandIn if isinstance(batch, StandIn) else dict
+    kind = PaddingBatch if isinstance(batch, PaddingBatch) else dict
     return kind({name: _place(value, device) for name, value in batch.items()})
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..core.compose import Placed
 from ..core.errors import ComposeError, MapstoError, SpecError, nearest
-from .blame import explain
+from .error_context import explain
 from .evaluate import evaluate, fetch, panels, predict
 from .mappings import (
     Batch,
@@ -33,7 +33,7 @@ from .placement import place
 from .saving import canonical, program_state, restore_program, weights
 from .state import State
 from .survey import asked
-from .vitals import Vitals
+from .vitals import HealthProbe
 
 
 class Program:
@@ -58,7 +58,7 @@ class Program:
         for made in self.middleware.values():
             if hasattr(made, "begin"):
                 made.begin(state)
-        self._vitals = Vitals(state)
+        self._vitals = HealthProbe(state)
         self.modes: dict[str, list[str]] = {}
 
     @property

@@ -41,7 +41,7 @@ def restore_program(state: State, middleware: Mapping[str, Any], tree: Mapping[s
     stateful = {n: m for n, m in middleware.items() if hasattr(m, "state_dict")}
     same_keys("the checkpoint", tree, ("model", "optimizer", "schedule", "middleware", "step"))
     same_keys("middleware", tree["middleware"], stateful)
-    tree = state.mesh.narrowed(tree)
+    tree = state.mesh.local_state(tree)
     _same_model(state.model, tree["model"])
     same_keys("optimizer parameter", tree["optimizer"]["names"], state.names)
     if (tree["schedule"] is None) != (state.schedule is None):

@@ -15,7 +15,7 @@ from .state import State
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class Vitals:
+class HealthProbe:
     """What this process tells at a log: memory of the device, seconds of its own work and, when asked, its parameters."""
 
     def __init__(self, state: State) -> None:

@@ -128,19 +128,19 @@ def prepare() -> None:
     import torch._dynamo
     import torch.distributed.fsdp  # noqa: F401
 
-    from . import parts  # noqa: F401
+    from . import sharded_files  # noqa: F401
 
 
 def save_parts(tensors: Mapping[str, Any], folder: Path, ranks: Any) -> list[str]:
     """Write what this rank holds of named tensors; the names of its files."""
-    from . import parts  # what it imports is heavy, and a run of one process does without
+    from . import sharded_files  # what it imports is heavy, and a run of one process does without
 
-    return parts.save_parts(tensors, folder, ranks)
+    return sharded_files.save_parts(tensors, folder, ranks)
 
 
-def narrowed(tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
+def local_state(tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
     """Of the state of a whole program what a program on this rank has parameters for."""
-    found: Mapping[str, Any] = program.state.mesh.narrowed(tree)
+    found: Mapping[str, Any] = program.state.mesh.local_state(tree)
     return found
 
 
@@ -155,9 +155,9 @@ def checksums(program: Any, tree: Mapping[str, Any]) -> dict[str, dict[str, int]
 
 def load_parts(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> dict[str, Any]:
     """Read named tensors: of each the part that a program on this rank holds of it, or all."""
-    from . import parts
+    from . import sharded_files
 
-    return parts.load_parts(folder, names, program, ranks)
+    return sharded_files.load_parts(folder, names, program, ranks)
 
 
 def versions() -> dict[str, str]:

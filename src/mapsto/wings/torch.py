@@ -11,7 +11,7 @@ TORCH = Framework(
     laws="mapsto.torch.laws",
     given={"optimizer": ("params",), "schedule": ("optimizer",)},
     preload=(
-        *("mapsto.torch.wing", "mapsto.torch.mesh.ranks", "mapsto.torch.parts"),
+        *("mapsto.torch.wing", "mapsto.torch.mesh.ranks", "mapsto.torch.sharded_files"),
         *("torch.distributed.fsdp", "torch._dynamo"),  # sharding asks for it, and each rank would import it anew
     ),
     templates="mapsto.cli.templates",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mapsto.data import StandIn
+from mapsto.data import PaddingBatch
 from mapsto.torch import OneProcess
 
 
@@ -50,7 +50,7 @@ class MyName(OneProcess):
             weight: Any = 0.0
             with state.sums():
                 for state.shard, batch in zip(self.own, batches, strict=True):
-                    if not isinstance(batch, StandIn):  # a real batch in the place of a shard without records
+                    if not isinstance(batch, PaddingBatch):  # a real batch in the place of a shard without records
                         value, counted = inner(state, batch)["loss"]
                         total, weight = total + value, weight + counted
             state.shard = 0

@@ -164,7 +164,7 @@ class Checkpoints:
         manifest = verify(path, (ranks.rank, ranks.world))
         plain = read_state(path)
         if ranks.world > 1 and program is not None:
-            plain["program"] = self.wing.narrowed(plain["program"], program)
+            plain["program"] = self.wing.local_state(plain["program"], program)
         names, own = references(plain)
         there = int(manifest.get("ranks", 1))
         notes: list[str] = []

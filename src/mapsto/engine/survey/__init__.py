@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...data.source import Indices
-from ...data.stream import StandIn, size
+from ...data.stream import PaddingBatch, size
 from ..folder import RunFolder
 from ..streams import untouched
 from ..wing import Program, Wing
@@ -142,7 +142,7 @@ class Survey:
         assert self.told is not None
         target = self.told.target
         for part in batch if isinstance(batch, list) else [batch]:
-            if isinstance(part, StandIn) or not size(part):
+            if isinstance(part, PaddingBatch) or not size(part):
                 continue
             fields = {**self._inputs(part), **({target: part[target]} if target in part else {})}
             numbers = self._order(position) if self._order is not None else np.arange(size(part))

@@ -32,7 +32,7 @@ COMPLETE = {
 """Kind -> the module whose `complete(subject)` finds an example."""
 
 
-PRELOAD = ("mapsto.torch.mesh.ranks", "mapsto.torch.parts", "torch._dynamo")
+PRELOAD = ("mapsto.torch.mesh.ranks", "mapsto.torch.sharded_files", "torch._dynamo")
 """Every optimizer and every mesh of ranks asks for these, when it is made."""
 
 

@@ -58,9 +58,9 @@ def sharded_resume(trial: Trial) -> None:
         _run(trial, whole, LAST)
         fresh = _program(trial)
         with trial.component("restoring its state"):
-            from .. import parts  # heavy, and only runs on ranks need it
+            from .. import sharded_files  # heavy, and only runs on ranks need it
 
-            files = parts.load_parts(Path(told[0]), sorted(tree.names), fresh, Group())
+            files = sharded_files.load_parts(Path(told[0]), sorted(tree.names), fresh, Group())
             fresh.restore(_mapped(tree.plain, "program", lambda path, _: files[path]))
         _run(trial, fresh, LAST)
         same(
@@ -78,7 +78,7 @@ class _Saved:
 
 
 def _saved(tree: Mapping[str, Any], folder: Path) -> _Saved:
-    from .. import parts
+    from .. import sharded_files
 
     tensors: dict[str, Tensor] = {}
 
@@ -89,7 +89,7 @@ def _saved(tree: Mapping[str, Any], folder: Path) -> _Saved:
     _mapped(tree, "program", kept)
     copies = {path: tensor.detach().clone() for path, tensor in tensors.items()}
     plain = _mapped(tree, "program", lambda _, tensor: tensor.new_empty(0))
-    parts.save_parts(copies, folder, Group())
+    sharded_files.save_parts(copies, folder, Group())
     dist.barrier()
     return _Saved(plain, set(tensors))
 

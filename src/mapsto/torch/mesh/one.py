@@ -77,7 +77,7 @@ class OneProcess:
         """Values by parameter name, of which ranks may hold different ones, on every rank."""
         return values
 
-    def narrowed(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    def local_state(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of the state of a whole program what this rank has parameters for."""
         return tree
 

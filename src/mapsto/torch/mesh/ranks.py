@@ -21,7 +21,7 @@ from ...core.errors import ComposeError, SpecError
 from ...core.plan import MESH
 from ...core.ranges import Count, Positive
 from ...core.registry import decorator
-from ...data.stream import StandIn
+from ...data.stream import PaddingBatch
 from ..mappings import Batch, Grad, Metrics, Step, needs_closure
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
@@ -294,12 +294,12 @@ class Ranks(OneProcess):
     def _passes(self, inner: Grad, state: State, batches: Sequence[Batch]) -> list[Metrics]:
         if self.pipeline is not None:
             numbers = zip(self.own, batches, strict=True)
-            return self.pipeline.passes(inner, state, [(max(n, 0), isinstance(b, StandIn), b) for n, b in numbers])
+            return self.pipeline.passes(inner, state, [(max(n, 0), isinstance(b, PaddingBatch), b) for n, b in numbers])
         window: list[Metrics] = []
         try:
             with state.sums():
                 for place, (number, batch) in enumerate(zip(self.own, batches, strict=True)):
-                    state.shard, self.absent = max(number, 0), isinstance(batch, StandIn)
+                    state.shard, self.absent = max(number, 0), isinstance(batch, PaddingBatch)
                     with self.pending(place < len(batches) - 1):
                         window.append(inner(state, batch))
         finally:
@@ -335,9 +335,9 @@ class Ranks(OneProcess):
         """Values by parameter name, of which ranks may hold different ones, on every rank."""
         return values if self.pipeline is None else self.pipeline.gathered(values)
 
-    def narrowed(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    def local_state(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of the state of a whole program what this rank has parameters for."""
-        return tree if self.pipeline is None else self.pipeline.part.narrowed(tree)
+        return tree if self.pipeline is None else self.pipeline.part.local_state(tree)
 
     def summary(self) -> dict[str, Any]:
         """What a program says of the whole model where its rank holds a part of it, and how it is cut."""

@@ -16,8 +16,8 @@ from ..mappings import Metrics
 from . import partition, wire
 from .blueprint import Shipment
 from .cluster import START, Cluster, Lost
-from .crew import Crew
 from .layout import Layout, Options
+from .worker_pool import WorkerPool
 
 log = logging.getLogger("mapsto")
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Driver:
     """
 
     cluster: Cluster
-    crew: Crew
+    pool: WorkerPool
 
     def __init__(self, options: Options, shipment: Shipment, layout: Layout, total: int | None) -> None:
         self.options, self.shipment, self.layout, self.total = options, shipment, layout, total
@@ -55,9 +55,9 @@ class Driver:
         try:
             self._shipped = self.cluster.ray.put(self.shipment)
             self.servers = [self.cluster.server() for _ in range(options.servers)]
-            self.crew = Crew(self.cluster, options, self.layout, self._shipped, self._count)
+            self.pool = WorkerPool(self.cluster, options, self.layout, self._shipped, self._count)
             self.cluster.each([self._build(k) for k in range(options.servers)], "server", START)
-            self.crew.ready()
+            self.pool.ready()
             self._connect()
             self._load(tree)
             self.save()
@@ -71,8 +71,8 @@ class Driver:
     def stop(self) -> None:
         """End all processes and remove what they kept on disk; safe to call twice."""
         if hasattr(self, "cluster") and self.cluster.ray.is_initialized():  # else a call would start a cluster
-            if hasattr(self, "crew"):
-                self.crew.close()
+            if hasattr(self, "pool"):
+                self.pool.close()
             self.cluster.stop()
         if self.options.folder is None and self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -85,7 +85,7 @@ class Driver:
         self._generation += 1
         peers = [[s for j, s in enumerate(self.servers) if j != k] for k in range(len(self.servers))]
         self._ask("connect", [(peers[k], self._generation) for k in range(len(self.servers))])
-        self.crew.connect(self.servers)
+        self.pool.connect(self.servers)
 
     def _ask(self, method: str, arguments: Sequence[tuple[Any, ...]] | None = None, timeout: float | None = None) -> list[Any]:
         """Every server's answer. Raises Lost."""
@@ -117,7 +117,7 @@ class Driver:
             self._ask("observe", [(metrics,)] * len(self.servers))
         self._again = [(v, m) for v, m in self._again if v > step]
         self._dispatch(step)
-        done = self.crew.gather(step)
+        done = self.pool.gather(step)
         answers = [told for told, _ in done]
         began = time.perf_counter()
         replies = self._apply(step, answers, [shards for _, shards in done])
@@ -141,7 +141,7 @@ class Driver:
         if self.total is not None:
             last = min(last, max(self.total - 1, step))
         while self.sent <= last:
-            self.crew.give(self.sent)
+            self.pool.give(self.sent)
             self.sent += 1
 
     def _apply(self, step: int, answers: Sequence[Mapping[str, Any]], shards: Sequence[Sequence[Any]]) -> list[Any]:
@@ -227,7 +227,7 @@ class Driver:
         parts = [partition.cut(tree, self.layout.shapes, self.layout.shards, k) for k in range(len(self.servers))]
         self._ask("load", [(wire.pack_tree(part),) for part in parts])
         self.version = self.sent = int(tree["step"])
-        self.crew.tasks.clear()
+        self.pool.tasks.clear()
         self._observed, self._again = [], []
 
     def save(self) -> None:

@@ -13,7 +13,6 @@ from ...core.spec import Spec
 from ..mesh.group import launched
 from ..mesh.one import OneProcess
 from ..state import Builder, State
-from .admission import admit, admit_with_tables
 from .blueprint import Blueprint
 from .dealing import blocks
 from .driver import Driver
@@ -22,6 +21,7 @@ from .partition import partition
 from .program import ServedProgram
 from .server import DECLARED
 from .tables import sparse_tables
+from .validation import admit, admit_with_tables
 
 
 @decorator("mesh")("servers")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.errors import SpecError
-from ...data.stream import StandIn
-from ..blame import blaming
+from ...data.stream import PaddingBatch
+from ..error_context import error_context
 from ..mappings import Grad, Metrics
 from ..mesh.one import OneProcess
 from ..placement import place
@@ -102,9 +102,9 @@ class Worker:
         watched = None if self.checked else {n: b.clone() for n, b in state.model.named_buffers()}
         with state.sums():
             for number, batch in zip(block, batches, strict=True):
-                if not isinstance(batch, StandIn):
+                if not isinstance(batch, PaddingBatch):
                     state.shard, placed = number, place(batch, state.device)
-                    with blaming(state, placed):
+                    with error_context(state, placed):
                         window.append({n: _plain(v) for n, v in self.mesh.inner(state, placed).items()})
         state.shard = 0
         if watched is not None and window:

@@ -66,7 +66,7 @@ class Part:
         trained = sum(size for name, size in self.sizes.items() if self.everywhere[name])
         return {"parameters": sum(self.sizes.values()), "trainable": trained}
 
-    def narrowed(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    def local_state(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of the state of a whole program what belongs to this rank's parameters and buffers."""
         return {key: self._own(value) if key in ("model", "optimizer", "middleware") else value for key, value in tree.items()}
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from ....core.errors import SpecError
-from ....data.stream import StandIn
+from ....data.stream import PaddingBatch
 from ...mappings import Batch, Grad, Metrics
 from ...state import State
 from ..group import all_gather
@@ -100,7 +100,7 @@ class Strict:
             sharded.begin(self.own, self.block)
         try:
             for place, (number, batch) in enumerate(zip(self.own, batches, strict=True)):
-                state.shard, mesh.absent = max(number, 0), isinstance(batch, StandIn)
+                state.shard, mesh.absent = max(number, 0), isinstance(batch, PaddingBatch)
                 if sharded is not None:
                     sharded.passes.place, sharded.passes.absent = place, mesh.absent
                 metrics = inner(state, aligned(batch))

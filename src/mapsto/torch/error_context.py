@@ -16,7 +16,7 @@ from .state import State
 
 
 @contextmanager
-def blaming(state: State, batch: Any) -> Iterator[None]:
+def error_context(state: State, batch: Any) -> Iterator[None]:
     """Within it errors of layers and shapes come with the module that raised them and the batch."""
     try:
         yield

@@ -35,7 +35,7 @@ class _Refused(_Lost):
     """The store holds what no node of this run wrote."""
 
 
-class Meeting:
+class Rendezvous:
     """The membership of this node among others (`mapsto.launch.team.Membership`).
 
     folder: where this node would keep the run; `folder` after `join` is the one that all agreed on. secret: by which the nodes

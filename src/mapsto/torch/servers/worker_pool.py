@@ -1,4 +1,4 @@
-"""The crew: workers, the blocks of micro-shards that they were given, and who takes over when one is gone."""
+"""The pool of workers, the blocks of micro-shards that they were given, and who takes over when one is gone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .exchange import ServerLost
 from .layout import Layout, Options
 
 
-class Crew:
+class WorkerPool:
     """Workers that compute blocks of steps; `count(what)` is told of each that is lost, and may end it all."""
 
     def __init__(self, cluster: Cluster, options: Options, layout: Layout, shipment: Any, count: Callable[[str], None]) -> None:
