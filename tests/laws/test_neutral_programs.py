@@ -140,6 +140,20 @@ class AddsUpByRank(Regression):
         return {k: np.asarray(sum(sum(g[k] for g in part) for part in by_rank) / weight, self.dtype) for k in self.weights}
 
 
+class Rounds(Regression):
+    """Its totals are right to a relative error."""
+
+    error = 1e-13
+
+    def loss(self, batch: Any) -> tuple[float, float]:
+        total, weight = super().loss(batch)
+        return total * (1 + self.error * self.noise.random()), weight
+
+
+class RoundsCoarsely(Rounds):
+    error = 1e-6
+
+
 class Driver:
     def __init__(self, target: type[Regression], rank: int, line: Line) -> None:
         self.target, self.rank, self.line = target, rank, line
@@ -189,9 +203,14 @@ def test_a_right_one_keeps_them(law: str) -> None:
     assert [(v.status, v.reason) for v in judged(Regression, law)] == [("pass", "")] * 2
 
 
+def test_totals_that_are_rounded_are_right() -> None:
+    assert [(v.status, v.reason) for v in judged(Rounds, "exact_evaluation")] == [("pass", "")] * 2
+
+
 @pytest.mark.parametrize(
     ("target", "law", "said"),
     [
+        (RoundsCoarsely, "exact_evaluation", "the mean loss"),
         (Centred, "ranks", "micro-shards and the whole batch"),
         (CountsAlike, "replicated", "gradients on the mesh"),
         (KeepsItsOwn, "replicated", "gradients on the mesh"),

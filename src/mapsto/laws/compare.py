@@ -32,7 +32,7 @@ class Exact:
 
 def is_array(value: Any) -> bool:
     """Whether a leaf is compared element by element."""
-    return isinstance(value, (np.ndarray, Exact))
+    return isinstance(value, (np.ndarray, np.number, Exact))  # what 0-dimensional arrays become in a sum is a number
 
 
 def values(array: Any) -> Array:
