@@ -204,7 +204,7 @@ class Planner:
             said = " ".join(str(error).split())
             return Outlook(axes, reason=f"torch refuses: {type(error).__name__}: {said[:300]}")
         finally:
-            gc.collect()  # programs hold themselves in cycles
+            _settle()
 
     def records_of(self, axes: Mapping[str, int]) -> int:
         """Records of the largest micro-shard."""
@@ -222,7 +222,7 @@ class Planner:
                 blocks = equal_blocks(rehearsal.program.state.model)
                 found = rehearsal.step(1)
         finally:
-            gc.collect()
+            _settle()
         if blocks is not None and not isinstance(self.spec.model, nn.Module):
             shorter = Shorter(self._rehearsing, blocks)
             self.shorter = shorter if shorter.tells(one, found) else None
@@ -278,13 +278,20 @@ class Planner:
 
 @contextmanager
 def _settled() -> Iterator[None]:
-    """Within it the collector of garbage, which is called after each rehearsal, passes by what was there before."""
-    gc.collect()
-    gc.freeze()
+    """Within it the collector of garbage, which is called for each step, passes by what was there before, and between them."""
+    frozen = gc.get_freeze_count()
+    _settle()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:  # else a suite, or a process that others are forked from, has frozen what it imported
+            gc.unfreeze()
+
+
+def _settle() -> None:
+    """Collect what a rehearsal leaves (programs hold themselves in cycles); what is kept of it is not looked at again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _said(one: Outlook) -> str:
