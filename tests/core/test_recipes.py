@@ -77,10 +77,10 @@ def test_a_module_a_package_and_a_folder_of_modules(tmp_path):
 
 def test_two_recipes_whose_neighbours_have_one_name_get_their_own(tmp_path):
     for name in ("one", "two"):
-        written(tmp_path / name, **{f"recipe_{name}": "from near import Net", "near": f"class Net: where = {name!r}"})
+        written(tmp_path / name, **{f"recipe_{name}": "from namesake import Net", "namesake": f"class Net: where = {name!r}"})
     one, two = (load_file(tmp_path / name / f"recipe_{name}.py") for name in ("one", "two"))
     assert (one.Net.where, two.Net.where) == ("one", "two")
-    assert one.Net.__module__ == "recipe_near" != two.Net.__module__
+    assert one.Net.__module__ == "recipe_namesake" != two.Net.__module__
     for made in (one, two):
         assert pickle.loads(pickle.dumps(made.Net)) is made.Net
 

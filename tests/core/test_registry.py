@@ -41,19 +41,19 @@ def test_snake(name: str, expected: str) -> None:
 
 
 def test_decorators_register_and_return_the_target_unchanged() -> None:
-    class Twice:
+    class Unchanged:
         def __call__(self, batch: object) -> object:
             return batch
 
-    assert mapsto.transform(Twice) is Twice
+    assert mapsto.transform(Unchanged) is Unchanged
     assert mapsto.transform("other-name")(halve) is halve
     assert mapsto.transform(name="third")(halve) is halve
     assert mapsto.transform()(Doubler) is Doubler
-    assert registry.get("transform", "twice") is Twice
+    assert registry.get("transform", "unchanged") is Unchanged
     assert registry.get("transform", "other-name") is registry.get("transform", "third") is halve
     assert registry.get("transform", "doubler") is Doubler
-    assert registry.name_of("transform", Twice) == "twice"
-    assert registry.label(Twice) == "twice"
+    assert registry.name_of("transform", Unchanged) == "unchanged"
+    assert registry.label(Unchanged) == "unchanged"
 
 
 def test_the_decorator_is_named_and_documented_by_its_kind() -> None:

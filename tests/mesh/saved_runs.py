@@ -27,7 +27,7 @@ from mapsto.engine.checkpoints.checkpoint import Checkpoints
 from mapsto.engine.checkpoints.tree import flatten
 from mapsto.engine.run import Run
 from mapsto.engine.wing import find_wing
-from mapsto.torch import parts, tensor_file
+from mapsto.torch import sharded_files, tensor_file
 
 SHARDS = 12
 """Micro-shards: of 1, 2, 3 and 4 ranks each has as many, so dropout is the same on all meshes."""
@@ -202,7 +202,7 @@ def same_mesh(folder: Path) -> dict[str, Any]:
 def reads(folder: Path, mesh: Any) -> float:
     """Which share of the elements of a checkpoint this rank reads when it goes on."""
     read: list[int] = []
-    load = parts.load_parts
+    load = sharded_files.load_parts
 
     def counted(*arguments: Any) -> Any:
         found = load(*arguments)
@@ -210,7 +210,7 @@ def reads(folder: Path, mesh: Any) -> float:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "load_parts", counted)
+        patch.setattr(sharded_files, "load_parts", counted)
         Run(spec(mesh), folder).fit(resume=True)
     return read[0] / sum(tensor.size for tensor in saved(folder, 6).values())
 
@@ -221,15 +221,15 @@ def meanwhile(folder: Path) -> dict[str, Any]:
     slow |= {"steps": 24, "log_every": 1000, "data": {"train": spec().data["train"]}, "schedule": None}
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensor_file, "save_file", _slowly(tensor_file.save_file))
+        quick = tensor_file.save_file
+        patch.setattr(tensor_file, "save_file", _slowly(quick))
         patch.setattr(Steps, "seen", [])
         found["whole"] = train(folder / "whole", {**slow, "middleware": [use(Steps)]})
         found["seen"] = list(Steps.seen)
         often = {**slow, "checkpoint": {**FREQUENT, "asynchronous": True, "best": 0}}
         found["signal"] = train(folder / "signal", {**often, "middleware": [use(Interrupts, rank=1)]})["reason"]
-        if os.environ["RANK"] == "1":
-            patch.setattr(tensor_file, "save_file", _full)
-        run = Run(spec(**slow), folder / "full")
+        patch.setattr(tensor_file, "save_file", _full if os.environ["RANK"] == "1" else quick)
+        run = Run(spec(**slow, middleware=[use(Paced)]), folder / "full")
         found["full"] = _raised(run.fit)
         found["at"] = run.program.position
     return found
@@ -244,6 +244,17 @@ class Steps:
         def outer(state: Any, batch: Any) -> Any:
             if any(thread.name == "mapsto-checkpoint" for thread in threading.enumerate()):
                 self.seen.append(state.step)
+            return inner(state, batch)
+
+        return outer
+
+
+class Paced:
+    """Steps that take a twentieth of a second, so that what a thread finds is told between them."""
+
+    def step(self, inner: Any) -> Any:
+        def outer(state: Any, batch: Any) -> Any:
+            time.sleep(0.05)
             return inner(state, batch)
 
         return outer
