@@ -158,7 +158,7 @@ def test_a_file_that_would_run_code_is_refused_in_a_line(tmp_path, capsys):
     torch.save({"weight": torch.zeros(1), "more": Trap()}, tmp_path / "w.pt")
     with pytest.raises(
         CheckpointError,
-        match=r"w\.pt holds more than weights, and reading it would run code: (builtins\.)?print; save its state_dict alone",
+        match=r"w\.pt holds more than weights, and reading it would run code: \S*print; save its state_dict alone",
     ):
         Run(spec(str(tmp_path / "w.pt")), tmp_path / "run").fit()
     assert "must not run" not in capsys.readouterr().out
