@@ -104,4 +104,4 @@ def _described(entry: Entry, signature: str, claimed: int) -> dict[str, Any]:
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     maps = f"disabled by {DISABLE}" if entry["disabled"] else entry["maps"]
-    return entry["key"], entry["wing"] or "", maps, entry["origin"], entry["reference"]
+    return entry["key"], entry["wing"] or "all", maps, entry["origin"], entry["reference"]
