@@ -12,7 +12,10 @@ from tests import forked
 from torch import nn
 
 import mapsto
+from mapsto.check.targets import named
 from mapsto.core.errors import SpecError, UnknownName
+from mapsto.core.laws import all_laws
+from mapsto.core.wings import Framework
 from mapsto.testing import LawBroken, in_words, judge_law, laws_of
 
 SUITE = """
@@ -126,3 +129,18 @@ def test_ranks_find_a_class_of_a_script(tmp_path: Path):
     (tmp_path / "own.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout.strip(), done.stderr) == ("pass", "")
+
+
+def test_a_folder_of_a_distributions_name_is_no_run(tmp_path, monkeypatch):
+    (tmp_path / "mapsto").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "source/arrays" in {found.label for found in named("mapsto", "source")}
+    (tmp_path / "mapsto" / "spec.yaml").write_text("model: nothing")
+    with pytest.raises(SpecError, match="spec.yaml"):
+        named("mapsto")
+
+
+def test_laws_of_a_wing_whose_framework_is_missing_are_left_out(monkeypatch):
+    assert any(wing == "torch" for _, wing in all_laws(["torch"]))
+    monkeypatch.setattr(Framework, "installed", False)
+    assert {wing for _, wing in all_laws(["torch"])} == {None}

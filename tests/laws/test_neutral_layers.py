@@ -143,9 +143,17 @@ class Driver:
         return nullcontext()
 
 
-def judged(target: type, law: str, *tags: str, **args: Any) -> Verdict:
+class Misnames(Driver):
+    """Gradients of parameters by their names alone, which no law would find."""
+
+    def total(self, *args: Any, **options: Any) -> tuple[float, dict[str, Any]]:
+        value, found = super().total(*args, **options)
+        return value, {path.removeprefix("parameter "): g for path, g in found.items()}
+
+
+def judged(target: type, law: str, *tags: str, driver: Any = Driver, **args: Any) -> Verdict:
     example = Example(args=args, tags=frozenset(tags))
-    subject = Subject(kind="layer", label=target.__name__, reference="", target=target, example=example, driver=Driver())
+    subject = Subject(kind="layer", label=target.__name__, reference="", target=target, example=example, driver=driver())
     return verdict(Trial(subject, find_law(f"layer.{law}")))
 
 
@@ -178,3 +186,9 @@ def test_a_wrong_one_is_caught_with_its_cause(target: type, law: str, said: str)
 def test_modes_that_differ_undeclared_are_asked_for() -> None:
     assert "mode_dependent" in judged(Layer, "modes", rate=0.4).reason
     assert judged(Layer, "modes", "mode_dependent").status == "fail"
+
+
+def test_a_driver_that_names_gradients_otherwise_proves_nothing() -> None:
+    made = judged(ForgetsFactor, "gradients", driver=Misnames)
+    assert made.status == "unknown"
+    assert "tells gradients of W, b; there are input 0, parameter W, parameter b" in made.reason

@@ -289,7 +289,9 @@ def registry_kind(target: Any) -> str | None:
 # -- specs -----------------------------------------------------------------------------------------------------------
 def _is_spec(target: str, kind: str | None) -> bool:
     path, _, _ = target.partition(":")
-    return (Path(path).suffix in (".py", ".yaml", ".yml") and not _names_component(target, kind)) or Path(target).is_dir()
+    if Path(target).is_dir():  # the folder of a run, but not the source of a package that is named
+        return (Path(target) / "spec.yaml").exists() or not _distribution(target, kind, None)
+    return Path(path).suffix in (".py", ".yaml", ".yml") and not _names_component(target, kind)
 
 
 def _names_component(target: str, kind: str | None) -> bool:

@@ -362,9 +362,10 @@ class Laws:
 
 def all_laws(wings: Iterable[str | None] | None = None) -> dict[tuple[str, str | None], Law]:
     """The registered laws by name and wing: the neutral ones and those of some wings (default: of all whose framework is
-    installed). Raises RegistryError where two have one name, and UnknownName where there is no such wing.
+    installed); those of a wing whose framework is missing are left out. Raises RegistryError where two have one name.
     """
-    wanted = {f.name for f in registry.frameworks() if f.installed} if wings is None else set(wings)
+    installed = {f.name for f in registry.frameworks() if f.installed}
+    wanted = installed if wings is None else installed & set(wings)
     found: dict[tuple[str, str | None], Law] = {}
     for entry in registry.entries("law"):
         if entry.wing is None or entry.wing in wanted:

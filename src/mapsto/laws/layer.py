@@ -40,8 +40,11 @@ def gradients(trial: Trial) -> None:
             _, found = driver.total(trial, layer, given, seed=seed)
             if not found:
                 trial.skip("nothing of it is differentiable")
-            point = {p: x for p, x in leaves({f"input {i}": x for i, x in enumerate(given)}).items() if p in found}
-            point |= {f"parameter {n}": x for n, x in driver.parameters(layer).items() if f"parameter {n}" in found}
+            known = leaves({f"input {i}": x for i, x in enumerate(given)})
+            known |= {f"parameter {n}": x for n, x in driver.parameters(layer).items()}
+            if odd := sorted(found.keys() - known.keys()):
+                trial.undecided(f"its driver's `total` tells gradients of {', '.join(odd)}; there are {', '.join(known)}")
+            point = {path: x for path, x in known.items() if path in found}
 
             def moved(path: str, x: Array, layer: Any = layer, given: tuple[Any, ...] = given, seed: int = seed) -> float:
                 own = {path.removeprefix("parameter "): x} if path.startswith("parameter ") else {}
