@@ -108,13 +108,20 @@ class Driver:
         return {"output": {"output": y}, "buffer": {}, **found}
 
     def total(
-        self, trial: Trial, layer: Layer, given: tuple[Any, ...], *, seed: int, parameters: Mapping[str, Any] | None = None
+        self,
+        trial: Trial,
+        layer: Layer,
+        given: tuple[Any, ...],
+        *,
+        seed: int,
+        parameters: Mapping[str, Any] | None = None,
+        gradients: bool = True,
     ) -> tuple[float, dict[str, Any]]:
         moved = copy.deepcopy(layer)
         moved.weights |= parameters or {}
         y, saved = moved.forward(given[0], np.random.default_rng(seed))
         weights = np.random.default_rng(seed + 1).normal(size=y.shape)
-        return float((y * weights).sum()), moved.backward(saved, weights)
+        return float((y * weights).sum()), moved.backward(saved, weights) if gradients else {}
 
     def draws(self, layer: Layer, given: tuple[Any, ...]) -> bool:
         return bool(layer.rate and layer.training)

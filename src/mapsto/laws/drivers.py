@@ -221,12 +221,14 @@ class LayerDriver(Protocol):
         *,
         seed: int,
         parameters: Mapping[str, Array] | None = None,
+        gradients: bool = True,
     ) -> tuple[float, dict[str, Array | None]]:
         """The sum of its outputs, each times normal numbers, and its gradients by path (`input 0`, `parameter NAME`).
 
         parameters: values to take in the place of some of its own, by name. The normal numbers are the same ones for a seed.
         Gradients are of all floating inputs and of all parameters that are trained. One is None where the total does not
-        depend on it; there are none at all where nothing can be differentiated. The layer stays as it was.
+        depend on it; there are none at all where nothing can be differentiated, or where `gradients` are not asked for (as at
+        each end of a finite difference). The layer stays as it was.
         """
         ...
 

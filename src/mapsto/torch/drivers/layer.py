@@ -127,6 +127,7 @@ class Driver:
         *,
         seed: int,
         parameters: Mapping[str, Array] | None = None,
+        gradients: bool = True,
     ) -> tuple[float, dict[str, Array | None]]:
         """Buffers are cloned, so that a pass in training leaves the layer as it was."""
         fixed = tuple(trial.example.more.get("fixed", ()))
@@ -143,6 +144,8 @@ class Driver:
         if not outputs or not wrt:
             return 0.0, {}
         value = sum((_weighed(path, y, seed) for path, y in outputs.items()), torch.zeros((), dtype=torch.float64))
+        if not gradients:
+            return float(value.detach()), {}
         found = torch.autograd.grad(value, list(wrt.values()), allow_unused=True)
         return float(value), dict(zip(wrt, arrays(list(found)), strict=True))
 
