@@ -1,4 +1,4 @@
-"""The collector within a law that counts what is left: it sees what was made since, and not all that was imported."""
+"""The collector where what is left is counted, or collected often: it sees what was made since, not all that was imported."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from ...core.axes import AXES
 from ...core.errors import ComposeError, DataError, MapstoError, PlanError, SpecError
+from ...core.garbage import only_new_garbage
 from ...core.parts import Part, as_part
 from ...core.sizes import say_size
 from ...core.spec import Spec
@@ -171,7 +172,7 @@ class Planner:
 
         What would stop every mesh (a model that cannot run without data) is raised.
         """
-        with _settled():
+        with only_new_garbage():
             found = self._outlooks(meshes, progress)
         return sorted(
             found, key=lambda one: (not one.fits, one.measured is None, one.sent, one.measured.peak if one.measured else 0)
@@ -274,18 +275,6 @@ class Planner:
             reason = f"needs {say_size(worst.peak)} a rank: {say_size(worst.peak - usable)} too many"
             reason += f"; micro-batches of {most} of {records} would fit" if most else ""
         return Outlook(axes, worst, reason, most, self.limits.bandwidth, (), tuple(stages))
-
-
-@contextmanager
-def _settled() -> Iterator[None]:
-    """Within it the collector of garbage, which is called for each step, passes by what was there before, and between them."""
-    frozen = gc.get_freeze_count()
-    _settle()
-    try:
-        yield
-    finally:
-        if not frozen:  # else a suite, or a process that others are forked from, has frozen what it imported
-            gc.unfreeze()
 
 
 def _settle() -> None:
