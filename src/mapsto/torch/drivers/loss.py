@@ -19,6 +19,7 @@ from ...core.errors import LossError
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
 from ...laws.compare import Array
+from ...laws.discovery import Held, settled
 from ...laws.drivers import LossValue
 from ..laws.compare import arrays
 from ..losses import mean_of, stated
@@ -62,7 +63,7 @@ KNOWN: dict[str, Known] = {
     "mean_of": Known("classes", args={"loss": F.cross_entropy, "weight": "targets"}),
 }  # fmt: skip
 """The framework's own losses, and ours that takes another."""
-_FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
+_FOUND: Held = {}
 
 
 def complete(subject: Subject) -> Subject:
@@ -78,14 +79,7 @@ def _known(target: Any) -> Known | None:
 
 def settle(trial: Trial) -> Example:
     """The example completed with inputs, their form and arguments that were found by trying."""
-    subject = trial.subject
-    if "settled" not in subject.example.more:
-        key = (id(subject.target), repr(subject.example))
-        held = _FOUND.get(key)
-        example = held[1] if held is not None and held[0] is subject.target else _discover(subject)
-        _FOUND[key] = (subject.target, example)
-        trial.subject = replace(subject, example=example)
-    return trial.example
+    return settled(trial, _discover, _FOUND)
 
 
 def _discover(subject: Subject) -> Example:

@@ -19,6 +19,7 @@ from ...core.random import derive
 from ...formulas import optimizers
 from ...laws import optimizer_problem
 from ...laws.compare import Array, values
+from ...laws.discovery import Held, settled
 from ...laws.optimizer_problem import MATRICES, SHAPES
 from ..laws.compare import arrays, leaves
 
@@ -82,7 +83,7 @@ VARIANTS: dict[str, tuple[Mapping[str, Any], ...]] = {
     "Adafactor": ({"weight_decay": 0.1}, {"d": 3.0}, {"maximize": True}),
 }  # fmt: skip
 """Options with which the framework's own are checked as well."""
-_FOUND: dict[tuple[int, str], tuple[Any, Example]] = {}
+_FOUND: Held = {}
 
 Params = Iterable[Any]
 
@@ -139,14 +140,7 @@ class Problem(optimizer_problem.Problem):
 
 def settle(trial: Trial) -> Example:
     """The example completed with what was found by trying: tags and shapes; `more["unfound"]` where nothing works."""
-    subject = trial.subject
-    if "settled" not in subject.example.more:
-        key = (id(subject.target), repr(subject.example))
-        held = _FOUND.get(key)
-        example = held[1] if held is not None and held[0] is subject.target else _discover(subject)
-        _FOUND[key] = (subject.target, example)
-        trial.subject = replace(subject, example=example)
-    return trial.example
+    return settled(trial, _discover, _FOUND)
 
 
 def _discover(subject: Subject) -> Example:
