@@ -1,0 +1,102 @@
+"""How a wing's layers and models are built, called, differentiated and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from ...core.laws import Example, Trial
+from ..compare import Array
+
+
+class LayerDriver(Protocol):
+    """How layers and models are built, called, differentiated and saved; what `build` gives only the driver knows.
+
+    Inputs are tuples of arrays, or of nested tuples, lists and dicts of them; outputs are leaves by path.
+    """
+
+    def settle(self, trial: Trial) -> Example:
+        """The trial's example completed by trying: `inputs`, and in `more` what was found."""
+        ...
+
+    def build(self, trial: Trial, dtype: str = "float32", *, training: bool = False, stream: str = "build") -> Any:
+        """A fresh one in the dtype and mode, the same one for each stream. Undecided where none can be built."""
+        ...
+
+    def inputs(self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float32") -> tuple[Any, ...]:
+        """Inputs of `size` records from the trial's seed."""
+        ...
+
+    def exact(self, trial: Trial, size: int, *, training: bool = False) -> tuple[Any, tuple[Any, ...]]:
+        """A fresh one and inputs in float64. Skips or is undecided where it does not run in it, and says why."""
+        ...
+
+    def used(self, trial: Trial, size: int) -> tuple[Any, tuple[Any, ...]]:
+        """One whose weights and statistics are no longer those of a fresh one, in evaluation, and inputs."""
+        ...
+
+    def call(self, layer: Any, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
+        """Its outputs, random numbers drawn from the seed."""
+        ...
+
+    def see(
+        self, trial: Trial, layer: Any, given: tuple[Any, ...], *, seed: int | None = None, backward: bool = True
+    ) -> dict[str, Any]:
+        """`output`, `gradient` (of inputs and parameters, for normal gradients of the outputs) and `buffer` after one pass."""
+        ...
+
+    def total(
+        self,
+        trial: Trial,
+        layer: Any,
+        given: tuple[Any, ...],
+        *,
+        seed: int,
+        parameters: Mapping[str, Array] | None = None,
+        gradients: bool = True,
+    ) -> tuple[float, dict[str, Array | None]]:
+        """The sum of its outputs, each times normal numbers, and its gradients by path (`input 0`, `parameter NAME`).
+
+        parameters: values to take in the place of some of its own, by name. The normal numbers are the same ones for a seed.
+        Gradients are of all floating inputs and of all parameters that are trained. One is None where the total does not
+        depend on it; there are none at all where nothing can be differentiated, or where `gradients` are not asked for (as at
+        each end of a finite difference). The layer stays as it was.
+        """
+        ...
+
+    def draws(self, layer: Any, given: tuple[Any, ...]) -> bool:
+        """Whether a pass draws random numbers."""
+        ...
+
+    def parameters(self, layer: Any) -> dict[str, Array]:
+        """Copies of its parameters by name."""
+        ...
+
+    def save(self, layer: Any) -> Any:
+        """Its state as a checkpoint would keep it, independent of what comes after."""
+        ...
+
+    def load(self, layer: Any, saved: Any) -> None:
+        """Put back what `save` gave."""
+        ...
+
+    def has_state(self, layer: Any) -> bool:
+        """Whether anything of it is saved."""
+        ...
+
+    def unsaved(self, layer: Any) -> list[str]:
+        """Names of what the framework knows of it and does not save."""
+        ...
+
+    def check_attributes(self, trial: Trial) -> None:
+        """Demand that no array which it holds outside of the framework's own places is used."""
+        ...
+
+    def differs_by_mode(self, layer: Any) -> bool:
+        """Whether it holds one of the framework's layers whose training and evaluation differ by what they are."""
+        ...
+
+    def deterministic(self) -> AbstractContextManager[None]:
+        """Within it the framework's algorithms are deterministic."""
+        ...

@@ -1,0 +1,78 @@
+"""How a wing's optimizers are built, stepped, saved and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ...core.laws import Trial
+from ..compare import Array
+from ..optimizer_problem import Problem
+
+
+class Optimizer(Protocol):
+    """An optimizer that was built on the parameters of a problem, before its first update."""
+
+    def parameters(self) -> list[Any]:
+        """Copies of all parameters as arrays."""
+        ...
+
+    def options(self) -> dict[str, Any]:
+        """The options of the first group by their usual names: `lr`, `weight_decay`, `betas`, ..."""
+        ...
+
+    def set_rate(self, change: Callable[[float], float], *, first: bool = False) -> None:
+        """Change the learning rates of all groups (or of the first alone), as a schedule would, where they are numbers."""
+        ...
+
+    def update(self, t: int, without: Sequence[int] = ()) -> None:
+        """One update with the problem's gradients of step t; `without`: parameters that have none."""
+        ...
+
+    def update_with(self, gradients: Sequence[Array]) -> None:
+        """One update with these gradients, one a parameter."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Copies of all that is kept from update to update, by path; arrays where it is tensors."""
+        ...
+
+    def state_of(self, number: int) -> dict[str, Any]:
+        """What is kept of one parameter; empty where nothing is."""
+        ...
+
+    def has_state(self) -> bool:
+        """Whether anything is kept."""
+        ...
+
+    def save(self) -> Any:
+        """Its state as a checkpoint would keep it, independent of what comes after."""
+        ...
+
+    def load(self, saved: Any) -> None:
+        """Put back what `save` gave."""
+        ...
+
+
+class OptimizerDriver(Protocol):
+    """How optimizers are built and stepped."""
+
+    def problem(self, trial: Trial) -> Problem:
+        """The problem of a trial, with the shapes and tags that suit the optimizer. Undecided where nothing suits."""
+        ...
+
+    def build(
+        self,
+        trial: Trial,
+        *,
+        dtype: str = "float64",
+        parameters: Sequence[Any] | None = None,
+        groups: Sequence[tuple[Sequence[int], Mapping[str, Any]]] | None = None,
+        **options: Any,
+    ) -> Optimizer:
+        """A fresh one with the example's arguments and these options.
+
+        parameters: their values (default: the problem's start; further ones get gradients of zero); groups: numbers of
+        parameters with their own options, what is in none being left alone (default: one group of all).
+        """
+        ...
