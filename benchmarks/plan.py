@@ -23,7 +23,7 @@ MODEL = ("model.width=1792", "model.heads=16", "model.layers=24", "model.vocabul
 def main(meshes: list[str]) -> None:
     """Each mesh's CPU seconds, peak and largest micro-batch, as a row of a table."""
     subject = subject_of(load_spec(str(RECIPE)).override(*MODEL))
-    planner = Planner(subject.spec, subject.example, subject.records, subject.offers, Limits(MEMORY))
+    planner = Planner(subject.spec, subject.example, subject.records, subject.injected, Limits(MEMORY))
     for mesh in meshes:
         begun = time.process_time()
         found = planner.outlook(parse_mesh(mesh, RANKS))

@@ -25,7 +25,7 @@ from mapsto.torch.servers.mesh import Servers
 from mapsto.torch.wing import build
 
 WIDTH, BATCH, IDS = 512, 256, 8
-OFFERS = {"steps_per_epoch": 16, "seed": 0}
+INJECTED = {"steps_per_epoch": 16, "seed": 0}
 
 
 class Rows:
@@ -91,14 +91,14 @@ def alone(of: Spec) -> tuple[Callable[[], Any], Callable[[], None]]:
     """A step of one process, its reading included, and its end."""
     from mapsto.torch.servers.blueprint import Blueprint
 
-    program = build(of, OFFERS)
-    stream = iter(Blueprint.of(of, 1, OFFERS).train_reader().stream())
+    program = build(of, INJECTED)
+    stream = iter(Blueprint.of(of, 1, INJECTED).train_reader().stream())
     return lambda: program.step(next(stream)[1]), lambda: None
 
 
 def served(of: Spec, **mesh: Any) -> tuple[Callable[[], Any], Callable[[], None]]:
     """A step of a parameter server, and its end."""
-    program = Servers(**mesh).program(of, OFFERS)
+    program = Servers(**mesh).program(of, INJECTED)
     return program.step, program.close
 
 
@@ -150,7 +150,7 @@ def measure(title: str, made: dict[str, tuple[Any, Any]], options: Any, tell: Ca
 def lags(bounds: list[int], steps: int) -> dict[int, Counter[int]]:
     """How many gradients of so many steps were how stale, by the bound (rising), three workers, one of them late at times."""
     mesh = Servers(2, 3, bounds[0])
-    program = mesh.program(spec(middleware=[use(Straggler)]), OFFERS)
+    program = mesh.program(spec(middleware=[use(Straggler)]), INJECTED)
     found = {}
     try:
         for mesh.staleness in bounds:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import mapsto
 from mapsto.core.errors import DataError, MissingExtra, RegistryError, SpecError
 from mapsto.core.kinds import KINDS
-from mapsto.core.parts import OFFERED, Reference, build, check, imported, of_library, resolve, use
+from mapsto.core.parts import INJECTED, Reference, build, check, imported, of_library, resolve, use
 from mapsto.core.typed import choices_of, say, shortened, validated
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def test_open_ended_targets_take_any_name() -> None:
 
 def test_a_target_whose_signature_cannot_be_read_takes_any_name() -> None:
     assert build(use(dict, a=1), "model", path="model") == {"a": 1}
-    built = build(use(zip, strict=True), "model", path="model", offers={"seed": 1})
+    built = build(use(zip, strict=True), "model", path="model", injected={"seed": 1})
     assert list(built) == []
 
 
@@ -431,12 +431,12 @@ def test_a_nested_part_whose_kind_is_given_something_waits_for_it() -> None:
     def sgd(params: Any, lr: float, seed: int) -> Any:
         return params, lr, seed
 
-    built = build(use(Lookahead, optimizer=use(sgd, lr=0.1)), "optimizer", [1], path="optimizer", offers={"seed": 7})
+    built = build(use(Lookahead, optimizer=use(sgd, lr=0.1)), "optimizer", [1], path="optimizer", injected={"seed": 7})
     assert built.inner == ([1], 0.1, 7)
 
 
-# -- offers ------------------------------------------------------------------------------------------------------------
-def test_offers_fill_what_is_left_open_here_and_in_nested_parts() -> None:
+# -- injected ----------------------------------------------------------------------------------------------------------
+def test_injected_values_fill_what_is_left_open_here_and_in_nested_parts() -> None:
     def order(seed: int) -> int:
         return seed
 
@@ -446,17 +446,17 @@ def test_offers_fill_what_is_left_open_here_and_in_nested_parts() -> None:
     part = use(reader, order=order, batch_size=4)
     with pytest.raises(SpecError, match="data.train.order: order needs seed: int"):
         check(part, "reader", "data.train")
-    check(part, "reader", "data.train", offers=OFFERED)
-    offers = {"seed": 5, "total_steps": 10}
-    assert build(part, "reader", path="data.train", offers=offers) == (5, 5, 4)
-    assert build(use(reader, order=use(order, seed=1), seed=2), "reader", path="data.train", offers=offers) == (1, 2, 1)
+    check(part, "reader", "data.train", injected=INJECTED)
+    injected = {"seed": 5, "total_steps": 10}
+    assert build(part, "reader", path="data.train", injected=injected) == (5, 5, 4)
+    assert build(use(reader, order=use(order, seed=1), seed=2), "reader", path="data.train", injected=injected) == (1, 2, 1)
 
 
-def test_offers_bind_options_of_mappings() -> None:
+def test_injected_values_bind_options_of_mappings() -> None:
     def warm(event: Any, total_steps: int) -> int:
         return total_steps
 
-    assert build(use(warm), "observer", path="x", offers={"total_steps": 9, "seed": 1})(None) == 9
+    assert build(use(warm), "observer", path="x", injected={"total_steps": 9, "seed": 1})(None) == 9
 
 
 # -- building ----------------------------------------------------------------------------------------------------------

@@ -463,7 +463,7 @@ def test_the_names_of_a_spec_that_says_none_are_those_of_its_wing(monkeypatch: p
 def test_a_program_is_built_by_the_wing_of_its_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     module = types.ModuleType("plugwing")
-    module.build = lambda spec, offers: made.append((spec, offers)) or "built"  # type: ignore[attr-defined, func-returns-value]
+    module.build = lambda spec, injected: made.append((spec, injected)) or "built"  # type: ignore[attr-defined, func-returns-value]
     monkeypatch.setitem(sys.modules, "plugwing", module)
     monkeypatch.setitem(WINGS, "toy", Framework(name="toy", program="plugwing"))
     spec = mapsto.Spec(model="m", data={}, wing="toy", seed=3)

@@ -218,7 +218,7 @@ def test_check_finds_middlewares_that_cannot_be_put_in_one_order() -> None:
         small(middleware=[OuterOne, InnerOne]).check()
 
 
-def test_check_offers_what_the_engine_will() -> None:
+def test_check_injects_what_the_engine_will() -> None:
     def schedule(optimizer: Any, total_steps: int, steps_per_epoch: int, seed: int) -> None: ...
 
     small(schedule=schedule).check()

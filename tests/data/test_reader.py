@@ -200,7 +200,7 @@ def test_built_from_a_spec_with_the_runs_seed() -> None:
         order="shuffled",
         transforms=[use("scale", factor=1.0), use(shake, by=0.0)],
     )
-    reader = build(part, "reader", path="data.train", offers={"seed": 6, "steps_per_epoch": 1})
+    reader = build(part, "reader", path="data.train", injected={"seed": 6, "steps_per_epoch": 1})
     assert reader.seed == 6
     expected = Shuffled(10, 6)(0, np.arange(4))
     assert np.array_equal(reader.batch(0)["input"], expected)

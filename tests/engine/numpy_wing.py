@@ -142,9 +142,9 @@ def adam(params, lr: float = 0.05) -> float:
     return lr
 
 
-def build(spec, offers):
+def build(spec, injected):
     rate = build_part(spec.optimizer, "optimizer", None, path="optimizer")
-    return Program(build_part(spec.model, "model", path="model"), rate, offers["total_steps"], offers["seed"])
+    return Program(build_part(spec.model, "model", path="model"), rate, injected["total_steps"], injected["seed"])
 
 
 def ranks(spec):

@@ -15,7 +15,7 @@ from torch_runs import net, torch_spec
 
 from mapsto.cli import main
 from mapsto.core.errors import MapstoError, SpecError
-from mapsto.core.parts import OFFERED, check, stated
+from mapsto.core.parts import INJECTED, check, stated
 from mapsto.core.registry import registry
 from mapsto.core.values import Part
 from mapsto.engine.checked import checked
@@ -64,7 +64,7 @@ GIVEN = {
     "gamma": 0.5, "T_max": 5, "T_0": 5, "max_norm": 1.0, "patience": 2, "steps": 2, "alpha": 0.5, "value": 1.0, "eta": 0.1,
     "pixels": 1, "text": [1, 2, 3], "block": 1, "servers": 1, "schedule": "plateau",
 }  # fmt: skip
-OFFERS = dict(zip(OFFERED, (0, 5, 10), strict=True))
+VALUES = dict(zip(INJECTED, (0, 5, 10), strict=True))
 OURS = ("middleware", "transform", "order", "reader", "mesh")
 BOUND = {("reader/batches", "limit"), ("mesh/ranks", "stages")}
 """What another argument, or the data, sets a bound to."""
@@ -78,18 +78,18 @@ def test_no_mapping_of_ours_refuses_a_number_that_its_signature_takes():
             if "mapsto." not in entry.reference:
                 continue
             known = stated(registry.get(kind, entry.name), registry.kind(kind)).named
-            needed = {n: GIVEN.get(n) for n, p in known.items() if p.default is p.empty and n not in OFFERS}
+            needed = {n: GIVEN.get(n) for n, p in known.items() if p.default is p.empty and n not in VALUES}
             if None in needed.values() or entry.key in NEEDS_FILES:
                 continue
             for name in known:
                 for value in (-1, 0, 2.5):
                     try:
-                        part = check(Part(entry.name, {**needed, name: value}), kind, kind, OFFERED)
+                        part = check(Part(entry.name, {**needed, name: value}), kind, kind, INJECTED)
                     except MapstoError:
                         continue
                     tried += 1
                     try:
-                        part.build(offers=OFFERS)
+                        part.build(injected=VALUES)
                     except MapstoError as error:
                         if (entry.key, name) not in BOUND:
                             wrong.append(f"{entry.key} {name}={value}: {error}")

@@ -35,7 +35,7 @@ def trapezium(
     return LambdaLR(optimizer, factor, last_epoch)
 
 
-def test_arguments_are_guessed_by_name_and_total_steps_is_offered() -> None:
+def test_arguments_are_guessed_by_name_and_total_steps_is_injected() -> None:
     made = judged(trapezium, "schedule.resume")
     assert made.status == "pass", made.reason
     assert made.controls == {"without a restore it differs": True}

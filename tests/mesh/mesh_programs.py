@@ -121,7 +121,7 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
             mesh=None if case.get("mesh") is None else Part("ranks", case["mesh"]),
             micro_shards=case.get("micro_shards"),
             strict=case.get("strict", False),
-            offers={"total_steps": 20, "steps_per_epoch": 3},
+            injected={"total_steps": 20, "steps_per_epoch": 3},
         )
     return program, reader(kind, dtype, case.get("batch", 13))
 

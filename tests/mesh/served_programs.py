@@ -13,7 +13,7 @@ from mapsto import Spec, use
 
 FAR = 1e3
 """A learning rate at which a step of SGD is the gradient, to the precision of a weight."""
-OFFERS = {"total_steps": 20, "steps_per_epoch": 3, "seed": 1}
+INJECTED = {"total_steps": 20, "steps_per_epoch": 3, "seed": 1}
 
 
 def model(kind: str, dtype: str) -> nn.Module:
@@ -35,9 +35,9 @@ def served(case: Mapping[str, Any], **mesh: Any) -> Any:
         data={"train": use(reader, kind=kind, dtype=dtype, batch=case.get("batch", 13))},
         seed=3,
         device="cpu",
-        steps=OFFERS["total_steps"],
+        steps=INJECTED["total_steps"],
     )
-    return Servers(**mesh).program(spec, OFFERS)
+    return Servers(**mesh).program(spec, INJECTED)
 
 
 def steps(case: Mapping[str, Any], *, gradients: bool, **mesh: Any) -> dict[str, Any]:

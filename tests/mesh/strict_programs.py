@@ -109,7 +109,7 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
         mesh=None if case.get("mesh") is None else Part("ranks", case["mesh"]),
         micro_shards=case.get("micro_shards", 8),
         strict=case.get("strict", True),
-        offers={"total_steps": 20, "steps_per_epoch": 3},
+        injected={"total_steps": 20, "steps_per_epoch": 3},
     )
     return program, Batches(records() if wide else texts(), case.get("batch", 11), shuffle=True, seed=1)
 

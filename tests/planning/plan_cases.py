@@ -20,7 +20,7 @@ from mapsto.torch.planning.rehearsal import rehearsing
 from mapsto.torch.planning.stages import Mail
 
 WORDS, WIDTH, LENGTH, RECORDS = 128, 48, 32, 3
-OFFERS = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
+INJECTED = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
 EXAMPLE = {"input": np.zeros((2, LENGTH), np.int64), "target": np.zeros((2, LENGTH), np.int64)}
 BYTES = {"Float": 4, "Double": 8, "Int": 4, "Long": 8, "BFloat16": 2, "Half": 2, "Byte": 1, "Char": 1, "Bool": 1}
 
@@ -85,9 +85,9 @@ def planned(axes: dict[str, int], middleware: str = "plain", rank: int = 0, step
     """The last of so many rehearsed steps."""
     mail, each = Mail(), axes["replicate"] * axes["shard"] * axes["tensor"]
     for stage in range(0, rank, each):  # those before tell what comes from them
-        with rehearsing(spec(None, middleware, **more), axes, stage, EXAMPLE, OFFERS, mail) as rehearsal:
+        with rehearsing(spec(None, middleware, **more), axes, stage, EXAMPLE, INJECTED, mail) as rehearsal:
             rehearsal.step(RECORDS)
-    with rehearsing(spec(None, middleware, **more), axes, rank, EXAMPLE, OFFERS, mail) as rehearsal:
+    with rehearsing(spec(None, middleware, **more), axes, rank, EXAMPLE, INJECTED, mail) as rehearsal:
         return [rehearsal.step(RECORDS) for _ in range(steps)][-1]
 
 
@@ -126,7 +126,7 @@ def _measured(mesh: str, middleware: str) -> dict[str, Any]:
     gc.collect()  # what an earlier program held is no allocation of this one
     gc.disable()  # and when the collector runs is no law: what stands in cycles goes between steps
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        program = build(spec(MESHES[mesh], middleware), OFFERS)
+        program = build(spec(MESHES[mesh], middleware), INJECTED)
         held: dict[str, int] = {}
         program.optimizer.register_step_pre_hook(lambda *_: held.update(gradients=_bytes(program.state.gradients())))
         for step in range(3):  # DDP tells the others of its buckets in the second

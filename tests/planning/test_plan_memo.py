@@ -141,8 +141,8 @@ def outlooks(mesh: str, middleware: list[Any]) -> list[Any]:
         model=use(Image), task="classification", optimizer=use("adamw", lr=0.1), device="cpu", middleware=middleware,
         data={"train": {"source": use("arrays", **EXAMPLE), "batch_size": 4}},
     )  # fmt: skip
-    offers = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
-    found = planning.plan(spec, EXAMPLE, 64, offers, meshes=[mesh], memory=400_000)
+    injected = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
+    found = planning.plan(spec, EXAMPLE, 64, injected, meshes=[mesh], memory=400_000)
     return [one.to_data() for one in found]
 
 

@@ -19,7 +19,7 @@ from mapsto.torch.planning.rehearsal import rehearsing, sized
 from mapsto.torch.planning.traffic import Traffic, totals
 
 WIDTH = 64
-OFFERS = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
+INJECTED = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
 EXAMPLE = {"input": np.zeros((4, WIDTH), np.float32), "target": np.zeros(4, np.int64)}
 ONE = {"pipeline": 1, "replicate": 1, "shard": 1, "tensor": 1}
 
@@ -51,7 +51,7 @@ def spec(model: Any = Stack, **more: Any) -> Spec:
 
 def planned(mesh: str, records: int = 64, model: Any = Stack, ranks: int | None = None, **more: Any) -> Any:
     limits = {k: more.pop(k) for k in ("memory", "reserve", "bandwidth") if k in more}
-    return plan(spec(model, **more), EXAMPLE, records, OFFERS, meshes=[mesh], ranks=ranks, **limits)[0]
+    return plan(spec(model, **more), EXAMPLE, records, INJECTED, meshes=[mesh], ranks=ranks, **limits)[0]
 
 
 # -- closed forms ------------------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_what_is_sent_on_a_ring() -> None:
 # -- fitting -----------------------------------------------------------------------------------------------------------
 def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     found = planned("replicate=2", memory=2 * 10**6, reserve=0.0)
-    with rehearsing(spec(), found.axes, 0, EXAMPLE, OFFERS) as rehearsal:
+    with rehearsing(spec(), found.axes, 0, EXAMPLE, INJECTED) as rehearsal:
         few = 200  # bytes of metrics of the steps before
         assert rehearsal.step(found.largest).peak <= 2 * 10**6 + few
         assert rehearsal.step(found.largest + 1).peak > 2 * 10**6 - few
@@ -135,14 +135,14 @@ def test_what_does_not_fit_says_by_how_much_and_what_would() -> None:
 
 def test_meshes_are_ranked_and_the_others_have_their_reason() -> None:
     limits: dict[str, Any] = {"memory": int(2.6 * ALL), "reserve": 0.0, "bandwidth": 10**9}
-    found = plan(spec(), EXAMPLE, 3, OFFERS, ranks=4, per_node=2, **limits)
+    found = plan(spec(), EXAMPLE, 3, INJECTED, ranks=4, per_node=2, **limits)
     assert len(found) == len(candidates(4, 2))
     reasons = {say_axes(one.axes): one.reason for one in found if not one.fits}
     assert "leaves 1 of 4 data ranks without one: data.train.batch_size=4 or more" in reasons["replicate=4"]
     assert "nothing of Stack can be cut over 2 ranks" in reasons["replicate=2,tensor=2"]
     assert all(reasons.values())
 
-    found = plan(spec(), EXAMPLE, 3, OFFERS, meshes=["replicate=2", "pipeline=3", "shard=3"], **limits)
+    found = plan(spec(), EXAMPLE, 3, INJECTED, meshes=["replicate=2", "pipeline=3", "shard=3"], **limits)
     assert "parameters, gradients and optimizer alone are 104 KB a rank: 13.9 KB too many" in found[-1].reason
     fitting = [one for one in found if one.fits]
     assert fitting == found[:2]
@@ -210,7 +210,7 @@ class Narrow(Stack):
 
 def test_a_plan_is_not_made_by_a_rank_nor_of_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PlanError, match="'servers' is not planned; a plan is for meshes of ranks"):
-        Planner(spec(mesh=Part("servers", {"servers": 1})), EXAMPLE, 4, OFFERS).rank([ONE])
+        Planner(spec(mesh=Part("servers", {"servers": 1})), EXAMPLE, 4, INJECTED).rank([ONE])
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     with pytest.raises(PlanError, match="this one is a rank of a group"):
         planned("replicate=2")
@@ -273,7 +273,7 @@ def test_each_mesh_is_told_as_soon_as_it_is_known_and_what_does_not_go_together_
         return step(planner, axes)
 
     monkeypatch.setattr(Planner, "_rehearsed", watched)
-    plan(spec(), EXAMPLE, 64, OFFERS, meshes=["pipeline=2,shard=2", "replicate=2", "shard=2"], progress=told.append)
+    plan(spec(), EXAMPLE, 64, INJECTED, meshes=["pipeline=2,shard=2", "replicate=2", "shard=2"], progress=told.append)
     assert rehearsed == [("replicate=2", 2), ("shard=2", 3)]
     assert told[1].startswith("1 of 3: pipeline=2,shard=2: mesh.pipeline and shard do not go together")
     assert told[2].startswith("2 of 3: replicate=2: peak ")

@@ -17,7 +17,7 @@ from mapsto.torch.planning.candidates import parse_mesh, say_axes
 
 WIDTH, LENGTH, BLOCKS = 32, 8, 9
 EXAMPLE = {"input": np.zeros((4, LENGTH), np.int64), "target": np.zeros((4, LENGTH), np.int64)}
-OFFERS = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
+INJECTED = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
 CHECKPOINTS = use("activation_checkpointing", modules=["blocks.*"])
 MUCH = [use("clip_norm", max_norm=1.0), "ema", use("accumulate", steps=2), use("mixed_precision", dtype="bf16")]
 
@@ -127,7 +127,7 @@ def outlooks(model: Any, middleware: list[Any], meshes: list[str], **more: Any) 
         model=use(model), task="language_model", optimizer=use("adamw", lr=0.1), device="cpu", middleware=middleware,
         data={"train": {"source": use("arrays", **EXAMPLE), "batch_size": 4}}, mesh=Part("ranks", {"replicate": 1}),
     )  # fmt: skip
-    planner = planning.Planner(spec, EXAMPLE, 64, OFFERS, planning.Limits(**more))
+    planner = planning.Planner(spec, EXAMPLE, 64, INJECTED, planning.Limits(**more))
     found = planner.rank([parse_mesh(mesh, None) for mesh in meshes])
     return planner, {say_axes(one.axes): one.to_data() for one in found}
 

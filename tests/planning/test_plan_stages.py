@@ -16,7 +16,7 @@ from mapsto.torch.planning.stages import Mail
 
 WIDTH, BLOCKS = 32, 10
 EXAMPLE = {"input": np.zeros((4, WIDTH), np.float32), "target": np.zeros(4, np.int64)}
-OFFERS = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
+INJECTED = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
 
 
 class Block(nn.Module):
@@ -79,7 +79,7 @@ def planner(model: Any, **limits: Any) -> planning.Planner:
         data={"train": {"source": use("arrays", **EXAMPLE), "batch_size": 4}},
         mesh=use("ranks", split=["blocks.2", "blocks.4", "blocks.6", "blocks.8"]),
     )  # fmt: skip
-    return planning.Planner(spec, EXAMPLE, 256, OFFERS, planning.Limits(**limits))
+    return planning.Planner(spec, EXAMPLE, 256, INJECTED, planning.Limits(**limits))
 
 
 def axes(replicate: int = 2, tensor: int = 1) -> dict[str, int]:
@@ -125,7 +125,7 @@ def test_stages_that_are_alike_are_rehearsed_once_and_all_is_told_as_by_every_st
 def test_the_pass_that_makes_a_schedule_ready_is_no_part_of_a_step() -> None:
     mail = Mail()
     for rank in (0, 2, 4, 6, 8):
-        with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, OFFERS, mail) as rehearsal:
+        with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, INJECTED, mail) as rehearsal:
             first, second = rehearsal.step(13), rehearsal.step(13)
         assert first.traffic == second.traffic
         assert first.held == second.held
@@ -136,7 +136,7 @@ def test_the_largest_micro_batch_is_that_of_ranks_that_ran_no_other() -> None:
     def peak(records: int) -> int:
         mail, found = Mail(), []
         for rank in (0, 2, 4, 6, 8):
-            with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, OFFERS, mail) as rehearsal:
+            with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, INJECTED, mail) as rehearsal:
                 found.append(rehearsal.step(records).peak)
         return max(found)
 

@@ -182,7 +182,7 @@ def one_process(of: Spec, steps: int, micro_shards: int = 4) -> Any:
     reader = blueprint.train_reader()
     program = build_program(
         of.model, of.task, of.optimizer, of.schedule, of.middleware,
-        seed=of.seed, device="cpu", mesh=use("ranks"), micro_shards=micro_shards, offers=blueprint.offers,
+        seed=of.seed, device="cpu", mesh=use("ranks"), micro_shards=micro_shards, injected=blueprint.injected,
     )  # fmt: skip
     for step in range(steps):
         program.step(read(reader, step, tuple(range(micro_shards)), micro_shards))

@@ -25,13 +25,13 @@ pytestmark = [
     # on a machine under load Ray ends before it has waited for all processes of its own
     pytest.mark.filterwarnings("ignore:.*subprocess .* is still running", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-OFFERS = {"total_steps": 9, "steps_per_epoch": 5, "seed": 0}
+INJECTED = {"total_steps": 9, "steps_per_epoch": 5, "seed": 0}
 
 
 @contextmanager
 def served(spec: Spec, **mesh: Any) -> Iterator[ServedProgram]:
     """The program of a spec on servers, ended at the end."""
-    program = Servers(**{**spec.mesh.args, **mesh}).program(spec, OFFERS)
+    program = Servers(**{**spec.mesh.args, **mesh}).program(spec, INJECTED)
     try:
         yield program
     finally:
@@ -123,7 +123,7 @@ def _blocks(spec: Spec, step: int) -> list[dict[str, np.ndarray]]:
     """What each of the three workers reads: micro-shard 0, micro-shard 1, micro-shards 2 and 3."""
     from mapsto.torch.servers.blueprint import Blueprint
 
-    reader = Blueprint.of(spec, 4, OFFERS).train_reader()
+    reader = Blueprint.of(spec, 4, INJECTED).train_reader()
     parts = [reader.batch(step, shard, 4) for shard in range(4)]
     joined = {n: np.concatenate([parts[2][n], parts[3][n]]) for n in parts[2]}
     return [parts[0], parts[1], joined]
@@ -230,7 +230,7 @@ def test_gradients_are_never_staler_than_the_bound_and_as_stale_as_that_where_a_
     spec = toys.spec(middleware=[use(toys.Slow, seconds=0.25)], optimizer=use("sgd", lr=0.01), steps=12)
     lags: dict[int, list[int]] = {}
     for bound in (0, 2):
-        program = Servers(servers=2, workers=3, staleness=bound, timeout=60.0).program(spec, {**OFFERS, "total_steps": 12})
+        program = Servers(servers=2, workers=3, staleness=bound, timeout=60.0).program(spec, {**INJECTED, "total_steps": 12})
         try:
             found = [program.step() for _ in range(12)]
             lags[bound] = sorted(program.driver.lags.elements())
@@ -265,7 +265,7 @@ def test_its_checkpoints_are_those_of_one_process_and_the_other_way_round() -> N
     from mapsto.data.stream import read
     from mapsto.torch.servers.blueprint import Blueprint
 
-    reader = Blueprint.of(spec, 4, OFFERS).train_reader()
+    reader = Blueprint.of(spec, 4, INJECTED).train_reader()
     for step in range(3, 6):
         rest.step(read(reader, step, (0, 1, 2, 3), 4))
     assert toys.apart(one.weights(), rest.weights()) < 1e-9

@@ -20,7 +20,7 @@ from mapsto.torch.servers.exchange import Exchange, ServerLost
 from mapsto.torch.servers.mesh import Servers
 from mapsto.torch.servers.tables import Tables, sparse_tables, split_by_rows
 
-OFFERS = {"total_steps": 9, "steps_per_epoch": 5, "seed": 0}
+INJECTED = {"total_steps": 9, "steps_per_epoch": 5, "seed": 0}
 SHAPES = st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=6)
 
 
@@ -146,7 +146,7 @@ def test_a_row_that_a_table_does_not_have_is_an_error() -> None:
 @pytest.mark.parametrize(("staleness", "ahead"), [(0, "in step"), (3, "up to 3 steps ahead")])
 def test_a_run_says_what_lies_where(staleness: int, ahead: str) -> None:
     spec = toys.spec()
-    summary = Servers(servers=2, workers=3, staleness=staleness).program(spec, OFFERS).summary()
+    summary = Servers(servers=2, workers=3, staleness=staleness).program(spec, INJECTED).summary()
     first, *held = summary["mesh"]
     assert first == f"3 workers, {ahead}"
     assert [line.split(" holds ")[0] for line in held] == ["server 0", "server 1"]

@@ -188,7 +188,7 @@ class Pushes:
 @pytest.mark.parametrize("more", [{}, {"micro_shards": 2}])
 def test_what_is_shown_is_what_is_built_however_a_middleware_is_named(first, second, more):
     spec = mapsto.Spec(model=nn.Linear(2, 2), data={}, middleware=[first, second, use("accumulate", steps=2)], **more)
-    built = mapsto.build_program(spec.model, middleware=spec.middleware, offers={"total_steps": 1}, **more)
+    built = mapsto.build_program(spec.model, middleware=spec.middleware, injected={"total_steps": 1}, **more)
     assert built.plan == spec.plan()
     names = [placed.name for placed in built.plan]
     assert [n for n in names if n != "mesh"] == ["pushes_back", "pulls_front", "accumulate"]

@@ -20,7 +20,7 @@ from ..core.errors import MapstoError, SpecError, UnknownName, nearest
 from ..core.law_wings import law_wing, law_wings
 from ..core.laws import Example, Subject, example_of
 from ..core.load_spec import load_spec
-from ..core.parts import OFFERED, Checked, Part, check
+from ..core.parts import INJECTED, Checked, Part, check
 from ..core.recipes import load_file, loaded_files
 from ..core.registry import Entry, reference_of, registry
 from ..core.spec import Spec
@@ -322,7 +322,7 @@ def of_spec(argument: str) -> tuple[Subject | Problem, ...]:
             found.append(replace(made, label=path, reference=f"{argument}#{path}"))
             continue
         try:
-            checked = check(part, kind, path, offers=OFFERED, wing=spec.wing)
+            checked = check(part, kind, path, injected=INJECTED, wing=spec.wing)
         except MapstoError as error:
             found.append(Problem(subject=path, kind=kind, reason=str(error)))
             continue
@@ -369,13 +369,13 @@ def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
 
 
 def _builder(checked: Checked, seed: int) -> Callable[[], Any]:
-    return lambda: checked.build(offers={"seed": seed})
+    return lambda: checked.build(injected={"seed": seed})
 
 
 def _plain(value: Any, seed: int) -> Any:
     """An argument with the parts in it built."""
     if isinstance(value, Checked):
-        return value.build(offers={"seed": seed}) if value.kind is None or not value.kind.given else value.build
+        return value.build(injected={"seed": seed}) if value.kind is None or not value.kind.given else value.build
     if type(value) in (list, tuple):
         return type(value)(_plain(v, seed) for v in value)
     return {k: _plain(v, seed) for k, v in value.items()} if isinstance(value, dict) else value

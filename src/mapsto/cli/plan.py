@@ -58,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     subject = subject_of(spec)
     with _shown() as show:
         found = find_wing(spec.wing).plan(
-            spec, subject.example, subject.records, subject.offers,
+            spec, subject.example, subject.records, subject.injected,
             meshes=options.mesh, ranks=options.ranks, per_node=options.per_node, progress=show, **limits,
         )  # fmt: skip
     about = {"spec": options.spec, "batch": subject.records, "fields": _fields(subject.example), **limits}

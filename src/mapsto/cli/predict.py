@@ -112,7 +112,7 @@ def class_names(run: Run, data: str, reader: Any, own: bool) -> Any:
         return told if own else None
     listed = Part(source.use, {n: v for n, v in source.args.items() if n != "on_error"})  # which decodes every file
     with contextlib.suppress(DataError, SpecError, OSError):
-        made = build(listed, "source", path="data.train.source", offers={"seed": run.spec.seed}, wing=run.spec.wing)
+        made = build(listed, "source", path="data.train.source", injected={"seed": run.spec.seed}, wing=run.spec.wing)
         return getattr(made, "classes", None)
     return None
 
@@ -148,13 +148,13 @@ def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack:
     if file.is_dir():
         file, flat = (stack or contextlib.ExitStack()).enter_context(folder_of_classes(file))
     said, path = _source(part.args["source"], file, source), f"data.{data}"
-    told, offers = _trained_on(run, data), {"seed": run.spec.seed}
-    make = functools.partial(build, kind="source", path=f"{path}.source", offers=offers, wing=run.spec.wing)
+    told, injected = _trained_on(run, data), {"seed": run.spec.seed}
+    make = functools.partial(build, kind="source", path=f"{path}.source", injected=injected, wing=run.spec.wing)
     made = without_labels(said, labels, lambda part: as_trained(part, make, told))
     drop = SERVES_TRAINING if part.name == "batches" else ()
     kept = {name: value for name, value in part.args.items() if name not in drop}
     read = Part(part.use, {**kept, "source": Without(made, labels, given) if flat else made})
-    reader = build(read, "reader", path=path, offers=offers, wing=run.spec.wing)
+    reader = build(read, "reader", path=path, injected=injected, wing=run.spec.wing)
     leave_out_labels(reader, labels)
     return reader
 

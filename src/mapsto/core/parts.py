@@ -28,11 +28,11 @@ from .values import Frozen, Part, Reference, as_part, contains, freeze, thaw, us
 from .wings import DEFAULT
 
 __all__ = [
-    "OFFERED", "Checked", "Frozen", "Part", "as_part", "build", "check", "freeze", "imported", "resolve", "stated", "use",
+    "INJECTED", "Checked", "Frozen", "Part", "as_part", "build", "check", "freeze", "imported", "resolve", "stated", "use",
 ]  # fmt: skip
 
-OFFERED = ("seed", "steps_per_epoch", "total_steps")
-"""Parameters of these names are offered a value by the engine wherever a spec leaves them open."""
+INJECTED = ("seed", "steps_per_epoch", "total_steps")
+"""Parameters of these names have a value injected by the engine wherever a spec leaves them open."""
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -111,10 +111,10 @@ def stated(target: Callable[..., Any], kind: Kind | None) -> Stated:
     )
 
 
-def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str] = (), wing: str = DEFAULT) -> Checked:
+def check(part: Part, kind: Kind | str | None, path: str, injected: Collection[str] = (), wing: str = DEFAULT) -> Checked:
     """Check a part's arguments against its target's signature, nested parts included.
 
-    offers: names of parameters that may stay open, since whoever builds the part fills them; wing: whose names it may use.
+    injected: names of parameters that may stay open, since whoever builds the part fills them; wing: whose names it may use.
     Raises SpecError naming the path, what is allowed and the nearest right name.
     """
     target, found = resolve(part, kind, path, wing)
@@ -130,7 +130,7 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
             raise SpecError(f"{where}: {label(target)} has no argument {name!r}; {nearest(str(name), known.named)}")
         hint = hints.get(name, EMPTY)
         usual = known.named[name].default if name in known.named else EMPTY
-        args[name] = value if holds_nan(value) and holds_nan(usual) else _argument(value, name, hint, where, offers, wing)
+        args[name] = value if holds_nan(value) and holds_nan(usual) else _argument(value, name, hint, where, injected, wing)
         if found is not None and typing.get_origin(hint) is not typing.Annotated:
             _conventional(value, args[name], CONVENTIONS.get(found.name, {}).get(name), where)
     if known.unnamed:
@@ -138,27 +138,27 @@ def check(part: Part, kind: Kind | str | None, path: str, offers: Collection[str
             f"{path}: {label(target)} takes {', '.join(known.unnamed)} by position only, which a spec cannot state; "
             "wrap it in a function of named arguments"
         )
-    missing = [n for n, p in known.named.items() if p.default is EMPTY and n not in args and n not in offers]
+    missing = [n for n, p in known.named.items() if p.default is EMPTY and n not in args and n not in injected]
     if missing:
         raise SpecError(f"{path}: {label(target)} needs {', '.join(f'{n}: {say(hints.get(n, EMPTY))}' for n in missing)}")
     return Checked(target, found, args, path)
 
 
-def _argument(value: Any, name: str, hint: Any, path: str, offers: Collection[str], wing: str) -> Any:
+def _argument(value: Any, name: str, hint: Any, path: str, injected: Collection[str], wing: str) -> Any:
     """One argument, with the parts in it checked and everything else fitted to its hint."""
     kind = kind_of_hint(hint) or (None if takes_text(hint) else registry.kind_of_parameter(name))
     value = _dereferenced(value, path)
     if kind is not None and not isinstance(value, Frozen) and not (inspect.isclass(value) and takes_class(hint)):
         value = as_part(value)
     if isinstance(value, Part):
-        return check(value, kind, path, offers, wing)
+        return check(value, kind, path, injected, wing)
     if hint in (EMPTY, Any) or kind_of_hint(hint) is not None:  # it says nothing of numbers
         if kind is not None and type(value) in (int, float, bool):
             raise SpecError(f"{path}: {value!r} is a {type(value).__name__}, and a {kind.name} is wanted")
         if type(value) is float and holds_nan(value):
             raise SpecError(f"{path}: {value!r} is not a number")
     if contains(value, Part) or (kind is not None and contains(value, str)):
-        return _inside(value, kind, path, offers, wing)
+        return _inside(value, kind, path, injected, wing)
     return validated(thaw(value), hint, path)
 
 
@@ -186,20 +186,20 @@ def _dereferenced(value: Any, path: str) -> Any:
     return Frozen({k: _dereferenced(v, f"{path}.{k}") for k, v in value.items()}) if isinstance(value, Frozen) else value
 
 
-def _inside(value: Any, kind: Kind | None, path: str, offers: Collection[str], wing: str) -> Any:
+def _inside(value: Any, kind: Kind | None, path: str, injected: Collection[str], wing: str) -> Any:
     """The items of a container that holds parts: those of a kind may be written by name."""
     if type(value) is tuple:
-        return [_item(v, kind, f"{path}.{i}", offers, wing) for i, v in enumerate(value)]
-    return {k: _item(v, registry.kind_of_parameter(str(k)) or kind, f"{path}.{k}", offers, wing) for k, v in value.items()}
+        return [_item(v, kind, f"{path}.{i}", injected, wing) for i, v in enumerate(value)]
+    return {k: _item(v, registry.kind_of_parameter(str(k)) or kind, f"{path}.{k}", injected, wing) for k, v in value.items()}
 
 
-def _item(value: Any, kind: Kind | None, path: str, offers: Collection[str], wing: str) -> Any:
+def _item(value: Any, kind: Kind | None, path: str, injected: Collection[str], wing: str) -> Any:
     if type(value) is tuple:
-        return _inside(value, kind, path, offers, wing)
+        return _inside(value, kind, path, injected, wing)
     if isinstance(value, Frozen):  # such as {source: ..., weight: 2}: only its keys tell a kind
-        return {k: _argument(v, str(k), EMPTY, f"{path}.{k}", offers, wing) for k, v in value.items()}
+        return {k: _argument(v, str(k), EMPTY, f"{path}.{k}", injected, wing) for k, v in value.items()}
     part = as_part(value) if kind is not None else value
-    return check(part, kind, path, offers, wing) if isinstance(part, Part) else value
+    return check(part, kind, path, injected, wing) if isinstance(part, Part) else value
 
 
 # -- building ----------------------------------------------------------------------------------------------------------
@@ -212,17 +212,17 @@ class Checked:
     args: dict[str, Any]
     path: str
 
-    def build(self, *given: Any, offers: Mapping[str, Any] | None = None) -> Any:
+    def build(self, *given: Any, injected: Mapping[str, Any] | None = None) -> Any:
         """Build it: call the target, or bind the options of a function that is the mapping itself.
 
-        given: what the kind supplies; offers: values for parameters of those names that the spec leaves open, here and in
+        given: what the kind supplies; injected: values for parameters of those names that the spec leaves open, here and in
         nested parts. Raises SpecError with the path where the target refuses its arguments; a MapstoError that the target
         raises stays of its kind and gets the path.
         """
-        args = {name: _built(value, offers) for name, value in self.args.items()}
-        if offers:
+        args = {name: _built(value, injected) for name, value in self.args.items()}
+        if injected:
             known = stated(self.target, self.kind).named
-            args |= {n: v for n, v in offers.items() if n not in args and n in known}
+            args |= {n: v for n, v in injected.items() if n not in args and n in known}
         if self.kind is not None and self.kind.is_mapping(self.target):
             return functools.partial(self.target, **args) if args else self.target
         try:
@@ -270,25 +270,25 @@ def of_library(target: Any) -> bool:
     return ("site-packages" in place or "dist-packages" in place) and module.partition(".")[0] not in {"mapsto", *own}
 
 
-def _built(value: Any, offers: Mapping[str, Any] | None) -> Any:
+def _built(value: Any, injected: Mapping[str, Any] | None) -> Any:
     if isinstance(value, Checked):
         if value.kind is not None and value.kind.given:  # such as an optimizer within a part: made once its parameters exist
-            return functools.partial(value.build, offers=offers)
-        return value.build(offers=offers)
+            return functools.partial(value.build, injected=injected)
+        return value.build(injected=injected)
     if type(value) in (tuple, list):
-        return type(value)(_built(v, offers) for v in value)
+        return type(value)(_built(v, injected) for v in value)
     if isinstance(value, dict):
-        return {k: _built(v, offers) for k, v in value.items()}
+        return {k: _built(v, injected) for k, v in value.items()}
     return value
 
 
 def build(
-    value: Any, kind: str | None, *given: Any, path: str, offers: Mapping[str, Any] | None = None, wing: str = DEFAULT
+    value: Any, kind: str | None, *given: Any, path: str, injected: Mapping[str, Any] | None = None, wing: str = DEFAULT
 ) -> Any:
     """Check and build what stands in a slot; a live object is returned as it is."""
     if not isinstance(value, Part):
         return value
-    return check(value, kind, path, offers or (), wing).build(*given, offers=offers)
+    return check(value, kind, path, injected or (), wing).build(*given, injected=injected)
 
 
 def label(target: Any) -> str:

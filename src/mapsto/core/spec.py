@@ -13,7 +13,7 @@ from .errors import SpecError, UnknownName
 from .fields import from_mapping, listed, put, slot, validate
 from .initial import initial
 from .overrides import overridden
-from .parts import OFFERED, check
+from .parts import INJECTED, check
 from .plain import digest, live_objects, plain
 from .plan import implied_mesh, plan, suits
 from .recipes import Kept, load_file
@@ -164,7 +164,7 @@ class Spec:
             raise SpecError(f"data.{empty[0]}: null, and a reader is wanted")
         for path, kind, part in self.parts():
             if isinstance(part, Part):
-                check(part, kind, path, offers=OFFERED, wing=self.wing)
+                check(part, kind, path, injected=INJECTED, wing=self.wing)
         suits(self.mesh, self.plan(), self.wing)
         return self
 

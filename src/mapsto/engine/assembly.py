@@ -72,8 +72,8 @@ class Assembly(Generic[P]):
 
     def _read(self, name: str) -> Any:
         try:
-            offers, wing = {"seed": self.spec.seed}, self.spec.wing
-            return build(self.spec.data[name], "reader", path=f"data.{name}", offers=offers, wing=wing)
+            injected, wing = {"seed": self.spec.seed}, self.spec.wing
+            return build(self.spec.data[name], "reader", path=f"data.{name}", injected=injected, wing=wing)
         except MissingFile as error:
             if self._begins:
                 raise
@@ -96,20 +96,20 @@ class Assembly(Generic[P]):
 
     def _build(self, spec: Spec, length: Mapping[str, int] | None = None) -> P:
         spec.check()
-        offers = {**(length or self._length), "seed": self.spec.seed}
+        injected = {**(length or self._length), "seed": self.spec.seed}
         initial = None
         if spec.init_from is not None and self._begins:
             found: list[Initial] = []
             each(self.ranks, lambda: found.append(read_initial(spec.init_from, self.wing)))  # a rank that cannot, stops all
             (initial,) = found
         with seeded(spec.seed, "build", self.wing):
-            made = self.wing.build(spec, offers, initial) if initial is not None else self.wing.build(spec, offers)
+            made = self.wing.build(spec, injected, initial) if initial is not None else self.wing.build(spec, injected)
         self._init = initial.finish() if initial is not None else None
         return cast(P, made)
 
     @property
     def _length(self) -> dict[str, int]:
-        """What parts are offered of the length of the run."""
+        """What is injected into parts of the length of the run."""
         return {"total_steps": self.total_steps, "steps_per_epoch": int(self.reader("train").batches_per_epoch)}
 
     def _told_length(self) -> dict[str, int] | None:

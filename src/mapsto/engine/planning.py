@@ -1,4 +1,4 @@
-"""What a plan is made from: the spec, one batch of its training data, and what the engine offers to its parts."""
+"""What a plan is made from: the spec, one batch of its training data, and what the engine injects into its parts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ READ = 64
 
 @dataclass(frozen=True)
 class Subject:
-    """A checked spec; records: of a global batch; example: a few of them; offers: as parts are offered them."""
+    """A checked spec; records: of a global batch; example: a few of them; injected: values that its parts leave open."""
 
     spec: Spec
     records: int
     example: Mapping[str, Any]
-    offers: Mapping[str, Any]
+    injected: Mapping[str, Any]
 
 
 def subject_of(spec: Spec) -> Subject:
@@ -36,5 +36,5 @@ def subject_of(spec: Spec) -> Subject:
         _, example = next(iter(stream), (0, {}))
     if not example:
         raise DataError("data.train: the reader gave no batch, so its shapes are not known")
-    offers = {"total_steps": run.total_steps, "steps_per_epoch": reader.batches_per_epoch, "seed": spec.seed}
-    return Subject(spec, records, example, offers)
+    injected = {"total_steps": run.total_steps, "steps_per_epoch": reader.batches_per_epoch, "seed": spec.seed}
+    return Subject(spec, records, example, injected)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import DataError, SpecError
-from ..core.offers import takers
+from ..core.injected import takers
 from ..core.spec import Spec
 from .fingerprint import again, changes
 from .wing import Wing
@@ -67,7 +67,7 @@ def compared_data(
 def compared_schedule(
     spec: Spec, wing: Wing, step: int, there: Mapping[str, Any], here: Mapping[str, Any], accepted: bool
 ) -> tuple[list[str], bool]:
-    """(notes, whether the schedule is to be that of the run as it is now). there, here: what parts were and are offered.
+    """(notes, whether the schedule is to be that of the run as it is now). there, here: what was and is injected into parts.
 
     Raises SpecError where a part took what has changed: the run would not be the one that was begun.
     """

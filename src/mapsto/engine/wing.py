@@ -107,8 +107,8 @@ class Wing(Protocol):
         without)."""
         ...
 
-    def build(self, spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Program:
-        """The program of a spec; `offers` are total_steps, steps_per_epoch and seed. initial: given where the model is to
+    def build(self, spec: Spec, injected: Mapping[str, Any], initial: Any = None) -> Program:
+        """The program of a spec; `injected` are total_steps, steps_per_epoch and seed. initial: given where the model is to
         take weights (`mapsto.engine.initial.Initial`), before anything copies its own."""
         ...
 
@@ -124,11 +124,11 @@ class Wing(Protocol):
         """How many devices of the kind that a spec's device means this machine has; 0 on the CPU."""
         ...
 
-    def rates(self, spec: Spec, offers: Mapping[str, Any], steps: int) -> Sequence[float]:
+    def rates(self, spec: Spec, injected: Mapping[str, Any], steps: int) -> Sequence[float]:
         """The rate of the first parameter group at each of so many steps; empty where it cannot be told before a run."""
         ...
 
-    def plan(self, spec: Spec, example: Batch, records: int, offers: Mapping[str, Any], **asked: Any) -> Sequence[Any]:
+    def plan(self, spec: Spec, example: Batch, records: int, injected: Mapping[str, Any], **asked: Any) -> Sequence[Any]:
         """What meshes would need of memory and move between ranks, best first; nothing is trained."""
         ...
 

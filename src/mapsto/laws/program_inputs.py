@@ -33,7 +33,7 @@ def spec_of(trial: Trial) -> Spec:
 
 def reader_of(spec: Spec, name: str = "train", records: int = RECORDS) -> Any:
     """A reader of the spec with batches of so many records."""
-    return build(thirteen(spec.data[name], records), "reader", path=f"data.{name}", offers={"seed": spec.seed})
+    return build(thirteen(spec.data[name], records), "reader", path=f"data.{name}", injected={"seed": spec.seed})
 
 
 def thirteen(reader: Any, records: int = RECORDS) -> Any:
@@ -47,7 +47,7 @@ def thirteen(reader: Any, records: int = RECORDS) -> Any:
     return Part(reader.use, {**reader.args, **{n: v for n, v in {"batch_size": records, "workers": 0}.items() if n in takes}})
 
 
-def offers(spec: Spec, reader: Any) -> dict[str, Any]:
+def injected(spec: Spec, reader: Any) -> dict[str, Any]:
     """What parts of the spec that leave it open are told of these steps."""
     return {"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed}
 

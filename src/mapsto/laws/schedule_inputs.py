@@ -1,4 +1,4 @@
-"""How schedules are fed: arguments by the names that schedules use, what a run offers, a metric to watch, steps to drive.
+"""How schedules are fed: arguments by the names that schedules use, what a run injects, a metric to watch, steps to drive.
 
 Beyond `args` an author may state a `formula`, f(t, base, **args) -> rate; `variants`, further arguments to check it with; and
 `steps`, how far it can be stepped (30). Tag: `absolute` (it sets rates itself and does not scale those of the groups).
@@ -17,8 +17,8 @@ from .drivers import Schedule
 
 STEPS = 30
 """Steps that are driven: past every boundary that the guessed arguments have."""
-OFFERS = {"total_steps": 20, "steps_per_epoch": 4, "seed": 0}
-"""What a run offers by name."""
+INJECTED = {"total_steps": 20, "steps_per_epoch": 4, "seed": 0}
+"""What a run injects by name."""
 RATES = (0.1, 0.05)
 """Learning rates of the two groups."""
 NAMES: tuple[tuple[str, Any], ...] = (
@@ -37,7 +37,7 @@ def guess(target: Any, stated: Example, *, given: int) -> tuple[dict[str, Any], 
     """Arguments by name, beside the `given` first ones; and the name that tells nothing, if there is one."""
     found: dict[str, Any] = {}
     for name, parameter in list(signature(target).items())[given:]:
-        if parameter.default is not parameter.empty or name in stated.args or name in OFFERS:
+        if parameter.default is not parameter.empty or name in stated.args or name in INJECTED:
             continue
         value = next((v for pattern, v in NAMES if re.fullmatch(pattern, name)), None)
         if value is None:
@@ -56,9 +56,9 @@ def signature(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def arguments(trial: Trial, variant: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the schedule is built with: the example's arguments or a variant, and what a run offers by name."""
+    """What the schedule is built with: the example's arguments or a variant, and what a run injects by name."""
     args = dict(trial.example.args if variant is None else variant)
-    offered = {n: v for n, v in OFFERS.items() if n in signature(trial.subject.target)}
+    offered = {n: v for n, v in INJECTED.items() if n in signature(trial.subject.target)}
     return {**{n: v for n, v in offered.items() if _needed(trial, n)}, **args}
 
 

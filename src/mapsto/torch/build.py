@@ -24,7 +24,7 @@ from .saving import take
 from .state import Builder, State
 
 
-def _make_middleware(items: Sequence[Any], placed: Sequence[Placed], offers: Mapping[str, Any]) -> list[Any]:
+def _make_middleware(items: Sequence[Any], placed: Sequence[Placed], injected: Mapping[str, Any]) -> list[Any]:
     """The middlewares of a list, made in the list's order: each item is a Part, a class, a function or a live object.
 
     Raises ComposeError for one that would do nothing, or that is not what its plan was made from.
@@ -32,7 +32,7 @@ def _make_middleware(items: Sequence[Any], placed: Sequence[Placed], offers: Map
     planned = {p.index: p for p in placed}
     made: list[Any] = []
     for i, item in enumerate(items):
-        found = build(item, "middleware", path=f"middleware.{i}", offers=offers)
+        found = build(item, "middleware", path=f"middleware.{i}", injected=injected)
         name, own = planned[i].name, declared(found)
         if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "lend", "begin")):
             raise ComposeError(
@@ -59,7 +59,7 @@ def build_program(
     mesh: Any = None,
     micro_shards: int | None = None,
     strict: bool = False,
-    offers: Mapping[str, Any] | None = None,
+    injected: Mapping[str, Any] | None = None,
     initial: Any = None,
 ) -> Program:
     """Build a program for one's own loop (`Run` calls the same).
@@ -68,7 +68,7 @@ def build_program(
     optimizer, schedule: parts (`use("adamw", lr=1e-3)`, `use(torch.optim.SGD, lr=0.1)`) or functions of the parameters (the
     optimizer); middleware: parts, classes, functions or objects, outermost first; mesh: a part or an object of that kind
     (None: data parallel over the ranks that a launcher started, where it did; `OneProcess()`: this process alone);
-    micro_shards, strict: as in a Spec. offers: values for arguments that parts leave open (`total_steps`, `steps_per_epoch`);
+    micro_shards, strict: as in a Spec. injected: values for arguments that parts leave open (`total_steps`, `steps_per_epoch`);
     initial: weights to start from (`mapsto.engine.initial.Initial`).
     Order: model from the seed, placed, changed by middleware, then the optimizer from names, then the schedule.
     Raises SpecError and ComposeError naming the path.
@@ -78,8 +78,8 @@ def build_program(
             "optimizer: a live optimizer holds parameters of before the model was placed; "
             f"write use({type(optimizer).__module__}.{type(optimizer).__name__}, ...) instead"
         )
-    offers = {"seed": seed, **(offers or {})}
-    ranks = _mesh(mesh, micro_shards, strict, offers)
+    injected = {"seed": seed, **(injected or {})}
+    ranks = _mesh(mesh, micro_shards, strict, injected)
     if launched():  # before the device is chosen: each rank has its own
         join(getattr(ranks, "timeout", None))
     where = find_device(str(device)) if not isinstance(device, torch.device) else device
@@ -88,12 +88,12 @@ def build_program(
     torch.manual_seed(derive(seed, "middleware"))  # one may make a module of its own, such as a teacher
     parts = [as_part(item) for item in middleware]
     planned = plan(parts, ranks)
-    made_middleware = [*_make_middleware(parts, planned, offers), ranks]
+    made_middleware = [*_make_middleware(parts, planned, injected), ranks]
     placed = [(p, made_middleware[p.index]) for p in planned]
     if ranks is not None and hasattr(ranks, "accept"):
         ranks.accept(planned)
     torch.manual_seed(derive(seed, "model"))
-    net = build(as_part(model), "model", path="model", offers=offers)
+    net = build(as_part(model), "model", path="model", injected=injected)
     if not isinstance(net, nn.Module):
         raise SpecError(f"model: an nn.Module is wanted, and {label(model)} gave a {type(net).__name__}")
     net.to(where)
@@ -108,17 +108,18 @@ def build_program(
     if ranks is not None:  # the last: what is placed is the model as it will be
         ranks.setup(builder)
     state = State(builder.model, seed, where)
-    _optimize(state, builder, optimizer, schedule, {**offers, **getattr(ranks, "offers", {})}, getattr(ranks, "try_rule", None))
-    made_task = build(as_part(task), "task", path="task", offers=offers)
+    of_mesh = getattr(ranks, "injected", {})
+    _optimize(state, builder, optimizer, schedule, {**injected, **of_mesh}, getattr(ranks, "try_rule", None))
+    made_task = build(as_part(task), "task", path="task", injected=injected)
     return Program(state, made_task, placed)
 
 
-def _mesh(mesh: Any, micro_shards: int | None, strict: bool, offers: Mapping[str, Any]) -> Any:
+def _mesh(mesh: Any, micro_shards: int | None, strict: bool, injected: Mapping[str, Any]) -> Any:
     """The mesh, or None for one process that has nothing to deal out."""
     if type(mesh) is OneProcess:  # said by those who are ranks and want a program of their own all the same
         if micro_shards is None and not strict:
             return None
-        alone = build(Part("ranks"), "mesh", path="mesh", offers=offers)
+        alone = build(Part("ranks"), "mesh", path="mesh", injected=injected)
         alone.alone = True
         return alone
     mesh = implied_mesh(mesh, micro_shards, strict)
@@ -127,18 +128,18 @@ def _mesh(mesh: Any, micro_shards: int | None, strict: bool, offers: Mapping[str
             return None
         mesh = Part("ranks", {"replicate": -1})
     part = as_part(mesh)
-    return build(Part("ranks", part) if isinstance(part, Mapping) else part, "mesh", path="mesh", offers=offers)
+    return build(Part("ranks", part) if isinstance(part, Mapping) else part, "mesh", path="mesh", injected=injected)
 
 
 def _optimize(
-    state: State, builder: Builder, optimizer: Any, schedule: Any, offers: Mapping[str, Any], try_rule: Any = None
+    state: State, builder: Builder, optimizer: Any, schedule: Any, injected: Mapping[str, Any], try_rule: Any = None
 ) -> None:
     groups = builder.parameter_groups()
     state.names = [name for group in groups for name in group["names"]]
     state.parameters = [parameter for group in groups for parameter in group["params"]]
     plain = len(groups) == 1 and set(groups[0]) == {"params", "names"}
     given = state.parameters if plain else [{k: v for k, v in g.items() if k != "names"} for g in groups]
-    make = functools.partial(build, as_part(optimizer), "optimizer", path="optimizer", offers=offers)
+    make = functools.partial(build, as_part(optimizer), "optimizer", path="optimizer", injected=injected)
     if try_rule is not None:
         try_rule(make)
     made: Any = make(given)
@@ -150,5 +151,5 @@ def _optimize(
         if key not in known:
             raise SpecError(f"param_groups: {type(state.optimizer).__name__} has no option {key!r}; {nearest(key, known)}")
     if schedule is not None:
-        state.schedule = build(as_part(schedule), "schedule", state.optimizer, path="schedule", offers=offers)
-        fits(state.schedule, offers.get("total_steps"))
+        state.schedule = build(as_part(schedule), "schedule", state.optimizer, path="schedule", injected=injected)
+        fits(state.schedule, injected.get("total_steps"))

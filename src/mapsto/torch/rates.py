@@ -19,13 +19,13 @@ WRITTEN = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_mo
 """Options of a parameter group that torch's schedules write."""
 
 
-def rates(spec: Spec, offers: Mapping[str, Any], steps: int) -> list[float]:
+def rates(spec: Spec, injected: Mapping[str, Any], steps: int) -> list[float]:
     """The rate of the first parameter group at each of `steps` steps; empty where the optimizer takes no lone matrix, or the
     schedule waits for a metric."""
-    given = {"seed": spec.seed, **offers}
+    given = {"seed": spec.seed, **injected}
     try:
         optimizer = _optimizer(spec, given)
-        schedule = build(as_part(spec.schedule), "schedule", optimizer, path="schedule", offers=given)
+        schedule = build(as_part(spec.schedule), "schedule", optimizer, path="schedule", injected=given)
     except (RuntimeError, ValueError, TypeError, KeyError):
         return []
     if awaits_metric(schedule):
@@ -39,8 +39,8 @@ def rates(spec: Spec, offers: Mapping[str, Any], steps: int) -> list[float]:
     return found
 
 
-def _optimizer(spec: Spec, offers: Mapping[str, Any]) -> Any:
-    return build(as_part(spec.optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path="optimizer", offers=offers)
+def _optimizer(spec: Spec, injected: Mapping[str, Any]) -> Any:
+    return build(as_part(spec.optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path="optimizer", injected=injected)
 
 
 LONG = 1_000_000
@@ -51,7 +51,7 @@ def try_rates(spec: Spec) -> None:
     """Build the optimizer and the schedule on a lone matrix, where they are torch's or ours: what they refuse, they refuse
     of any model. Raises SpecError."""
     steps = LONG if spec.steps is None else spec.steps
-    offers = {
+    injected = {
         "seed": spec.seed,
         "total_steps": steps,
         "steps_per_epoch": steps if spec.epochs is None else steps // spec.epochs,
@@ -60,9 +60,9 @@ def try_rates(spec: Spec) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which come when it is built for the model
-        optimizer = _optimizer(spec, offers)
+        optimizer = _optimizer(spec, injected)
         if _known(spec.schedule, "schedule"):
-            fits(build(spec.schedule, "schedule", optimizer, path="schedule", offers=offers), spec.steps)
+            fits(build(spec.schedule, "schedule", optimizer, path="schedule", injected=injected), spec.steps)
 
 
 def _known(part: Any, kind: str) -> bool:

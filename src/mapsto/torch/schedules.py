@@ -1,4 +1,4 @@
-"""Schedules: the framework's own, by name, and the shapes people write by hand. `total_steps` is offered by the run.
+"""Schedules: the framework's own, by name, and the shapes people write by hand. `total_steps` is injected by the run.
 
 A schedule is stepped after every update. Any `torch.optim.lr_scheduler` class may be named directly.
 """

@@ -27,13 +27,13 @@ from .rates import rates, try_rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
 
 
-def build(spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Any:
+def build(spec: Spec, injected: Mapping[str, Any], initial: Any = None) -> Any:
     """The program of a spec; a mesh that has a `program` of its own, such as one of servers, makes it."""
-    mesh = build_part(spec.mesh, "mesh", path="mesh", offers=offers)
+    mesh = build_part(spec.mesh, "mesh", path="mesh", injected=injected)
     if hasattr(mesh, "program"):
         if initial is not None:
             raise SpecError("init_from: servers build the model in processes of their own; start such a run without it")
-        return mesh.program(spec, offers)
+        return mesh.program(spec, injected)
     return build_program(
         spec.model,
         spec.task,
@@ -45,7 +45,7 @@ def build(spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Any:
         mesh=mesh,
         micro_shards=spec.micro_shards,
         strict=spec.strict,
-        offers=offers,
+        injected=injected,
         initial=initial,
     )
 
@@ -53,7 +53,7 @@ def build(spec: Spec, offers: Mapping[str, Any], initial: Any = None) -> Any:
 def refuse(spec: Spec) -> None:
     """Raise SpecError for what a checked spec says that no model and no machine could be built with."""
     known_device(spec.device)
-    build_part(spec.mesh, "mesh", path="mesh", offers={"seed": spec.seed})
+    build_part(spec.mesh, "mesh", path="mesh", injected={"seed": spec.seed})
     try_rates(spec)
 
 
@@ -82,11 +82,11 @@ def accelerators(device: str) -> int:
     return int(torch.cuda.device_count()) if cuda else 0
 
 
-def plan(spec: Spec, example: Mapping[str, Any], records: int, offers: Mapping[str, Any], **asked: Any) -> list[Any]:
+def plan(spec: Spec, example: Mapping[str, Any], records: int, injected: Mapping[str, Any], **asked: Any) -> list[Any]:
     """What meshes would need of memory and move between ranks (see `mapsto.torch.planning.plan`)."""
     from .planning.plan import plan as planned  # no run pays for what only plans need
 
-    return planned(spec, example, records, offers, **asked)
+    return planned(spec, example, records, injected, **asked)
 
 
 def is_tensor(value: Any) -> bool:

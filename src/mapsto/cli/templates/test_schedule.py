@@ -49,7 +49,7 @@ def test_shares_that_do_not_fit_are_refused() -> None:
 
 def test_a_program_steps_it_once_an_update() -> None:
     model, schedule = torch.nn.Linear(2, 1), mapsto.use("my_name", rise=0.5)
-    program = mapsto.build_program(model, "regression", mapsto.use("sgd", lr=1.0), schedule, offers={"total_steps": 10})
+    program = mapsto.build_program(model, "regression", mapsto.use("sgd", lr=1.0), schedule, injected={"total_steps": 10})
     before = program.rates()["lr"]
     program.step({"input": torch.zeros(4, 2), "target": torch.zeros(4, 1)})
     assert program.rates()["lr"] == pytest.approx(2 * before)

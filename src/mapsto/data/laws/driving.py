@@ -185,12 +185,12 @@ class Readers:
             return self._build(args, seed)
 
     def _build(self, args: dict[str, Any], seed: int | None) -> Any:
-        target, offers = self.subject.target, {"seed": self.trial.seed if seed is None else seed}
+        target, injected = self.subject.target, {"seed": self.trial.seed if seed is None else seed}
         takes = self.takes
-        offers |= {n: v for pair in SHARDS for n, v in zip(pair, (0, 1), strict=True) if n in takes and n in required(target)}
+        injected |= {n: v for pair in SHARDS for n, v in zip(pair, (0, 1), strict=True) if n in takes and n in required(target)}
         if any(name not in takes for name in args):  # such as **options, which `build` accepts too
-            return target(**args, **{n: v for n, v in offers.items() if n in takes and n not in args})
-        return build(use(target, **args), "reader", path=self.subject.label, offers=offers)
+            return target(**args, **{n: v for n, v in injected.items() if n in takes and n not in args})
+        return build(use(target, **args), "reader", path=self.subject.label, injected=injected)
 
     def _data(self, records: int, args: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}

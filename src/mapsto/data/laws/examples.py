@@ -142,7 +142,7 @@ def source_of(trial: Trial) -> Iterator[Any]:
                     f"  mapsto.example({title(trial)}, args={{...}})  # or in_folder=lambda folder: {{...}} to write files"
                 )
             with trial.component("building it"):
-                built = build(use(subject.target, **args), "source", path=subject.label, offers={"seed": trial.seed})
+                built = build(use(subject.target, **args), "source", path=subject.label, injected={"seed": trial.seed})
                 made = as_source(built, claimed=isinstance(subject.target, type) and isinstance(built, subject.target))
         except (MissingExtra, ModuleNotFoundError) as error:
             trial.skip(f"it needs a library that is not installed: {error}")
@@ -257,7 +257,7 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def required(target: Any) -> set[str]:
-    """Parameters without a default, but those that whoever builds it offers."""
+    """Parameters without a default, but those that whoever builds it injects."""
     return {n for n, p in parameters(target).items() if p.default is p.empty and n not in ("seed", "self")}
 
 

@@ -27,16 +27,16 @@ def order_of(trial: Trial, records: int, seed: int) -> Any:
         made = subject.make()
     else:
         args = dict(trial.example.args)
-        offers = {"records": records, "seed": seed}
-        if missing := required(subject.target) - args.keys() - offers.keys():
+        injected = {"records": records, "seed": seed}
+        if missing := required(subject.target) - args.keys() - injected.keys():
             trial.undecided(
                 f"its arguments {', '.join(sorted(missing))} could not be guessed; write beside it\n"
                 f"  mapsto.example({title(trial)}, args={{...}})"
             )
         takes = inspect.signature(subject.target).parameters
-        needs = {n: v for n, v in offers.items() if n in takes and takes[n].default is inspect.Parameter.empty}
+        needs = {n: v for n, v in injected.items() if n in takes and takes[n].default is inspect.Parameter.empty}
         with trial.component("building it"):
-            made = build(use(subject.target, **args), "order", path=subject.label, offers=needs)
+            made = build(use(subject.target, **args), "order", path=subject.label, injected=needs)
     with trial.component(f"over({records}, {seed})"):
         return made.over(records, seed) if hasattr(made, "over") else made
 

@@ -17,7 +17,7 @@ from ...core.values import Part
 from ...data.stream import size
 from ...laws.compare import Array
 from ...laws.drivers import Sums
-from ...laws.program_inputs import offers
+from ...laws.program_inputs import injected
 from ..build import build_program
 from ..laws.compare import arrays
 from ..mappings import Metrics
@@ -172,7 +172,7 @@ def program_of(spec: Spec, reader: Any, *, middleware: Sequence[Any] | None = No
         seed=spec.seed,
         device="cpu",
         mesh=OneProcess() if mesh is None else mesh,
-        offers=offers(spec, reader),
+        injected=injected(spec, reader),
         **more,
     )
 

@@ -46,7 +46,7 @@ def _program(trial: Trial, middleware: Sequence[Any], dtype: torch.dtype, *, alo
             seed=trial.seed,
             device="cpu",
             mesh=OneProcess() if alone else Part("ranks", {"replicate": 2}),
-            offers={"total_steps": STEPS},
+            injected={"total_steps": STEPS},
         )
 
 

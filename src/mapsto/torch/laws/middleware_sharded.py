@@ -118,7 +118,7 @@ def _program(trial: Trial) -> Program:
                 seed=trial.seed,
                 device="cpu",
                 mesh=Part("ranks", {"shard": 2}),
-                offers={"total_steps": LAST},
+                injected={"total_steps": LAST},
             )
         except (ComposeError, SpecError) as error:
             trial.skip(f"it does not go with mesh.shard: {error}")

@@ -17,7 +17,7 @@ from ...core.parts import resolve
 from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.stream import read
-from ...laws.program_inputs import STEPS, offers, reader_of, spec_of, thirteen
+from ...laws.program_inputs import STEPS, injected, reader_of, spec_of, thirteen
 from ..drivers.program import program_of
 from ..losses import Weight
 from ..mappings import Batch, Loss
@@ -65,7 +65,7 @@ def _served(trial: Trial) -> Iterator[tuple[Program, Any, ServedProgram, int]]:
     try:
         with trial.component("building the program"):
             reader = reader_of(spec)
-            served = Servers(**mesh).program(changed, offers(spec, reader))
+            served = Servers(**mesh).program(changed, injected(spec, reader))
             one = program_of(changed, reader, mesh=use("ranks"), micro_shards=shards)
     except SpecError as error:
         trial.skip(f"servers refuse it: {error}")

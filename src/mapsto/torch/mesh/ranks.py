@@ -220,9 +220,9 @@ class Ranks(OneProcess):
         return Summed(named, group, unused=self.unused_parameters, bucket_mb=self.bucket_mb)
 
     @property
-    def offers(self) -> Mapping[str, Any]:
+    def injected(self) -> Mapping[str, Any]:
         """Arguments for optimizers that leave them open."""
-        return self.strict.offers if self.strict is not None else {}
+        return self.strict.injected if self.strict is not None else {}
 
     def try_rule(self, make: Callable[[list[nn.Parameter]], Any]) -> None:
         """Raises SpecError where an optimizer cannot do on this mesh what was asked for."""

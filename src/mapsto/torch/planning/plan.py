@@ -126,7 +126,7 @@ def plan(
     spec: Spec,
     example: Mapping[str, Any],
     records: int,
-    offers: Mapping[str, Any],
+    injected: Mapping[str, Any],
     *,
     meshes: Sequence[str] = (),
     ranks: int | None = None,
@@ -149,20 +149,20 @@ def plan(
     else:
         asked = [fitted({k: v for k, v in meshed(spec, {}).args.items() if k in AXES}, None)]
     limits = Limits(memory, reserve, bandwidth)
-    return Planner(spec, example, records, offers, limits).rank(asked, progress)
+    return Planner(spec, example, records, injected, limits).rank(asked, progress)
 
 
 class Planner:
     """Rehearses a spec on meshes.
 
-    example: a batch of the reader, of which shapes and types are taken; records: of a global batch; offers: what the engine
-    offers to parts (`total_steps`, `steps_per_epoch`, `seed`).
+    example: a batch of the reader, of which shapes and types are taken; records: of a global batch; injected: what the engine
+    injects into parts (`total_steps`, `steps_per_epoch`, `seed`).
     """
 
     def __init__(
-        self, spec: Spec, example: Mapping[str, Any], records: int, offers: Mapping[str, Any], limits: Limits | None = None
+        self, spec: Spec, example: Mapping[str, Any], records: int, injected: Mapping[str, Any], limits: Limits | None = None
     ) -> None:
-        self.spec, self.example, self.records, self.offers = spec, example, records, offers
+        self.spec, self.example, self.records, self.injected = spec, example, records, injected
         self.limits = limits or Limits()
         self.whole: Measured | None = None
         self.shorter: Shorter | None = None
@@ -219,7 +219,7 @@ class Planner:
     def _alone(self) -> Measured | None:
         one = dict.fromkeys(AXES, 1)
         try:
-            with rehearsing(self.spec, one, 0, self.example, self.offers) as rehearsal:
+            with rehearsing(self.spec, one, 0, self.example, self.injected) as rehearsal:
                 blocks = equal_blocks(rehearsal.program.state.model)
                 found = rehearsal.step(1)
         finally:
@@ -230,7 +230,7 @@ class Planner:
         return found
 
     def _rehearsing(self, axes: Mapping[str, int], change: Change) -> AbstractContextManager[Rehearsal]:
-        return rehearsing(self.spec, axes, 0, self.example, self.offers, change=change)
+        return rehearsing(self.spec, axes, 0, self.example, self.injected, change=change)
 
     def _hopeless(self, axes: Mapping[str, int]) -> str:
         """Why a mesh need not be rehearsed."""
@@ -265,7 +265,7 @@ class Planner:
         for stage in range(axes["pipeline"] if not stages else 0):
             if mail.same(stage, axes["pipeline"]):
                 continue
-            with rehearsing(self.spec, axes, stage * each, self.example, self.offers, mail) as rehearsal:
+            with rehearsing(self.spec, axes, stage * each, self.example, self.injected, mail) as rehearsal:
                 stages.append(rehearsal.step(records))
                 if usable is not None:
                     most = _most(rehearsal, usable, stages[-1], most)

@@ -113,7 +113,7 @@ def rehearsing(
     axes: Mapping[str, int],
     rank: int,
     example: Mapping[str, Any],
-    offers: Mapping[str, Any],
+    injected: Mapping[str, Any],
     mail: Mail | None = None,
     change: Callable[[nn.Module], None] | None = None,
 ) -> Iterator[Rehearsal]:
@@ -130,7 +130,7 @@ def rehearsing(
         with explained("building the model"):
             model = spec.model
             if change is not None:
-                model = build(as_part(model), "model", path="model", offers={"seed": spec.seed, **offers})
+                model = build(as_part(model), "model", path="model", injected={"seed": spec.seed, **injected})
                 change(model)
             program = build_program(
                 model,
@@ -143,7 +143,7 @@ def rehearsing(
                 mesh=meshed(spec, axes),
                 micro_shards=spec.micro_shards,
                 strict=spec.strict,
-                offers=offers,
+                injected=injected,
             )
         yield Rehearsal(program, meter, example, rank, mail)
 

@@ -26,7 +26,7 @@ from ..program import Program
 
 @dataclass(frozen=True)
 class Blueprint:
-    """The parts of a spec that decide a trajectory, and the values offered to those that leave them open."""
+    """The parts of a spec that decide a trajectory, and the values injected into those that leave them open."""
 
     model: Any
     task: Any
@@ -37,14 +37,14 @@ class Blueprint:
     seed: int
     device: str
     micro_shards: int
-    offers: Mapping[str, Any]
+    injected: Mapping[str, Any]
 
     @classmethod
-    def of(cls, spec: Spec, micro_shards: int, offers: Mapping[str, Any]) -> Blueprint:
+    def of(cls, spec: Spec, micro_shards: int, injected: Mapping[str, Any]) -> Blueprint:
         parts = {
             name: getattr(spec, name) for name in ("model", "task", "optimizer", "schedule", "middleware", "seed", "device")
         }
-        return cls(**parts, reader=spec.data["train"], micro_shards=micro_shards, offers=dict(offers))
+        return cls(**parts, reader=spec.data["train"], micro_shards=micro_shards, injected=dict(injected))
 
     def program(self, mesh: Any = None, device: str | None = None) -> Program:
         """The program as one process builds it, or as the part of it that `mesh` makes."""
@@ -58,13 +58,13 @@ class Blueprint:
                 seed=self.seed,
                 device=device or self.device,
                 mesh=mesh,
-                offers=self.offers,
+                injected=self.injected,
             )
 
     def train_reader(self) -> Any:
         """The reader of the training data, as a run builds it."""
         with _seeded(self.seed, "data.train"):
-            return build(self.reader, "reader", path="data.train", offers={"seed": self.seed})
+            return build(self.reader, "reader", path="data.train", injected={"seed": self.seed})
 
     def ship(self) -> Shipment:
         """Pack it for another process. Raises SpecError naming the part that cannot leave this one."""

@@ -64,16 +64,16 @@ class Servers:
     def join(self, *_: Any) -> None:
         """Raises SpecError: `build_program` makes the program of one process, and this is one of many."""
         raise SpecError(
-            "mesh: a mesh of servers makes a program of its own: use Run(spec), or Servers(...).program(spec, offers) in a "
+            "mesh: a mesh of servers makes a program of its own: use Run(spec), or Servers(...).program(spec, injected) in a "
             "loop of one's own, whose step() takes no batch"
         )
 
-    def program(self, spec: Spec, offers: Mapping[str, Any]) -> ServedProgram:
+    def program(self, spec: Spec, injected: Mapping[str, Any]) -> ServedProgram:
         """The program of a spec; the processes start with its first step. Raises SpecError, MissingExtra."""
         require("ray", "ray", "a mesh of servers")
         micro_shards = spec.micro_shards or self.workers
         self._check(spec, micro_shards)
-        blueprint = Blueprint.of(spec, micro_shards, offers)
+        blueprint = Blueprint.of(spec, micro_shards, injected)
         plain = blueprint.program(_Place())
         trained = dict(zip(plain.state.names, plain.state.parameters, strict=True))
         shards = partition(trained, self.servers, split=self.split)
@@ -86,7 +86,7 @@ class Servers:
         admit_with_tables(plain, sparse_tables(plain.model))
         layout = Layout({n: p.shape for n, p in trained.items()}, shards, blocks(micro_shards, self.workers))
         shipment = blueprint.ship()
-        total = offers.get("total_steps")
+        total = injected.get("total_steps")
         return ServedProgram(plain, self, layout, lambda: Driver(self, shipment, layout, total))
 
     def _check(self, spec: Spec, micro_shards: int) -> None:

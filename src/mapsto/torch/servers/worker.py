@@ -177,7 +177,7 @@ class Streams:
 
     def __init__(self, blueprint: Blueprint) -> None:
         self.reader, self.shards = blueprint.train_reader(), blueprint.micro_shards
-        self.stop: int | None = blueprint.offers.get("total_steps")
+        self.stop: int | None = blueprint.injected.get("total_steps")
         self._open: dict[range, tuple[int, Any, Any]] = {}
 
     def read(self, step: int, block: range) -> list[Any]:

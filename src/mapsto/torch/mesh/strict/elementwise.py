@@ -19,7 +19,7 @@ UNFUSED = {"fused": False, "foreach": True}
 """On the CPU a fused kernel computes the last elements of a tensor by other code than the others, with other last bits."""
 
 
-def offers(device: torch.device) -> dict[str, Any]:
+def injected(device: torch.device) -> dict[str, Any]:
     """Arguments for optimizers that leave them open."""
     return UNFUSED if device.type == "cpu" else {}
 

@@ -24,7 +24,7 @@ from ...state import State
 from ..group import all_gather
 from ..sums import packed
 from .buffers import Buffers
-from .elementwise import offers, refuse_rule
+from .elementwise import injected, refuse_rule
 from .exchange import Buckets, Exchange, Parts, plus_parts
 from .rows import norm
 from .sharded import StrictSharded
@@ -42,7 +42,7 @@ class Strict:
         self, device: torch.device, micro_shards: int, mesh: DeviceMesh | None, data: dist.ProcessGroup | None
     ) -> None:
         self.device, self.micro_shards, self.data = device, micro_shards, data
-        self.offers = offers(device)
+        self.injected = injected(device)
         self.shard_mesh = mesh["shard"] if mesh is not None and mesh["shard"].size() > 1 else None
         replicas, shards = (mesh[axis].size() if mesh is not None else 1 for axis in ("replicate", "shard"))
         self.owned = owned(micro_shards, replicas, shards)
