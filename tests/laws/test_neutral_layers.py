@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from mapsto.core.laws import Example, Subject, Trial, Verdict, find_law, verdict
 from mapsto.core.random import derive
+
+PATHS = ("input 0", "parameter W", "parameter b")
+STEP = 1e-30
 
 
 class Layer:
@@ -27,11 +30,12 @@ class Layer:
         y = np.tanh(x @ self.weights["W"] + self.weights["b"]) * kept
         return y, (x, y, kept)
 
-    def backward(self, saved: Any, gradient: Any) -> dict[str, Any]:
+    def backward(self, saved: Any, gradient: Any, wanted: Collection[str] = PATHS) -> dict[str, Any]:
         x, y, kept = saved
         inner = gradient * (kept - y * y / np.where(kept, kept, 1))
         flat = inner.reshape(-1, 3)
-        return {"input 0": inner @ self.weights["W"].T, "parameter W": x.reshape(-1, 4).T @ flat, "parameter b": flat.sum(0)}
+        all_of_them = (inner @ self.weights["W"].T, x.reshape(-1, 4).T @ flat, flat.sum(0))
+        return {path: g for path, g in zip(PATHS, all_of_them, strict=True) if path in wanted}
 
     def state(self) -> dict[str, Any]:
         return copy.deepcopy(self.weights)
@@ -41,13 +45,45 @@ class Layer:
 
 
 class ForgetsFactor(Layer):
-    def backward(self, saved: Any, gradient: Any) -> dict[str, Any]:
-        return {k: 2 * g if k == "parameter b" else g for k, g in super().backward(saved, gradient).items()}
+    def backward(self, *given: Any) -> dict[str, Any]:
+        return {k: 2 * g if k == "parameter b" else g for k, g in super().backward(*given).items()}
 
 
 class Detached(Layer):
-    def backward(self, saved: Any, gradient: Any) -> dict[str, Any]:
-        return {**super().backward(saved, gradient), "parameter W": None}
+    def backward(self, *given: Any) -> dict[str, Any]:
+        return {**super().backward(*given), "parameter W": None}
+
+
+class SavesNumbers(Layer):
+    """What backward is given no longer depends on the weights."""
+
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        y, (x, saved, kept) = super().forward(x, rng)
+        return y, (x, saved.real, kept)
+
+
+class AllOrNothing(Layer):
+    def backward(self, saved: Any, gradient: Any, wanted: Collection[str] = PATHS) -> dict[str, Any]:
+        return super().backward(saved, gradient, wanted) if "input 0" in wanted else {}
+
+
+class WritesIntoInput(Layer):
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        x *= 2
+        return super().forward(x, rng)
+
+
+class Trains(Layer):
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        made = super().forward(x, rng)
+        self.training = True
+        return made
+
+
+class Drifts(Layer):
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        self.weights["b"] = self.weights["b"] + 1
+        return super().forward(x, rng)
 
 
 class MixesRows(Layer):
@@ -100,12 +136,30 @@ class Driver:
         return {"output": layer.forward(given[0], np.random.default_rng(seed))[0]}
 
     def see(
-        self, trial: Trial, layer: Layer, given: tuple[Any, ...], *, seed: int | None = None, backward: bool = True
+        self,
+        trial: Trial,
+        layer: Layer,
+        given: tuple[Any, ...],
+        *,
+        seed: int | None = None,
+        backward: bool = True,
+        fixed: Sequence[int] = (),
+        frozen: Sequence[str] = (),
     ) -> dict[str, Any]:
         seed = derive(trial.seed, "pass") if seed is None else seed
         y, saved = layer.forward(given[0], np.random.default_rng(seed))
-        found = {"gradient": layer.backward(saved, np.ones_like(y))} if backward else {}
+        wanted = set(PATHS) - {f"input {i}" for i in fixed} - {f"parameter {n}" for n in frozen}
+        found = {"gradient": layer.backward(saved, np.ones_like(y), wanted)} if backward else {}
         return {"output": {"output": y}, "buffer": {}, **found}
+
+    def bare(self, layer: Layer, given: tuple[Any, ...], seed: int) -> tuple[tuple[Any, ...], list[str]]:
+        passed = copy.deepcopy(given)
+        y, saved = layer.forward(passed[0], np.random.default_rng(seed))
+        layer.backward(saved, np.ones_like(y))
+        return passed, []
+
+    def snapshot(self, layer: Layer) -> dict[str, dict[str, Any]]:
+        return {"mode": {"layer": layer.training}, "parameters": copy.deepcopy(layer.weights), "buffers": {}}
 
     def total(
         self,
@@ -116,12 +170,28 @@ class Driver:
         seed: int,
         parameters: Mapping[str, Any] | None = None,
         gradients: bool = True,
+        order: Literal[1, 2] = 1,
     ) -> tuple[float, dict[str, Any]]:
+        """A second derivative is that of the gradient along a way: its imaginary part after a step along the imaginary axis."""
         moved = copy.deepcopy(layer)
         moved.weights |= parameters or {}
-        y, saved = moved.forward(given[0], np.random.default_rng(seed))
-        weights = np.random.default_rng(seed + 1).normal(size=y.shape)
-        return float((y * weights).sum()), moved.backward(saved, weights) if gradients else {}
+
+        def total(way: Sequence[Any] = (0, 0, 0)) -> tuple[Any, dict[str, Any]]:
+            there = copy.deepcopy(moved)
+            there.weights = {
+                n: w + 1j * STEP * v if np.any(v) else w for (n, w), v in zip(there.weights.items(), way[1:], strict=True)
+            }
+            y, saved = there.forward(given[0] + (1j * STEP * way[0] if np.any(way[0]) else 0), np.random.default_rng(seed))
+            normal = np.random.default_rng(seed + 1).normal(size=y.shape)
+            return (y * normal).sum(), there.backward(saved, normal + y if order == 2 else normal)
+
+        value, found = total()
+        if order == 1:
+            return float(value), found if gradients else {}
+        rng = np.random.default_rng(seed + 2)
+        way = [rng.normal(size=x.shape) for x in (given[0], *moved.weights.values())]
+        slope = float(sum((found[path] * v).sum() for path, v in zip(PATHS, way, strict=True)))
+        return slope, {path: np.imag(g) / STEP for path, g in total(way)[1].items()}
 
     def draws(self, layer: Layer, given: tuple[Any, ...]) -> bool:
         return bool(layer.rate and layer.training)
@@ -164,10 +234,23 @@ def judged(target: type, law: str, *tags: str, driver: Any = Driver, **args: Any
     return verdict(Trial(subject, find_law(f"layer.{law}")))
 
 
-@pytest.mark.parametrize("law", ["gradients", "row_independence", "causality", "state", "rerun", "modes"])
+@pytest.mark.parametrize(
+    "law",
+    [
+        "gradients",
+        "double_gradients",
+        "partial_gradients",
+        "purity",
+        "row_independence",
+        "causality",
+        "state",
+        "rerun",
+        "modes",
+    ],
+)
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_a_right_one_keeps_them(law: str, rate: float) -> None:
-    tags = ("row_independent", "causal", *(["mode_dependent"] if rate else []))
+    tags = ("row_independent", "causal", "twice_differentiable", *(["mode_dependent"] if rate else []))
     made = judged(Layer, law, *tags, rate=rate)
     assert made.status == "pass", made.reason
 
@@ -177,6 +260,12 @@ def test_a_right_one_keeps_them(law: str, rate: float) -> None:
     [
         (ForgetsFactor, "gradients", "its gradient is 2 of what it should be"),
         (Detached, "gradients", "its gradient is missing"),
+        (SavesNumbers, "double_gradients", "its second derivative is"),
+        (AllOrNothing, "partial_gradients", "None"),
+        (WritesIntoInput, "purity", "the input's memory was written"),
+        (Trains, "purity", "the pass changed mode"),
+        (Drifts, "purity", "the pass changed parameters"),
+        (OwnStream, "purity", "an extra draw, or a seed that was set"),
         (MixesRows, "row_independence", "over the record axis"),
         (SeesTheFuture, "causality", "a later position is read"),
         (LosesBias, "state", "state that is not in what it saves"),
@@ -184,7 +273,7 @@ def test_a_right_one_keeps_them(law: str, rate: float) -> None:
     ],
 )
 def test_a_wrong_one_is_caught_with_its_cause(target: type, law: str, said: str) -> None:
-    made = judged(target, law, "row_independent", "causal")
+    made = judged(target, law, "row_independent", "causal", "twice_differentiable")
     assert made.status == "fail", made.reason
     assert made.witness is not None
     assert said in str(made.witness.cause)

@@ -56,6 +56,13 @@ class _SquareOnce(_Square):
         return grad * 2 * x.detach()
 
 
+class _SquareFixed(_Square):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad.detach() * 2 * x
+
+
 class Square(nn.Module):
     function: Any = _Square
 
@@ -69,6 +76,10 @@ class SquareForgets(Square):
 
 class SquareOnce(Square):
     function = _SquareOnce
+
+
+class SquareFixed(Square):
+    function = _SquareFixed
 
 
 class Gate(nn.Module):
@@ -499,6 +510,7 @@ MUTANTS = [
     _mutant("gradients", "a gate is detached", GateDetached, Gate, "a detach left from debugging"),
     _mutant("gradients", "wrong in training only", TrainingOnlyWrong, Square, "a kernel of training that no test calls"),
     _mutant("double_gradients", "the backward detaches", SquareOnce, Square, "gradient penalties that vanish", TWICE),
+    _mutant("double_gradients", "the backward detaches its own gradient", SquareFixed, Square, "grad_output.numpy()", TWICE),
     _mutant("partial_gradients", "no weight gradient where the input needs none", ScaleTogether, Scale,
             "fine-tuning first layers"),
     _mutant("layout", "reads memory as contiguous", DoubleOfMemory, Double, "pytorch#194719"),

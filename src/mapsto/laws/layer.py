@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,29 +36,56 @@ def gradients(trial: Trial) -> None:
     for training in (False, True):
         with trial.case(size=2, dtype="float64", mode="training" if training else "evaluation"):
             layer, given = driver.exact(trial, 2, training=training)
-            seed = derive(trial.seed, "gradients")
-            _, found = driver.total(trial, layer, given, seed=seed)
-            if not found:
-                trial.skip("nothing of it is differentiable")
-            known = leaves({f"input {i}": x for i, x in enumerate(given)})
-            known |= {f"parameter {n}": x for n, x in driver.parameters(layer).items()}
-            if odd := sorted(found.keys() - known.keys()):
-                trial.undecided(f"its driver's `total` tells gradients of {', '.join(odd)}; there are {', '.join(known)}")
-            point = {path: x for path, x in known.items() if path in found}
-
-            def moved(path: str, x: Array, layer: Any = layer, given: tuple[Any, ...] = given, seed: int = seed) -> float:
-                own = {path.removeprefix("parameter "): x} if path.startswith("parameter ") else {}
-                there = given if own else tuple(placed(g, f"input {i}", path, x) for i, g in enumerate(given))
-                return driver.total(trial, layer, there, seed=seed, parameters=own, gradients=False)[0]
-
-            few = sum(x.size for x in point.values()) < SLOW
-            for path, x in point.items():
-                _compare(trial, path, found[path], x, lambda y, path=path: moved(path, y), each=few)
-            trial.exercised("gradients", len(point))
+            _against_differences(trial, layer, given)
 
 
-def _compare(trial: Trial, path: str, found: Array | None, x: Array, value: Any, *, each: bool) -> None:
-    """The gradient of one tensor against central differences, element by element or along one direction."""
+@laws.law(
+    "L1b",
+    "double_gradients",
+    priority=1,
+    tolerance="T3",
+    why="Gradient penalties, Hessian products and meta-learning differentiate a backward pass.",
+    satisfy="Write a backward of your own (autograd.Function) with differentiable operations, or do not declare the tag.",
+    catches=("a backward that saves detached or numpy values",),
+)
+def double_gradients(trial: Trial) -> None:
+    """Second derivatives equal finite differences of the first, where `twice_differentiable` is declared."""
+    if not trial.has("twice_differentiable"):
+        trial.skip("it does not declare `twice_differentiable`")
+    driver: LayerDriver = trial.driver
+    with trial.case(size=2, dtype="float64", mode="evaluation"):
+        layer, given = driver.exact(trial, 2)
+        with trial.component("differentiating its gradient"):
+            _against_differences(trial, layer, given, order=2)
+
+
+def _against_differences(trial: Trial, layer: Any, given: tuple[Any, ...], *, order: Literal[1, 2] = 1) -> None:
+    """What the driver tells of derivatives of an order against central differences of one order less, tensor by tensor."""
+    driver: LayerDriver = trial.driver
+    seed = derive(trial.seed, "gradients")
+    _, found = driver.total(trial, layer, given, seed=seed, order=order)
+    if not found:
+        trial.skip("nothing of it is differentiable")
+    known = leaves({f"input {i}": x for i, x in enumerate(given)})
+    known |= {f"parameter {n}": x for n, x in driver.parameters(layer).items()}
+    if odd := sorted(found.keys() - known.keys()):
+        trial.undecided(f"its driver's `total` tells gradients of {', '.join(odd)}; there are {', '.join(known)}")
+    point = {path: x for path, x in known.items() if path in found}
+
+    def moved(path: str, x: Array) -> float:
+        own = {path.removeprefix("parameter "): x} if path.startswith("parameter ") else {}
+        there = given if own else tuple(placed(g, f"input {i}", path, x) for i, g in enumerate(given))
+        return driver.total(trial, layer, there, seed=seed, parameters=own, gradients=False, order=order)[0]
+
+    few = sum(x.size for x in point.values()) < (SLOW if order == 1 else SLOW // 4)
+    what = "gradient" if order == 1 else "second derivative"
+    for path, x in point.items():
+        _compare(trial, what, path, found[path], x, lambda y, path=path: moved(path, y), each=few)
+    trial.exercised(f"{what}s", len(point))
+
+
+def _compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, value: Any, *, each: bool) -> None:
+    """The derivatives by one tensor against central differences, element by element or along one direction."""
     ways = _directions(x) if each else [_random_direction(x, trial.seed)]
     numeric = [(value(x + STEP * way) - value(x - STEP * way)) / (2 * STEP) for way in ways]
     analytic = [float(np.real(np.sum(np.conj(found) * way))) if found is not None else 0.0 for way in ways]
@@ -68,13 +95,13 @@ def _compare(trial: Trial, path: str, found: Array | None, x: Array, value: Any,
         return
     at = int(np.nanargmax(off)) if not np.isnan(off).all() else 0
     missing = not got.any() and bool(want.any())
-    ratio = f"its gradient is {got[at] / want[at]:.4g} of what it should be" if abs(want[at]) > 1e-6 else ratio_cause(got, want)
+    ratio = f"its {what} is {got[at] / want[at]:.4g} of what it should be" if abs(want[at]) > 1e-6 else ratio_cause(got, want)
     trial.fail(
-        f"the gradient of {path} is {got[at]:.6g}, and {want[at]:.6g} by finite differences",
+        f"the {what} of {path} is {got[at]:.6g}, and {want[at]:.6g} by finite differences",
         measured=float(abs(got[at] - want[at])),
         allowed=f"{ATOL} + {RTOL} |x|",
         first={"tensor": path.removeprefix("parameter ")},
-        cause="its gradient is missing: detached or not returned" if missing else ratio,
+        cause=f"its {what} is missing: detached or not returned" if missing else ratio,
     )
 
 
@@ -92,6 +119,48 @@ def _directions(x: Array) -> list[Array]:
 def _random_direction(x: Array, seed: int) -> Array:
     way = np.asarray(np.random.default_rng(seed).standard_normal(x.shape)).astype(x.dtype)
     return np.asarray(way / max(float(np.linalg.norm(way)), 1e-30))
+
+
+@laws.law(
+    "L1c",
+    "partial_gradients",
+    priority=0,
+    tolerance="T1",
+    why="Frozen weights and inputs without gradient are the rule in fine-tuning and in first layers.",
+    satisfy="In a custom backward, ask ctx.needs_input_grad for each input by itself and return one value for each.",
+    catches=("a backward that skips the weight's gradient when the input needs none",),
+)
+def partial_gradients(trial: Trial) -> None:
+    """Gradients are the same when inputs need none, or when some of the parameters are frozen."""
+    driver: LayerDriver = trial.driver
+    layer, given = driver.exact(trial, 2)
+    whole = driver.see(trial, layer, given).get("gradient", {})
+    if not whole:
+        trial.skip("nothing of it is differentiable")
+    names = list(driver.parameters(layer))
+    cases: dict[str, tuple[tuple[int, ...], list[str]]] = {}
+    if names:
+        cases["inputs need no gradient"] = (tuple(range(len(given))), [])
+        cases["all parameters are frozen"] = ((), names)
+    cases |= {f"{n} is frozen": ((), [n]) for n in names[:6]}
+    cases |= {f"input {i} needs no gradient": ((i,), []) for i in range(len(given)) if len(given) > 1}
+    if not cases:
+        cases["the output is asked for its only gradient"] = ((), [])
+    for said, (fixed, frozen) in cases.items():
+        with trial.case(size=2, dtype="float64", frozen=said):
+            fresh = driver.build(trial, "float64")
+            with trial.component(f"its backward where {said}"):
+                part = driver.see(trial, fresh, given, fixed=fixed, frozen=frozen).get("gradient", {})
+            same(trial, f"gradients where {said}", part, {k: v for k, v in whole.items() if k in part}, tolerance="T1")
+            out = {f"parameter {n}" for n in frozen}
+            due = {k for k, v in whole.items() if v is not None and k not in out and not _of_inputs(k, fixed)}
+            lost = sorted(due - part.keys())
+            trial.demand(not lost, f"where {said}, there is no gradient for {', '.join(lost)}",
+                         first={"tensor": lost[0] if lost else ""})  # fmt: skip
+
+
+def _of_inputs(path: str, fixed: tuple[int, ...]) -> bool:
+    return any(path == f"input {i}" or path.startswith((f"input {i}[", f"input {i}.")) for i in fixed)
 
 
 # -- state -------------------------------------------------------------------------------------------------------------

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from ..core.laws import Laws, Trial
 from ..core.random import derive
+from ..data.laws import streams
 from .compare import differs, same
 from .drivers import LayerDriver
 
 laws = Laws("layer", "model")
-
-
-@contextmanager
-def _streams_put_back() -> Iterator[None]:
-    """The global streams of Python and NumPy as they were."""
-    python, arrays = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
 
 
 def _disturb(number: int) -> None:
@@ -46,7 +34,7 @@ def rerun(trial: Trial) -> None:
     """Under deterministic algorithms one seed gives one result, bit for bit: built again, run again, called again."""
     driver: LayerDriver = trial.driver
     driver.settle(trial)
-    with driver.deterministic(), _streams_put_back():
+    with driver.deterministic(), streams.kept():
         for training in (False, True):
             with trial.case(size=3, dtype="float32", mode="training" if training else "evaluation"):
                 _twice(trial, driver, training)

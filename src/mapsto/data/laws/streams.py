@@ -18,6 +18,11 @@ def states() -> dict[str, str]:
     return found | {name: digest(state) for wing in law_wings(default=False) for name, state in wing.streams().items()}
 
 
+def of_frameworks() -> set[str]:
+    """The names of those that frameworks bring."""
+    return {name for wing in law_wings(default=False) for name in wing.streams()}
+
+
 def seed(number: int) -> None:
     """Seed all of them."""
     random.seed(number)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ...core.laws import Example, Trial
 from ..compare import Array
@@ -41,9 +41,29 @@ class LayerDriver(Protocol):
         ...
 
     def see(
-        self, trial: Trial, layer: Any, given: tuple[Any, ...], *, seed: int | None = None, backward: bool = True
+        self,
+        trial: Trial,
+        layer: Any,
+        given: tuple[Any, ...],
+        *,
+        seed: int | None = None,
+        backward: bool = True,
+        fixed: Sequence[int] = (),
+        frozen: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """`output`, `gradient` (of inputs and parameters, for normal gradients of the outputs) and `buffer` after one pass."""
+        """`output`, `gradient` (of inputs and parameters, for normal gradients of the outputs) and `buffer` after one pass.
+
+        The framework is asked for no gradients of the inputs with the numbers `fixed` and of the parameters named `frozen`.
+        """
+        ...
+
+    def bare(self, layer: Any, given: tuple[Any, ...], seed: int) -> tuple[tuple[Any, ...], list[str]]:
+        """A pass, forward and backward, as callers make one: inputs are handed over as they are, no stream is seeded, nothing
+        is put back. seed: of the gradients of outputs. Returns what the inputs then hold, and paths of those written into."""
+        ...
+
+    def snapshot(self, layer: Any) -> dict[str, dict[str, Any]]:
+        """Copies of what a pass might change, by name: `mode`, `parameters`, `buffers`, and what else the framework keeps."""
         ...
 
     def total(
@@ -55,6 +75,7 @@ class LayerDriver(Protocol):
         seed: int,
         parameters: Mapping[str, Array] | None = None,
         gradients: bool = True,
+        order: Literal[1, 2] = 1,
     ) -> tuple[float, dict[str, Array | None]]:
         """The sum of its outputs, each times normal numbers, and its gradients by path (`input 0`, `parameter NAME`).
 
@@ -62,6 +83,9 @@ class LayerDriver(Protocol):
         Gradients are of all floating inputs and of all parameters that are trained. One is None where the total does not
         depend on it; there are none at all where nothing can be differentiated, or where `gradients` are not asked for (as at
         each end of a finite difference). The layer stays as it was.
+
+        order 2: half the sum of squares of the outputs is added, so that their gradients are no constants; what is returned
+        is the sum of this total's gradients, each times normal numbers, and the gradients of that.
         """
         ...
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ...core.random import derive
 from ...laws.compare import Array
 from ..laws.compare import arrays, differs, leaves
 from .layer_examples import build, inputs, settle
-from .layer_passes import differentiable, double, draws, observe, seen_by, with_gradient
+from .layer_passes import cotangents, differentiable, double, draws, observe, seen_by, with_gradient
 
 KNOWN = (
     nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
@@ -113,11 +113,38 @@ class Driver:
         return made
 
     def see(
-        self, trial: Trial, layer: nn.Module, given: tuple[Any, ...], *, seed: int | None = None, backward: bool = True
+        self,
+        trial: Trial,
+        layer: nn.Module,
+        given: tuple[Any, ...],
+        *,
+        seed: int | None = None,
+        backward: bool = True,
+        fixed: Sequence[int] = (),
+        frozen: Sequence[str] = (),
     ) -> dict[str, Any]:
         options: dict[str, Any] = {"backward": backward} if seed is None else {"backward": backward, "seed": seed}
-        made: dict[str, Any] = arrays(seen_by(trial, layer, _tensors(given), **options))
+        options["fixed"] = (*trial.example.more.get("fixed", ()), *fixed)
+        with _frozen(layer, frozen):
+            made: dict[str, Any] = arrays(seen_by(trial, layer, _tensors(given), **options))
         return made
+
+    def bare(self, layer: nn.Module, given: tuple[Any, ...], seed: int) -> tuple[tuple[Any, ...], list[str]]:
+        passed = _tensors(given)
+        tensors = {k: x for k, x in leaves(passed).items() if isinstance(x, Tensor)}
+        versions = {k: x._version for k, x in tensors.items()}
+        outputs = with_gradient(layer(*passed))
+        if outputs:
+            torch.autograd.backward(list(outputs.values()), cotangents(outputs, seed))
+        return tuple(arrays(passed)), [k for k, x in tensors.items() if x._version != versions[k]]
+
+    def snapshot(self, layer: nn.Module) -> dict[str, dict[str, Any]]:
+        return {
+            "mode": {n: m.training for n, m in layer.named_modules()},
+            "requires_grad": {n: p.requires_grad for n, p in layer.named_parameters()},
+            "parameters": self.parameters(layer),
+            "buffers": {n: arrays(b.clone()) for n, b in layer.named_buffers()},
+        }
 
     def total(
         self,
@@ -128,12 +155,12 @@ class Driver:
         seed: int,
         parameters: Mapping[str, Array] | None = None,
         gradients: bool = True,
+        order: Literal[1, 2] = 1,
     ) -> tuple[float, dict[str, Array | None]]:
         """Buffers are cloned, so that a pass in training leaves the layer as it was."""
         fixed = tuple(trial.example.more.get("fixed", ()))
-        arguments, wrt = differentiable(_tensors(given), fixed)
-        if trial.has("in_place"):  # a leaf may not be written into
-            arguments = tuple(_cloned(x) for x in arguments)
+        leaf, wrt = differentiable(_tensors(given), fixed)
+        arguments = tuple(_cloned(x) for x in leaf) if trial.has("in_place") else leaf  # a leaf may not be written into
         weights = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in layer.named_parameters()}
         weights |= {n: torch.from_numpy(x).requires_grad_() for n, x in (parameters or {}).items()}
         state = {**{n: b.clone() for n, b in layer.named_buffers()}, **weights}
@@ -143,11 +170,15 @@ class Driver:
         wrt |= {f"parameter {n}": p for n, p in weights.items() if p.requires_grad}
         if not outputs or not wrt:
             return 0.0, {}
-        value = sum((_weighed(path, y, seed) for path, y in outputs.items()), torch.zeros((), dtype=torch.float64))
+        value = _summed(outputs, seed)
+        if order == 2:
+            value = value + _summed({path: y * y.conj() / 2 for path, y in outputs.items()})
+            slopes = _by(value, wrt, create_graph=True)
+            value = _summed({f"gradient of {path}": g for path, g in slopes.items() if g is not None}, seed)
         if not gradients:
             return float(value.detach()), {}
-        found = torch.autograd.grad(value, list(wrt.values()), allow_unused=True)
-        return float(value), dict(zip(wrt, arrays(list(found)), strict=True))
+        found = _by(value, wrt) if value.requires_grad else dict.fromkeys(wrt)
+        return float(value.detach()), {path: arrays(g) for path, g in found.items()}
 
     def draws(self, layer: nn.Module, given: tuple[Any, ...]) -> bool:
         return draws(layer, _tensors(given))
@@ -205,8 +236,33 @@ def _cloned(tree: Any) -> Any:
     return {k: _cloned(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
+@contextmanager
+def _frozen(layer: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """Within it these parameters require no gradients."""
+    trained = [p for n in names if (p := layer.get_parameter(n)).requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_()
+
+
+def _summed(outputs: Mapping[str, Tensor], seed: int | None = None) -> Tensor:
+    """The real part of the sum of tensors, each times normal numbers where a seed is given."""
+    parts = [y if seed is None else _weighed(path, y, seed) for path, y in outputs.items()]
+    return sum((y.real.sum() if y.is_complex() else y.double().sum() for y in parts), torch.zeros((), dtype=torch.float64))
+
+
+def _by(value: Tensor, wrt: Mapping[str, Tensor], *, create_graph: bool = False) -> dict[str, Tensor | None]:
+    """The gradients of a number by path; None where it does not depend on one."""
+    found = torch.autograd.grad(value, list(wrt.values()), create_graph=create_graph, allow_unused=True)
+    return dict(zip(wrt, found, strict=True))
+
+
 def _weighed(path: str, y: Tensor, seed: int) -> Tensor:
-    """The real part of the output's product with normal numbers drawn from the seed."""
+    """A tensor times normal numbers (conjugates of complex ones) drawn from the seed."""
     generator = torch.Generator().manual_seed(derive(seed, "weights", path))
     drawn = torch.randn(y.shape, dtype=torch.complex128 if y.is_complex() else torch.float64, generator=generator)
-    return (y * drawn.conj()).real.sum().double() if y.is_complex() else (y.double() * drawn).sum()
+    return y * drawn.conj() if y.is_complex() else y.double() * drawn

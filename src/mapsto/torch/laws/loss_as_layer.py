@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from ...core.laws import Law, Trial
-from ...laws import layer as neutral
+from ...laws import layer, layer_purity
 from ..drivers.layer import DRIVER
 from ..drivers.loss import build, inputs, settle
-from . import layer, layer_compile, layer_layout, layer_precision
+from . import layer_compile, layer_layout, layer_precision
 
 SHARED: tuple[tuple[Callable[[], Any], str, str], ...] = (
-    (neutral.laws, "layer.gradients", "gradients of predictions and of its own parameters equal finite differences in float64"),
+    (layer.laws, "layer.gradients", "gradients of predictions and of its own parameters equal finite differences in float64"),
     (layer_layout.laws, "layer.layout", "predictions and targets give the same value and gradients however they lie in memory"),
     (layer_layout.laws, "layer.gradient_layout", "gradients of its value give the same gradients however they lie in memory"),
-    (layer.laws, "layer.purity", "it leaves its inputs, random streams and settings as they were"),
+    (layer_purity.laws, "layer.purity", "it leaves its inputs, random streams and settings as they were"),
     (layer_compile.laws, "layer.compile", "compiled (aot_eager) and eager give the same value and gradients"),
     (layer_precision.laws, "layer.autocast", "under autocast it is finite and within rounding"),
 )
