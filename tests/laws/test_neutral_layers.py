@@ -127,10 +127,10 @@ class Driver:
     def exact(self, trial: Trial, size: int, *, training: bool = False) -> tuple[Layer, tuple[Any, ...]]:
         return self.build(trial, "float64", training=training), self.inputs(trial, size, dtype="float64")
 
-    def used(self, trial: Trial, size: int) -> tuple[Layer, tuple[Any, ...]]:
-        layer = self.build(trial)
+    def used(self, trial: Trial, size: int, dtype: str = "float32") -> tuple[Layer, tuple[Any, ...]]:
+        layer = self.build(trial, dtype)
         layer.weights = {k: w + 1 for k, w in layer.weights.items()}
-        return layer, self.inputs(trial, size)
+        return layer, self.inputs(trial, size, dtype=dtype)
 
     def call(self, layer: Layer, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
         return {"output": layer.forward(given[0], np.random.default_rng(seed))[0]}
@@ -198,6 +198,9 @@ class Driver:
 
     def parameters(self, layer: Layer) -> dict[str, Any]:
         return copy.deepcopy(layer.weights)
+
+    def state(self, layer: Layer) -> dict[str, Any]:
+        return self.parameters(layer)
 
     def save(self, layer: Layer) -> Any:
         return layer.state()

@@ -27,6 +27,7 @@ TOLERANCES = {
     "T2": "relative to float64: at most k times the error of the framework's own eager result (k = 2 float32, 3 half)",
     "T3": "gradcheck's defaults in float64",
     "T4": "a budget the author declares",
+    "T5": "float64 against an independent statement: rtol 1e-6, atol 1e-9; exact where it is no floating number",
 }
 
 

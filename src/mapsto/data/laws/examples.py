@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ def source_of(trial: Trial) -> Iterator[Any]:
                     f"its arguments {', '.join(sorted(missing))} could not be guessed; write beside it\n"
                     f"  mapsto.example({title(trial)}, args={{...}})  # or in_folder=lambda folder: {{...}} to write files"
                 )
+            trial.subject = replace(subject, example=replace(stated, more={**stated.more, "arguments": args}))
             with trial.component("building it"):
                 built = build(use(subject.target, **args), "source", path=subject.label, injected={"seed": trial.seed})
                 made = as_source(built, claimed=isinstance(subject.target, type) and isinstance(built, subject.target))

@@ -32,8 +32,8 @@ class LayerDriver(Protocol):
         """A fresh one and inputs in float64. Skips or is undecided where it does not run in it, and says why."""
         ...
 
-    def used(self, trial: Trial, size: int) -> tuple[Any, tuple[Any, ...]]:
-        """One whose weights and statistics are no longer those of a fresh one, in evaluation, and inputs."""
+    def used(self, trial: Trial, size: int, dtype: str = "float32") -> tuple[Any, tuple[Any, ...]]:
+        """One whose weights and statistics are no longer those of a fresh one, in evaluation, and inputs, in the dtype."""
         ...
 
     def call(self, layer: Any, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
@@ -95,6 +95,10 @@ class LayerDriver(Protocol):
 
     def parameters(self, layer: Any) -> dict[str, Array]:
         """Copies of its parameters by name."""
+        ...
+
+    def state(self, layer: Any) -> dict[str, Array]:
+        """Copies of its parameters and of what else it keeps from call to call (statistics, tables), by name."""
         ...
 
     def save(self, layer: Any) -> Any:

@@ -31,14 +31,14 @@ def complete(subject: Subject) -> Subject:
     return replace(subject, driver=DRIVER)
 
 
-def used(trial: Trial, size: int = 3) -> tuple[nn.Module, tuple[Any, ...]]:
+def used(trial: Trial, size: int = 3, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, tuple[Any, ...]]:
     """An instance that was trained a little, so that neither weights nor statistics are those of a fresh one, and inputs."""
-    module, given = build(trial).train(), inputs(trial, size)
+    module, given = build(trial, dtype).train(), inputs(trial, size, dtype)
     torch.manual_seed(derive(trial.seed, "use") % (1 << 63))
     with torch.no_grad():
         for stream in ("first", "second"):
             with trial.component("calling it in training"):
-                module(*inputs(trial, size, stream=stream))
+                module(*inputs(trial, size, dtype, stream))
         for parameter in module.parameters():
             if parameter.is_floating_point() or parameter.is_complex():
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -102,8 +102,8 @@ class Driver:
         module, given = double(trial, size, training=training)
         return module, tuple(arrays(given))
 
-    def used(self, trial: Trial, size: int) -> tuple[nn.Module, tuple[Any, ...]]:
-        module, given = used(trial, size)
+    def used(self, trial: Trial, size: int, dtype: str = "float32") -> tuple[nn.Module, tuple[Any, ...]]:
+        module, given = used(trial, size, getattr(torch, dtype))
         return module, tuple(arrays(given))
 
     def call(self, layer: nn.Module, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
@@ -185,6 +185,9 @@ class Driver:
 
     def parameters(self, layer: nn.Module) -> dict[str, Array]:
         return {n: arrays(p.clone()) for n, p in layer.named_parameters()}
+
+    def state(self, layer: nn.Module) -> dict[str, Array]:
+        return self.parameters(layer) | {n: arrays(b.clone()) for n, b in layer.named_buffers()}
 
     def save(self, layer: nn.Module) -> bytes:
         saved = io.BytesIO()
