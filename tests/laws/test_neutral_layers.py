@@ -12,6 +12,7 @@ import pytest
 
 from mapsto.core.laws import Example, Subject, Trial, Verdict, find_law, verdict
 from mapsto.core.random import derive
+from mapsto.laws.relations import equivariant_under, permuted, within
 
 PATHS = ("input 0", "parameter W", "parameter b")
 STEP = 1e-30
@@ -291,3 +292,39 @@ def test_a_driver_that_names_gradients_otherwise_proves_nothing() -> None:
     made = judged(ForgetsFactor, "gradients", driver=Misnames)
     assert made.status == "unknown"
     assert "tells gradients of W, b; there are input 0, parameter W, parameter b" in made.reason
+
+
+class Shifted(Layer):
+    """A bias that is added after the nonlinearity."""
+
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        y, saved = super().forward(x, rng)
+        return y + 0.1 * self.weights["b"], saved
+
+
+def stated(target: type, law: str, **more: Any) -> Verdict:
+    example = Example(more=more)
+    subject = Subject(kind="layer", label=target.__name__, reference="", target=target, example=example, driver=Driver())
+    return verdict(Trial(subject, find_law(f"layer.{law}")))
+
+
+def formula(x: Any, state: Any) -> Any:
+    return np.tanh(np.einsum("nti,io->nto", x, state["W"]) + state["b"])
+
+
+def test_a_reference_tells_another_formula() -> None:
+    assert stated(Layer, "reference", reference=formula).status == "pass"
+    made = stated(Shifted, "reference", reference=formula)
+    assert made.status == "fail"
+    assert "by the reference" in made.reason
+
+
+@pytest.mark.parametrize("relation", [equivariant_under(permuted(1)), within(-1.0, 1.0)])
+def test_relations_are_held(relation: Any) -> None:
+    assert stated(Layer, "relations", relations=(relation,)).status == "pass"
+    assert stated(SeesTheFuture if "order" in relation.name else Shifted, "relations", relations=(relation,)).status == "fail"
+
+
+def test_what_is_stated_without_need_is_not_applicable() -> None:
+    assert stated(Layer, "reference").status == "not applicable"
+    assert "invariant_under(permuted(1))" in stated(Layer, "relations", relations=("symmetric",)).reason

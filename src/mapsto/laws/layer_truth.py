@@ -28,7 +28,7 @@ def reference(trial: Trial) -> None:
     """Outputs equal those of the stated `reference` in float64: drawn and hard inputs, several sizes, plausible options."""
     driver: LayerDriver = trial.driver
     driver.settle(trial)
-    truth = stated(trial, "reference")
+    truth = stated(trial, trial.example.more.get("reference"), "reference")
     sizes = [n for n in SIZES if n in trial.example.dynamic] or list(trial.example.dynamic[:1])
     seen: list[Any] = []
     for more, demanded in options(trial, truth):
@@ -75,7 +75,7 @@ def relations(trial: Trial) -> None:
     driver: LayerDriver = trial.driver
     driver.settle(trial)
     size = next((n for n in SIZES if n in trial.example.dynamic), trial.example.dynamic[0])
-    for relation in stated(trial, "relations"):
+    for relation in stated(trial, trial.example.more.get("relations"), "relations"):
         driver.exact(trial, size)
         layer, given = driver.used(trial, size, "float64")
 

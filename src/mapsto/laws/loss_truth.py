@@ -33,7 +33,7 @@ def reference(trial: Trial) -> None:
     """Values equal those of the stated `reference` in float64: drawn and hard inputs, several sizes, plausible options."""
     driver: LossDriver = trial.driver
     driver.settle(trial)
-    truth = stated(trial, "reference")
+    truth = stated(trial, trial.example.more.get("reference"), "reference")
     seen: list[Array] = []
     for more, demanded in options(trial, truth):
         with varied(trial, more) as args:
@@ -87,7 +87,7 @@ def relations(trial: Trial) -> None:
     """The stated `relations` (mapsto.laws.relations) hold for its value (and unreduced losses) on drawn and hard inputs."""
     driver: LossDriver = trial.driver
     driver.settle(trial)
-    for relation in stated(trial, "relations"):
+    for relation in stated(trial, trial.example.more.get("relations"), "relations"):
         loss, given = driver.build(trial), driver.inputs(trial, SIZES[0])
 
         def value(x: Any, loss: Any = loss) -> dict[str, Array]:

@@ -24,9 +24,8 @@ ROUNDING = 16 * float(np.finfo(np.float64).eps / np.finfo(np.float32).eps)
 Reference = Callable[..., Any]
 
 
-def stated(trial: Trial, word: str) -> Any:
-    """What the example states under `word` (`reference`, `relations`); not applicable where it states nothing."""
-    found = trial.example.more.get(word)
+def stated(trial: Trial, found: Any, word: str) -> Any:
+    """What the example states under `word`; not applicable where that is nothing."""
     if found is None:
         trial.skip(f"it states no `{word}`")
     return found

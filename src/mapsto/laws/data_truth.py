@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.laws import Laws, Trial
-from ...laws.truth import agrees, called, defaults_of, drawn_or_hard, holds, options, stated, varied
-from .contents import content, fields_of
-from .examples import apply, batches_for, source_of, transform_of
+from ..core.laws import Laws, Trial
+from ..data.laws.contents import content, fields_of
+from ..data.laws.examples import apply, batches_for, source_of, transform_of
+from .truth import agrees, called, defaults_of, drawn_or_hard, holds, options, stated, varied
 
 laws = Laws("transform")
 source_laws = Laws("source")
@@ -31,7 +31,7 @@ SIZES = (3, 1, 5)
 )
 def reference(trial: Trial) -> None:
     """The fields of the stated `reference` are what it gives: drawn and hard batches, several sizes, plausible options."""
-    truth = stated(trial, "reference")
+    truth = stated(trial, trial.example.more.get("reference"), "reference")
     for more, demanded in options(trial, truth):
         with varied(trial, more) as args:
             try:
@@ -91,7 +91,7 @@ def _array(value: Any) -> Any:
 )
 def relations(trial: Trial) -> None:
     """The stated `relations` (mapsto.laws.relations; inputs are fields by name) hold on drawn and on hard batches."""
-    found = stated(trial, "relations")
+    found = stated(trial, trial.example.more.get("relations"), "relations")
     transform = transform_of(trial)
     make = batches_for(trial, transform)
     for relation in found:
@@ -116,7 +116,7 @@ def relations(trial: Trial) -> None:
 )
 def source_reference(trial: Trial) -> None:
     """Its records, and how many there are, are those of the stated `reference`, which is given the same arguments."""
-    truth = stated(trial, "reference")
+    truth = stated(trial, trial.example.more.get("reference"), "reference")
     with source_of(trial) as source:
         due = _records(trial, _stated_of(truth, trial.example.more["arguments"]))
         trial.demand(len(source) == len(due), f"it holds {len(source)} records, and {len(due)} by the reference",
