@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from ...laws.compare import Array
 from ..laws.compare import arrays, differs, leaves
 from .layer_examples import build, inputs, settle
 from .layer_passes import cotangents, differentiable, double, draws, observe, seen_by, with_gradient
+from .saved import as_bytes, from_bytes
 
 KNOWN = (
     nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d,
@@ -190,12 +190,10 @@ class Driver:
         return self.parameters(layer) | {n: arrays(b.clone()) for n, b in layer.named_buffers()}
 
     def save(self, layer: nn.Module) -> bytes:
-        saved = io.BytesIO()
-        torch.save(layer.state_dict(), saved)
-        return saved.getvalue()
+        return as_bytes(layer.state_dict())
 
     def load(self, layer: nn.Module, saved: bytes) -> None:
-        layer.load_state_dict(torch.load(io.BytesIO(saved), weights_only=False), strict=True)
+        layer.load_state_dict(from_bytes(saved), strict=True)
 
     def has_state(self, layer: nn.Module) -> bool:
         return bool(layer.state_dict())

@@ -18,24 +18,16 @@ from torch import Tensor, nn
 
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
+from ...laws.discovery import Held, settled
 from .layer_guess import Unguessable, guess, guesses, required
 from .layer_ladder import Candidate, candidates, forward_parameters
 
-_FOUND: dict[int, tuple[Any, Example, Example]] = {}
-"""By the target's id: the target, what was stated of it, and that completed."""
+_FOUND: Held = {}
 
 
 def settle(trial: Trial) -> Example:
     """The example of a trial's subject, completed by trying where its author stated none or half of one."""
-    subject = trial.subject
-    if "settled" not in subject.example.more:
-        held = _FOUND.get(id(subject.target))
-        if held is None or held[0] is not subject.target or held[1] != subject.example:
-            held = (subject.target, subject.example, discover(subject))
-            _FOUND[id(subject.target)] = held
-        example = held[2]
-        trial.subject = replace(subject, example=example)
-    return trial.example
+    return settled(trial, discover, _FOUND)
 
 
 def discover(subject: Subject) -> Example:

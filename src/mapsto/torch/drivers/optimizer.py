@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from ...laws.compare import Array, values
 from ...laws.discovery import Held, settled
 from ...laws.optimizer_problem import MATRICES, SHAPES
 from ..laws.compare import arrays, leaves
+from .saved import as_bytes, from_bytes
 
 MODES = (frozenset[str](), frozenset({"needs_closure"}), frozenset({"sparse_only"}), frozenset({"needs_graph"}))
 OWN: dict[str, frozenset[str]] = {
@@ -329,12 +329,10 @@ class Driven:
         return has_state(self.optimizer)
 
     def save(self) -> bytes:
-        buffer = io.BytesIO()
-        torch.save(copy.deepcopy(self.optimizer.state_dict()), buffer)
-        return buffer.getvalue()
+        return as_bytes(self.optimizer.state_dict())
 
     def load(self, saved: bytes) -> None:
-        self.optimizer.load_state_dict(torch.load(io.BytesIO(saved), weights_only=False))
+        self.optimizer.load_state_dict(from_bytes(saved))
 
 
 class Driver:
