@@ -11,7 +11,7 @@ import pytest
 from mapsto.core.laws import Example, Law, Subject, Trial
 from mapsto.laws.discovery import Held, settled
 
-LAW = Law(name="layer.any", id="0", kinds=("layer",), priority=0, statement="Any.", why="", satisfy="", check=lambda trial: None)
+LAW = Law(name="layer.any", id="0", kinds=("layer",), priority=0, statement="Any.", why="", satisfy="", check=print)
 LONG = np.zeros(2000)
 """Longer than what its text shows: 1, 0, 0, ..., 0 and 2, 0, 0, ..., 0 in its middle are told alike."""
 

@@ -117,7 +117,7 @@ class Program:
             return self.parameters()
 
     def trained(self) -> Any:
-        return copy.deepcopy([self.state.weights, self.state.speed])
+        return copy.deepcopy({"weights": self.state.weights, "speed": self.state.speed})
 
     def held(self) -> Any:
         return {"weights": self.parameters(), "training": self.state.training, "step": self.state.step}

@@ -143,7 +143,7 @@ def laws(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
         found = all_laws(request["wings"])
     except BaseException as error:  # noqa: BLE001  # a plugin's laws may fail in any way
         return {"laws": [], "problem": told(error)}
-    hidden = {"check"}
+    hidden = {"check", "driver"}
     return {
         "laws": [{f.name: getattr(w, f.name) for f in dataclasses.fields(w) if f.name not in hidden} for w in found.values()]
     }

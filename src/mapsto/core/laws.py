@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
+from .driven import Driven
 from .errors import RegistryError, UnknownName, nearest
 from .registry import Entry, registry
 from .wings import DEFAULT
@@ -38,7 +39,8 @@ class Law:
     name: `kind.what`, what people type; id: its number in the catalogue; priority: 0 gates, 1 is run by default, 2 only
     with `--thorough`; why: what breaks without it; catches: real bugs (`repository#number`); satisfy: how to keep it;
     tolerance: a class of `TOLERANCES`; seconds: the time limit; ranks: how many processes run the check together; wing: whose
-    subjects it judges, by the group of entry points where it is registered (None: those of every wing).
+    subjects it judges, by the group of entry points where it is registered (None: those of every wing); driver: the protocol
+    of the driver through which it builds and reads them (`mapsto.laws.drivers`), where it uses one.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Law:
     seconds: float = 60.0
     ranks: int = 1
     wing: str | None = None
+    driver: type | None = field(default=None, repr=False)
 
     def judges(self, subject: Subject) -> bool:
         """Whether a subject is of its kinds and its wing."""
@@ -135,7 +138,11 @@ class Verdict:
     wing: str | None = None
 
 
-class Violation(Exception):  # not an error of the checker
+class Outcome(BaseException):
+    """Raised within a check to end it with a verdict; what catches a component's exceptions lets it through."""
+
+
+class Violation(Outcome):
     """Raised within a check: the law is broken, and this is the witness."""
 
     def __init__(self, witness: Witness) -> None:
@@ -143,11 +150,11 @@ class Violation(Exception):  # not an error of the checker
         self.witness = witness
 
 
-class NotApplicable(Exception):
+class NotApplicable(Outcome):
     """Raised within a check: the law does not concern this subject, for a reason it declares."""
 
 
-class Undecided(Exception):
+class Undecided(Outcome):
     """Raised within a check: it cannot be told, and this is what the author would have to state."""
 
 
@@ -168,10 +175,11 @@ class Trial:
 
     @property
     def driver(self) -> Any:
-        """The subject's driver. Undecided where no wing gives one."""
-        if self.subject.driver is None:
+        """The subject's driver, behind the protocol that the law declares. Undecided where no wing gives one."""
+        driver = self.subject.driver
+        if driver is None:
             self.undecided(f"no installed framework knows how to drive this {self.subject.kind}")
-        return self.subject.driver
+        return driver if self.law.driver is None else Driven(driver, self.law.driver, self.subject.target, self.undecided)
 
     def has(self, tag: str) -> bool:
         """Whether the subject declares the tag."""
@@ -237,8 +245,6 @@ class Trial:
         """Within it, an exception is the component's own, where the law says that this must work."""
         try:
             yield
-        except (Violation, NotApplicable, Undecided, KeyboardInterrupt, SystemExit):
-            raise
         except Exception as error:  # noqa: BLE001  # whatever the component raises is the finding
             text = str(error).strip().splitlines()
             self.fail(f"{doing} raised {type(error).__name__}: {text[0] if text else ''}"[:600], cause="the component raised")
@@ -337,8 +343,14 @@ class Laws:
     `laws = Laws("layer")`, then `@laws.law("L1", "gradients", priority=0, ...)` above a function of a Trial.
     """
 
-    def __init__(self, *kinds: str) -> None:
-        self.kinds = kinds
+    def __init__(self, *kinds: str, driver: type | None = None) -> None:
+        """kinds: whose laws they are; driver: the protocol of the driver that they use. Raises UnknownName for a kind that
+        there is not.
+        """
+        for kind in kinds:
+            if kind not in registry.kinds():
+                raise UnknownName(f"laws of {kind!r}: there is no such kind; {nearest(kind, registry.kinds())}")
+        self.kinds, self.driver = kinds, driver
         self.found: list[Law] = []
 
     def __call__(self) -> Sequence[Law]:
@@ -352,7 +364,7 @@ class Laws:
         def declare(check: Callable[[Trial], None]) -> Callable[[Trial], None]:
             of = tuple(kinds) or self.kinds
             statement = fields.pop("statement", None) or " ".join((check.__doc__ or "").split())
-            made = Law(name=f"{of[0]}.{what}", id=id, kinds=of, statement=statement, check=check, **fields)
+            made = Law(name=f"{of[0]}.{what}", id=id, kinds=of, statement=statement, check=check, driver=self.driver, **fields)
             if not made.statement or made.tolerance not in TOLERANCES or made.priority not in (0, 1, 2):
                 raise RegistryError(f"law {made.name}: it needs a statement, a priority of 0, 1 or 2 and a known tolerance")
             self.found.append(made)

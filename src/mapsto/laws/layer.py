@@ -12,7 +12,7 @@ from .compare import Array, differs, leaves, ratio_cause, same
 from .drivers import LayerDriver
 from .layer_inputs import placed
 
-laws = Laws("layer", "model")
+laws = Laws("layer", "model", driver=LayerDriver)
 
 SLOW = 400
 """Numbers up to which every element is compared with a finite difference; beyond, a random direction of each tensor is."""

@@ -12,7 +12,7 @@ from ..core.random import derive
 from .compare import Array, differs, is_array, same
 from .drivers import LayerDriver
 
-laws = Laws("layer", "model")
+laws = Laws("layer", "model", driver=LayerDriver)
 
 ROWS = 4
 

@@ -12,7 +12,7 @@ from ..data.laws import streams
 from .compare import differs, same
 from .drivers import LayerDriver
 
-laws = Laws("layer", "model")
+laws = Laws("layer", "model", driver=LayerDriver)
 
 
 def _disturb(number: int) -> None:

@@ -12,7 +12,7 @@ from .compare import ATOL, RTOL, Array, differs, same
 from .drivers import LossDriver, LossValue
 from .loss_inputs import axis_of, has_reductions, ignoring, mean_name, parts, records, with_ignored
 
-laws = Laws("loss")
+laws = Laws("loss", driver=LossDriver)
 
 CUTS: tuple[tuple[int, ...], ...] = ((1, 2), (7, 6), (1, 3, 9))
 """Records of parts: uneven, since parts of one size hide what a mean divides by."""

@@ -12,7 +12,7 @@ from .compare import EPS, MAX, Array, differs, max_error, same, values
 from .drivers import LossDriver, LossValue
 from .loss_inputs import axis_of, ignoring, is_float, records, with_ignored
 
-laws = Laws("loss")
+laws = Laws("loss", driver=LossDriver)
 
 SCALES = (20.0, 300.0, 1e4)
 """Times a normal: logits in ordinary, careless and broken training."""

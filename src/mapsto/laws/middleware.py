@@ -12,7 +12,7 @@ from .compare import RTOL, Array, differs, leaves, same
 from .drivers import MiddlewareDriver, MiddlewareProgram
 from .middleware_inputs import RECORDS, Evaluations, item, name, program, provides, run, wraps
 
-laws = Laws("middleware")
+laws = Laws("middleware", driver=MiddlewareDriver)
 STEPS = 3
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..core.laws import Laws, Trial
 from .compare import differs, same
-from .drivers import MiddlewareProgram
+from .drivers import MiddlewareDriver, MiddlewareProgram
 from .middleware_inputs import RECORDS, Evaluations, Interrupted, item, program, run
 
-laws = Laws("middleware")
+laws = Laws("middleware", driver=MiddlewareDriver)
 
 
 @laws.law(
@@ -59,15 +59,19 @@ def _interrupted(trial: Trial, made: MiddlewareProgram) -> bool:
     try:
         made.step(made.batch(made.position, RECORDS))
     except Exception as error:  # noqa: BLE001  # the program may explain it by another
-        chain: BaseException | None = error
-        while chain is not None and not isinstance(chain, Interrupted):
-            chain = chain.__cause__ or chain.__context__
-        if chain is None:
+        if not _is_ours(error):
             trial.fail(
                 f"an exception within the step came out as {type(error).__name__}: {str(error)[:200]}, which does not tell it"
             )
         return True
     return False
+
+
+def _is_ours(error: BaseException | None) -> bool:
+    """Whether it is the interruption, or was raised because of it."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @laws.law(
@@ -87,14 +91,13 @@ def lending(trial: Trial) -> None:
             made = program(trial, [item(trial)])
             run(trial, made, 2)
             held = made.held()
-            try:
-                with trial.component("lending weights"):
+            with trial.component("lending weights"):
+                try:
                     made.evaluate(_batches(made, raises=how == "raises"))
-            except Interrupted:
-                trial.exercised("exceptions")
-            except Exception as error:
-                if how == "ends" or "Interrupted" not in repr(error):
-                    raise
+                except Exception as error:
+                    if how == "ends" or not _is_ours(error):
+                        raise
+                    trial.exercised("exceptions")
             same(trial, "after an evaluation", made.held(), held, cause="what was lent is not taken back")
             run(trial, made, 3)
             same(

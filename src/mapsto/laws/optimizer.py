@@ -14,7 +14,7 @@ from .compare import differs, dtype_of, is_array, max_error, same
 from .drivers import Optimizer, OptimizerDriver
 from .optimizer_problem import NOT_DENSE, finite, named
 
-laws = Laws("optimizer")
+laws = Laws("optimizer", driver=OptimizerDriver)
 
 STEPS = 10
 """Updates that are compared: RAdam changes its rule after the fifth."""

@@ -11,7 +11,7 @@ from .compare import differs, same
 from .drivers import OptimizerDriver
 from .optimizer_problem import Problem, finite, named
 
-laws = Laws("optimizer")
+laws = Laws("optimizer", driver=OptimizerDriver)
 
 MOVING = 12
 """Updates after which even a rule with a warm-up of its own (AdaShift: ten) has moved."""

@@ -15,7 +15,7 @@ from .compare import Array, differs, ratio_cause, same
 from .drivers import ProgramDriver, RankedProgram, Sums
 from .program_inputs import RECORDS, STEPS, micro_shard, own, reader_of, spec_of
 
-laws = Laws("program")
+laws = Laws("program", driver=ProgramDriver)
 PATIENCE = 20.0
 """Seconds that a rank waits for the other: a pass that one of them leaves out is a finding, and not a hang."""
 

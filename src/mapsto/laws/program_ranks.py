@@ -16,7 +16,7 @@ from .compare import Array, differs, leaves, max_error, ratio_cause, same
 from .drivers import ProgramDriver, RankedProgram, Sums
 from .program_inputs import STEPS, divided, micro_shard, reader_of, spec_of
 
-laws = Laws("program")
+laws = Laws("program", driver=ProgramDriver)
 
 
 def _made(trial: Trial, spec: Spec, reader: Any, **options: Any) -> RankedProgram:

@@ -12,7 +12,7 @@ from .drivers import ProgramDriver, RankedProgram
 from .program_inputs import STEPS, own, reader_of, spec_of
 from .program_mesh import PATIENCE
 
-laws = Laws("program")
+laws = Laws("program", driver=ProgramDriver)
 MICRO_SHARDS = 4
 
 

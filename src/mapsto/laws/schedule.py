@@ -11,7 +11,7 @@ from ..formulas.schedules import Formula
 from .drivers import Schedule, ScheduleDriver
 from .schedule_inputs import STEPS, arguments, close, metric, sequence, signature, steps
 
-laws = Laws("schedule")
+laws = Laws("schedule", driver=ScheduleDriver)
 
 
 # -- the formula -------------------------------------------------------------------------------------------------------

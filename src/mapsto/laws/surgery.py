@@ -12,7 +12,7 @@ from ..core.values import use
 from .compare import differs, is_array, same, values
 from .drivers import SurgeryDriver
 
-laws = Laws("surgery")
+laws = Laws("surgery", driver=SurgeryDriver)
 
 
 def operate(trial: Trial, model: Any, args: Mapping[str, Any] | None = None) -> Any:
