@@ -10,7 +10,7 @@ from ..data.laws import streams
 from .compare import same
 from .drivers import LayerDriver
 
-laws = Laws("layer", "model")
+laws = Laws("layer", "model", driver=LayerDriver)
 
 
 @laws.law(

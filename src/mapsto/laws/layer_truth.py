@@ -10,7 +10,7 @@ from .compare import differs
 from .drivers import LayerDriver
 from .truth import agrees, called, defaults_of, drawn_or_hard, holds, in_float32, options, stated, varied
 
-laws = Laws("layer", "model")
+laws = Laws("layer", "model", driver=LayerDriver)
 
 SIZES = (3, 1, 2, 7)
 

@@ -14,7 +14,7 @@ from .drivers import LossDriver, LossValue
 from .loss_inputs import has_reductions
 from .truth import agrees, called, defaults_of, drawn_or_hard, holds, in_float32, options, stated, varied
 
-laws = Laws("loss")
+laws = Laws("loss", driver=LossDriver)
 
 SIZES = (4, 1, 7)
 
