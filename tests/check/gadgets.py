@@ -87,6 +87,12 @@ class Hangs(Gadget):
             time.sleep(0.01)
 
 
+class Computes(Gadget):
+    def __call__(self, rank: int = 0) -> None:
+        while True:
+            pass
+
+
 class Leaves(Gadget):
     def __call__(self, rank: int = 0) -> None:
         subprocess.Popen(["sleep", "6543"])

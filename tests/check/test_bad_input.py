@@ -20,7 +20,8 @@ ALONE = {  # gadget -> (verdict of its call, what is said of it)
     "NeedsArguments": ("unknown", "missing 1 required positional argument: 'size'"),
     "CannotBeBuilt": ("unknown", "RuntimeError: no room"),
     "Raises": ("fail", "calling it raised ArithmeticError: nought"),
-    "Hangs": ("unknown", "it did not answer within 3 s (it was at"),
+    "Hangs": ("unknown", "it did not answer in 3 s of sleeping or waiting (it was at"),
+    "Computes": ("unknown", "it did not answer within 3 s of computing (it was at"),
     "Leaves": ("fail", "it left a process running (sleep 6543)"),
     "LeavesAnOrphan": ("fail", "it left a process running (sleep 6544)"),
     "PrintsMegabytes": ("pass", ""),
@@ -48,7 +49,7 @@ ALONE = {  # gadget -> (verdict of its call, what is said of it)
 RANKED = {
     "Good": ("not applicable", "it does not declare `ranked`"),
     "Meets": ("pass", ""),
-    "Deadlocks": ("unknown", "rank 1 did not answer within 3 s (it was at"),
+    "Deadlocks": ("unknown", "rank 1 did not answer in 3 s of sleeping or waiting (it was at"),
     "OneRankDies": ("unknown", "rank 1 ended the worker process with exit code 7"),
     "OneRankRaises": ("unknown", "ValueError: not me"),
 }
@@ -58,7 +59,7 @@ TARGETS = {  # what cannot even be used
     "import ctypes\nctypes.string_at(0)\n": "it ended the worker process by SIGSEGV",
     "import nothing_of_that_name\n": "ModuleNotFoundError: No module named 'nothing_of_that_name'",
     "def broken(:\n": "SyntaxError",
-    "while True: pass\n": "it did not answer within 3 s",  # and where it was, if there was time to look
+    "while True: pass\n": "it did not answer within 3 s of computing",  # and where it was, if there was time to look
     "Thin = 1\n": "has no 'Thing'",
 }
 

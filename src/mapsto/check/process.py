@@ -14,14 +14,15 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..core.errors import LaunchError
+from ..processes.clock import TICK, Clock
 from ..processes.forks import ForkServer
 from ..processes.system import send
 
 START_LIMIT = 120.0
-"""Seconds in which a group of ranks must have met."""
+"""Seconds of computing, or of sleeping, in which a group of ranks must have met."""
 GRACE = 5.0
 """Seconds that the other ranks have to answer once one has failed: they may wait for it for ever."""
 PATIENCE = 2.0
@@ -69,40 +70,40 @@ class Group:
     def ask(self, request: dict[str, Any], limit: float) -> list[dict[str, Any]]:
         """The answer of each rank, or of those that answered where one of them failed.
 
-        Raises Dead where one does not come within `limit` seconds, and tells where that one hangs.
+        Raises Dead where one does not come within `limit` seconds of computing, or before all have slept for so many, and
+        tells where that one hangs.
         """
         for worker in self._workers:
             worker.send(request)
         return self._hear(limit, "answer")
 
     def _hear(self, limit: float, what: str) -> list[dict[str, Any]]:
-        until = time.monotonic() + limit
+        clock, until = Clock([w.pid for w in self._workers]), float("inf")
         heard: dict[int, dict[str, Any]] = {}
         with selectors.DefaultSelector() as selector:
             for rank, worker in enumerate(self._workers):
                 selector.register(worker.answers, selectors.EVENT_READ, rank)
             while len(heard) < len(self._workers):
-                ready = selector.select(max(0.0, until - time.monotonic()))
-                if not ready:
-                    return self._late(heard, limit, what)
-                for key, _ in ready:
+                for key, _ in selector.select(max(0.0, min(TICK, until - time.monotonic()))):
                     made = self._workers[key.data].hear(self._who(key.data))
                     if made is not None:
                         heard[key.data] = made
                         selector.unregister(key.fileobj)
                         if _is_bad(made):
                             until = min(until, time.monotonic() + GRACE)
+                clock.look()
+                late = max(clock.computed, clock.slept) > limit
+                if time.monotonic() > until or (late and until < float("inf")):
+                    break  # what one rank found is told, whatever the others wait for
+                if late and len(heard) < len(self._workers):
+                    spent = "within {:.3g} s of computing" if clock.computed > limit else "in {:.3g} s of sleeping or waiting"
+                    self._late(heard, f"did not {what} {spent.format(limit)}")
         return [heard[rank] for rank in sorted(heard)]
 
-    def _late(self, heard: dict[int, dict[str, Any]], limit: float, what: str) -> list[dict[str, Any]]:
+    def _late(self, heard: dict[int, dict[str, Any]], how: str) -> NoReturn:
         late = [rank for rank in range(len(self._workers)) if rank not in heard]
         places = {rank: self._workers[rank].place() for rank in late}
-        if any(map(_is_bad, heard.values())):
-            return [heard[rank] for rank in sorted(heard)]
-        said = "; ".join(
-            f"{self._who(r)} did not {what} within {limit:.3g} s" + (f" (it was {places[r]})" if places[r] else "")
-            for r in late
-        )
+        said = "; ".join(f"{self._who(r)} {how}" + (f" (it was {places[r]})" if places[r] else "") for r in late)
         done = f"; {', '.join(self._who(r) for r in sorted(heard))} did" if heard else ""
         raise Dead(said + done)
 
@@ -130,7 +131,7 @@ class _Worker:
         (asked, self._requests), (self.answers, told), (self._heard, printed) = os.pipe(), os.pipe(), os.pipe()
         try:
             words = [rank, world, store, server.memory]
-            self._pid = server.fork("mapsto.check.worker:main", words, pass_=[printed, printed, asked, told])
+            self.pid = server.fork("mapsto.check.worker:main", words, pass_=[printed, printed, asked, told])
         except BaseException as error:
             self._close()
             if isinstance(error, LaunchError):
@@ -181,7 +182,7 @@ class _Worker:
     def place(self) -> str:
         """Where the worker is now, by the stack that it prints when it is sent SIGUSR1."""
         before = self.taken()
-        send(self._pid, signal.SIGUSR1)
+        send(self.pid, signal.SIGUSR1)
         until, found = time.monotonic() + PATIENCE, ""
         while time.monotonic() < until and not (FIRST in found and found == self._printed):
             found = self._printed
@@ -192,7 +193,7 @@ class _Worker:
 
     def _how_it_ended(self) -> str:
         if self._ended is None:
-            code = self._server.end(self._pid, patience=PATIENCE)
+            code = self._server.end(self.pid, patience=PATIENCE)
             self._listener.join(1)
             at = place_in(self._printed)
             where = f" ({at})" if at else ""
@@ -217,7 +218,7 @@ class _Worker:
         if self._ended is None:
             os.close(self._requests)  # nothing more is asked: one that is not busy ends by that
             self._requests = -1
-            self._server.end(self._pid, patience=0.0 if self._busy else GOODBYE)
+            self._server.end(self.pid, patience=0.0 if self._busy else GOODBYE)
             self._ended = "was ended"
         self._listener.join(1)
         self._close()
