@@ -1,4 +1,4 @@
-"""Clocks of processes: what computes and what sleeps, what they started included, and that a loaded machine counts for neither."""
+"""Clocks of processes: what computes and what sleeps, and what they started."""
 
 from __future__ import annotations
 

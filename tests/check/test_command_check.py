@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import psutil
@@ -18,6 +19,7 @@ import pytest
 
 from mapsto.check import runner
 from mapsto.cli import main
+from mapsto.core.yaml_text import read_yaml
 
 FILE = Path(__file__).with_name("gadgets.py")
 
@@ -61,6 +63,8 @@ def test_several_mappings_are_a_matrix_that_fits(mapsto, tmp_path):
         "check", *gadgets("Good", "Raises", "CannotBeBuilt", "AnnouncedAndBroken"), "--json", tmp_path / "a"
     )
     assert code == 1
+    shown, _, out = out.partition("\n\n")
+    assert len(shown.splitlines()) == 2 + 4  # what is bad, and who is done
     matrix = out.partition("\n  exercised")[0]
     assert max(map(len, out.partition("\n✓ pass")[0].splitlines())) <= 100
     head = next(line for line in out.splitlines() if line.split()[:1] == ["G1"])
@@ -90,7 +94,8 @@ def test_the_files_hold_every_verdict(mapsto, tmp_path):
     words = [word for name, path in paths.items() for word in (f"--{name}", path)]
     code, _, _ = mapsto("check", *gadgets("Good", "Raises", "AnnouncedAndBroken", "Deadlocks"), "--limit", "0.03", *words)
     assert code == 1
-    records = [json.loads(line) for line in paths["json"].read_text().splitlines()]
+    records, end = records_of(paths["json"])
+    assert (end["exit_code"], end["verdicts"], end["left"], end["counts"]["fail"]) == (1, 12, 0, 1)
     by = {(r["subject"].rpartition(":")[2], r["law"]): r for r in records}
     assert len(records) == len(by) == 12
     broken = by["Raises", "gadget.works"]
@@ -109,6 +114,13 @@ def test_the_files_hold_every_verdict(mapsto, tmp_path):
     assert cases["AnnouncedAndBroken", "gadget.works"].find("skipped").get("type") == "expected failure"
     assert list(cases["Good", "gadget.works"].iter("failure")) == []
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
+
+
+def records_of(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The records of JSON lines, and what the last one says."""
+    *records, last = map(json.loads, path.read_text().splitlines())
+    assert list(last) == ["end"]
+    return records, last["end"]
 
 
 def _page_is_whole(page: str) -> None:
@@ -132,7 +144,7 @@ def test_text_of_a_component_cannot_break_the_files(mapsto, tmp_path):
     code, out, _ = mapsto("check", f"{file}:Nasty", "--kind", "gadget", "--laws", "works", *words)
     assert (code, "alert(1)" in out) == (1, True)
     assert "<script>alert" not in (tmp_path / "a.html").read_text()
-    assert json.loads((tmp_path / "a.json").read_text())["status"] == "fail"
+    assert records_of(tmp_path / "a.json")[0][0]["status"] == "fail"
     assert "alert(1)" in ElementTree.parse(tmp_path / "a.xml").getroot().find(".//failure").get("message")
 
 
@@ -141,7 +153,7 @@ def test_what_owes_no_law_is_said_and_is_no_success(mapsto, tmp_path):
     assert code == 1
     assert "a gadget owes no law that was asked for" in out
     assert "nothing was judged" in out
-    assert json.loads((tmp_path / "a").read_text())["status"] == "owes no law"
+    assert [r["status"] for r in records_of(tmp_path / "a")[0]] == ["owes no law"]
 
 
 def test_what_is_not_applicable_alone_is_no_success(mapsto):
@@ -166,12 +178,105 @@ def test_a_target_that_is_not_there_is_unknown_and_the_others_are_judged(mapsto)
         (["adamw", "--limit", "-1"], "a number above 0 is wanted"),
         (["--list", "--seed", "x"], "invalid int value: 'x'"),
         (["adamw", "--markdown"], "--markdown is said with --list"),
+        (["adamw", "--baseline", "a", "--write-baseline", "a"], "exclude each other"),
+        (["adamw", "--write-baseline", "a", "--changed"], "and so no --changed"),
     ],
 )
 def test_wrong_usage(mapsto, words, said):
     code, _, err = mapsto("check", *words)
     assert code == 2
     assert said in err
+
+
+def test_json_lines_on_stdout_leave_the_report_to_stderr(mapsto):
+    code, out, err = mapsto("check", *gadgets("Good", "Raises"), "--laws", "works", "--json", "-")
+    *records, last = map(json.loads, out.splitlines())
+    assert (code, last["end"]["exit_code"]) == (1, 1)
+    assert {r["subject"].rpartition(":")[2]: r["status"] for r in records} == {"Good": "pass", "Raises": "fail"}
+    assert "2 verdicts on 2 mappings: 1 fail, 1 pass" in err
+
+
+def test_of_several_what_is_bad_and_who_is_done_is_shown_as_it_comes(mapsto):
+    _, out, _ = mapsto("check", *gadgets("Good", "Raises"), "--laws", "works,draws")
+    shown = out.partition("\n\n")[0].splitlines()
+    assert f"✗ gadget.works of {FILE}:Raises: fail: calling it raised ArithmeticError: nought" in shown
+    assert {line.partition(" (")[0] for line in shown} >= {f"✓ {FILE}:Good: 2 pass", f"✗ {FILE}:Raises: 1 pass, 1 fail"}
+
+
+def test_a_target_that_cannot_be_used_is_an_error_of_the_xml_too(mapsto, tmp_path):
+    code, _, _ = mapsto("check", "optimizer/adamv", *gadgets("Good"), "--laws", "works", "--junit", tmp_path / "a.xml")
+    root = ElementTree.parse(tmp_path / "a.xml").getroot()
+    assert (code, root.get("tests"), root.get("errors"), root.get("failures")) == (1, "2", "1", "0")
+    assert "did you mean" in root.find("testsuite[@name='optimizer/adamv']/testcase/error").get("message")
+
+
+# -- a baseline --------------------------------------------------------------------------------------------------------
+def test_known_failures_pass_and_new_ones_fail(mapsto, tmp_path):
+    known, words = tmp_path / "known.yaml", ("--laws", "works,draws", "--limit", "0.05")
+    code, out, err = mapsto("check", *gadgets("Good", "Raises", "CannotBeBuilt"), *words, "--write-baseline", known)
+    assert (code, "2 known failures" in err) == (0, True), out
+    file = Path(os.path.relpath(FILE, tmp_path)).as_posix()
+    assert read_yaml(known.read_text()) == {
+        f"{file}:CannotBeBuilt": {"gadget.works": "unknown"},
+        f"{file}:Raises": {"gadget.works": "fail"},
+    }
+    code, out, _ = mapsto("check", *gadgets("Good", "Raises", "CannotBeBuilt"), *words, "--baseline", known)
+    assert code == 0, out
+    assert "2 known failure" in out
+    assert "1 known failure" in next(line for line in out.splitlines() if line.startswith(f"✓ {FILE}:Raises"))
+    code, out, _ = mapsto(
+        "check",
+        *gadgets("Raises", "Exits"),
+        *words,
+        "--baseline",
+        known,
+        "--junit",
+        tmp_path / "a.xml",
+        "--html",
+        tmp_path / "a",
+    )
+    assert code == 1
+    assert "1 unknown, 1 known failure, 2 pass" in out
+    assert f"gadget.works of {file}:CannotBeBuilt matches nothing: nothing of that name was to be checked" in out
+    root = ElementTree.parse(tmp_path / "a.xml").getroot()
+    assert [c.find("skipped").get("type") for c in root.iter("testcase") if c.find("skipped") is not None] == ["known failure"]
+
+
+def test_a_known_failure_that_passes_and_a_law_that_is_none_are_told(mapsto, tmp_path):
+    known = tmp_path / "known.yaml"
+    file = Path(os.path.relpath(FILE, tmp_path)).as_posix()
+    known.write_text(f"{file}:Good:\n  gadget.works: fail\n  gadget.wroks: fail\n  gadget.draws: fail\n")
+    code, out, _ = mapsto("check", *gadgets("Good"), "--laws", "works", "--baseline", known)
+    assert code == 0
+    assert f"{known}: gadget.works of {file}:Good fails no more (pass): take it out" in out
+    assert f"{known}: gadget.wroks of {file}:Good matches nothing: no law gadget.wroks of it" in out
+    assert "gadget.draws" not in out  # it was not asked for
+
+
+def test_a_target_that_cannot_be_used_is_never_known(mapsto, tmp_path):
+    known = tmp_path / "known.yaml"
+    words = ["check", "optimizer/adamv", *gadgets("Good"), "--laws", "works"]
+    assert mapsto(*words, "--write-baseline", known)[0] == 1
+    assert read_yaml(known.read_text()) == {}
+    assert mapsto(*words, "--baseline", known)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "there is no baseline"),
+        ("- a\n", "is no entry"),
+        ("a:\n  layer.layout: pass\n", "one of fail, unknown, vacuous is wanted"),
+        ("a: [\n", "cannot be read"),
+    ],
+)
+def test_a_baseline_that_is_none_is_one_clear_error(mapsto, tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "known.yaml").write_text(text)
+    code, out, err = mapsto("check", *gadgets("Hangs"), "--baseline", tmp_path / "known.yaml")
+    assert (code, out) == (1, "")
+    assert said in err
+    assert len(err.splitlines()) == 1
 
 
 def test_a_file_that_cannot_be_written_is_told_before_anything_is_judged(mapsto, tmp_path):
@@ -234,16 +339,28 @@ def _below(pid: int) -> list[psutil.Process]:
         return []
 
 
-def test_an_interruption_ends_the_workers_and_reports_what_there_is(tmp_path):
-    running = _started(tmp_path, "--json", tmp_path / "a.json")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_stops_it_ends_the_workers_and_leaves_what_there_is(tmp_path, number):
+    paths = {name: tmp_path / f"a.{name}" for name in ("json", "junit")}
+    running = _started(tmp_path, *(word for name, path in paths.items() for word in (f"--{name}", path)))
     below = _below(running.pid)
     assert len(below) == 2  # the fork server and the worker
-    running.send_signal(signal.SIGINT)
+    assert psutil.Process(running.pid).is_running()
+    for _ in range(600):  # what is judged is there while it goes on
+        if text := paths["json"].read_text():
+            break
+        time.sleep(0.05)
+    assert json.loads(text)["status"] == "pass"
+    running.send_signal(number)
     out, err = running.communicate(timeout=60)
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     assert "interrupted, 1 laws were not judged" in out
     assert "Traceback" not in err
-    assert json.loads((tmp_path / "a.json").read_text())["status"] == "pass"
+    (record,), end = records_of(paths["json"])
+    assert (record["status"], end["exit_code"], end["left"]) == ("pass", 128 + number, 1)
+    cases = {c.get("name"): c for c in ElementTree.parse(paths["junit"]).iter("testcase")}
+    assert cases.keys() == {"gadget.works", "interrupted"}
+    assert cases["interrupted"].find("error") is not None
     assert psutil.wait_procs(below, timeout=20)[1] == []
 
 
@@ -278,7 +395,7 @@ def test_a_spec_is_its_parts_with_their_arguments_and_the_program(mapsto, tmp_pa
     file.write_text(SPEC)
     laws = "layer.purity,loss.additivity,optimizer.groups,reader.shards,source.gather,transform.purity,middleware.neutral"
     code, out, _ = mapsto("check", file, "--laws", laws, "--json", tmp_path / "a.json")
-    found = {r["subject"]: r for r in map(json.loads, (tmp_path / "a.json").read_text().splitlines())}
+    found = {r["subject"]: r for r in records_of(tmp_path / "a.json")[0]}
     assert {name: r["status"] for name, r in found.items() if r["status"] != "owes no law"} == {
         "model": "pass",
         "task.loss": "pass",

@@ -1,4 +1,7 @@
-"""Results as JUnit XML, which test services read: a suite a subject, a case a law."""
+"""Results as JUnit XML, which test services read: a suite a mapping, a case a law.
+
+Elements and attributes are those of Jenkins' schema (junit-10.xsd), which GitLab, GitHub's actions and others read as well.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ ELEMENT = {
     "unknown": "error",
     "vacuous": "error",
     "not applicable": "skipped",
+    "known failure": "skipped",
     "expected failure": "skipped",
 }
 """Status -> what stands in the case; a pass has nothing."""
@@ -23,26 +27,43 @@ FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 def xml(results: Results) -> str:
     """The document."""
-    root = ElementTree.Element("testsuites", name="mapsto check", time=f"{results.seconds:.3f}")
-    for kind, subjects in results.kinds().items():
-        for subject in subjects:
-            _suite(root, results, kind, subject)
+    root = ElementTree.Element("testsuites", name="mapsto check")
+    for kind, subject in dict.fromkeys((v.kind, v.subject) for v in results.verdicts):
+        suite = _suite(root, results, kind, subject)
+        for made in results.of(kind, subject):
+            _case(suite, results, made)
+    for lawless in results.lawless:
+        case = ElementTree.SubElement(_suite(root, results, lawless.kind, lawless.label), "testcase", name="laws")
+        case.set("classname", _clean(f"{lawless.kind}.{lawless.label}"))
+        ElementTree.SubElement(case, "skipped", message=f"a {lawless.kind} owes no law that was asked for")
+    if results.left:
+        case = ElementTree.SubElement(_suite(root, results, "", "mapsto check"), "testcase", name="interrupted")
+        case.set("classname", "mapsto check")
+        said = f"it was interrupted, and {results.left} laws were not judged"
+        ElementTree.SubElement(case, "error", type="interrupted", message=said)
+    for element in [*root, root]:
+        _count(element)
+    root.set("time", f"{results.seconds:.3f}")
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _suite(root: ElementTree.Element, results: Results, kind: str, subject: str) -> None:
-    verdicts = results.of(kind, subject)
-    tags = [ELEMENT.get(v.status) for v in verdicts]
-    suite = ElementTree.SubElement(
-        root, "testsuite", name=_clean(subject), tests=str(len(verdicts)), failures=str(tags.count("failure")),
-        errors=str(tags.count("error")), skipped=str(tags.count("skipped")), time=f"{sum(v.seconds for v in verdicts):.3f}",
-    )  # fmt: skip
+def _suite(root: ElementTree.Element, results: Results, kind: str, subject: str) -> ElementTree.Element:
+    suite = ElementTree.SubElement(root, "testsuite", name=_clean(subject))
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in {"kind": kind, "seed": str(results.seed), **versions()}.items():
         ElementTree.SubElement(properties, "property", name=name, value=value)
-    for made in verdicts:
-        _case(suite, results, made)
+    return suite
+
+
+def _count(element: ElementTree.Element) -> None:
+    """How many cases there are below an element, and how they ended."""
+    cases = list(element.iter("testcase"))
+    element.set("tests", str(len(cases)))
+    for name, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        if element.tag == "testsuite" or tag != "skipped":
+            element.set(name, str(sum(case.find(tag) is not None for case in cases)))
+    element.set("time", f"{sum(float(case.get('time', 0)) for case in cases):.3f}")
 
 
 def _case(suite: ElementTree.Element, results: Results, made: Verdict) -> None:

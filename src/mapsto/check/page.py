@@ -29,7 +29,7 @@ def html(results: Results) -> str:
     """The page."""
     shown = [_shown(v, i, results) for i, v in enumerate(results.verdicts)]
     by_place = {id(v): s for v, s in zip(results.verdicts, shown, strict=True)}
-    witnesses = [[by_place[id(v)] for v in group] for group in results.groups(*BAD, "expected failure")]
+    witnesses = [[by_place[id(v)] for v in group] for group in results.groups(*BAD, "known failure", "expected failure")]
     for group in witnesses:
         for each in group:
             each["anchor"] = group[0]["anchor"]
@@ -107,7 +107,7 @@ def _shown(made: Verdict, place: int, results: Results) -> dict[str, Any]:
     return {
         "anchor": f"v{place}-" + re.sub(r"\W+", "-", f"{made.subject}-{made.law}").strip("-").lower(),
         "subject": made.subject, "kind": made.kind, "law": made.law, "id": made.id, "status": made.status,
-        "css": _css(made.status), "linked": made.status in (*BAD, "expected failure"), "reason": made.reason,
+        "css": _css(made.status), "linked": made.status in (*BAD, "known failure", "expected failure"), "reason": made.reason,
         "seconds": made.seconds, "statement": law.statement if law is not None else "",
         "rows": [(name, text) for name, text in rows if text],
         "script": witness.script if witness is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +10,6 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from ..core.json_text import write_json
 from ..core.laws import BAD, Law, Subject, Verdict
 from ..core.registry import registry
 from .runner import ORDER, record
@@ -23,21 +23,31 @@ UNUSABLE = "target"
 class Results:
     """What a check found.
 
-    laws: by name and wing; lawless: subjects of kinds without (chosen) laws; seconds: from start to end; left: how many laws
-    were not judged since the check was interrupted.
+    laws: by name and wing; lawless: subjects of kinds without (chosen) laws; untouched: how many subjects were left out since
+    nothing of theirs changed; seconds: from start to end; left: how many laws were not judged since the check was interrupted;
+    remarks: what else there is to say, such as of entries of a baseline.
     """
 
     verdicts: list[Verdict]
     laws: Mapping[tuple[str, str | None], Law]
     lawless: list[Subject] = field(default_factory=list)
+    untouched: int = 0
     seed: int = 0
     seconds: float = 0.0
     left: int = 0
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def succeeded(self) -> bool:
-        """Whether something passed, nothing failed, is unknown or vacuous, and all was judged."""
-        return not self.left and not self.bad and any(v.status in ("pass", "expected failure") for v in self.verdicts)
+        """Whether nothing failed, is unknown or vacuous, all was judged, and something passed, unless nothing was touched."""
+        if self.left or self.bad:
+            return False
+        return self.idle or any(v.status in ("pass", "expected failure", "known failure") for v in self.verdicts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing had to be judged: no subject was touched by what changed."""
+        return bool(self.untouched) and not self.verdicts and not self.lawless
 
     def law(self, made: Verdict) -> Law | None:
         """The law that a verdict is of: of the subject's wing, or neutral."""
@@ -89,7 +99,8 @@ class Results:
         subjects = {(v.kind, v.subject) for v in self.verdicts}
         statuses = ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items(), key=lambda item: item[0] not in BAD))
         judged = f"{len(self.verdicts)} verdicts on {len(subjects)} {'mapping' if len(subjects) == 1 else 'mappings'}"
-        what = f"{judged}: {statuses}" if self.verdicts else "nothing was judged"
+        nothing = "nothing was touched, and so nothing was judged" if self.idle else "nothing was judged"
+        what = f"{judged}: {statuses}" if self.verdicts else nothing
         proof = f"; {self.exercised:,} comparisons, {self.controls:,} controls that differed" if self.exercised else ""
         left = f"; interrupted, {self.left} laws were not judged" if self.left else ""
         return f"{what}{proof}{left} ({self.seconds:.1f} s, seed {self.seed})"
@@ -103,6 +114,7 @@ def of_problem(problem: Problem, seed: int) -> Verdict:
     )  # fmt: skip
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Python, the machine, mapsto, NumPy and the frameworks of all wings, without importing them."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
@@ -114,18 +126,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def json_lines(results: Results) -> str:
-    """One record a law, a line each, whole in itself; a mapping that owes no law has a record whose law is null."""
-    with_what = versions()
-    records = [{**record(v), **_said(results.law(v)), "versions": with_what} for v in results.verdicts]
-    records += [
-        {"subject": s.label, "kind": s.kind, "law": None, "status": "owes no law", "seed": results.seed, "versions": with_what}
-        for s in results.lawless
-    ]
-    return "".join(write_json(r) + "\n" for r in records)
+# -- JSON lines --------------------------------------------------------------------------------------------------------
+def json_verdict(made: Verdict, law: Law | None) -> dict[str, Any]:
+    """The record of a verdict, whole in itself; law: None where the name has none."""
+    said = {} if law is None else {name: getattr(law, name) for name in ("statement", "tolerance", "why", "satisfy")}
+    return {**record(made), **said, "versions": versions()}
 
 
-def _said(law: Law | None) -> dict[str, Any]:
-    if law is None:
-        return {}
-    return {"statement": law.statement, "tolerance": law.tolerance, "why": law.why, "satisfy": law.satisfy}
+def json_lawless(subject: Subject, seed: int) -> dict[str, Any]:
+    """The record of a mapping that owes no law, or none that was asked for."""
+    return {
+        "subject": subject.label, "kind": subject.kind, "law": None, "status": "owes no law", "seed": seed,
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def json_end(results: Results, code: int) -> dict[str, Any]:
+    """The last record: without it a check was killed, or runs still."""
+    return {
+        "end": {
+            "exit_code": code, "verdicts": len(results.verdicts), "counts": dict(results.counts), "left": results.left,
+            "untouched": results.untouched, "remarks": results.remarks, "seconds": results.seconds, "seed": results.seed,
+        }
+    }  # fmt: skip

@@ -22,12 +22,12 @@ from . import catalogue
 from .process import Dead, Group, Server
 from .targets import Problem, recipe_files
 
-Progress = Callable[[Verdict, int, int], None]
+Progress = Callable[[Verdict], None]
 Task = tuple[Subject, Law]
-ORDER = ("fail", "unknown", "vacuous", "expected failure", "not applicable", "pass")
+ORDER = ("fail", "unknown", "vacuous", "known failure", "expected failure", "not applicable", "pass")
 """Verdicts from the worst to the best."""
 IMPORT_LIMIT = 60.0
-"""Seconds in which a target must have been imported."""
+"""Seconds of computing, or of sleeping, in which a target must have been imported."""
 LATE, SHORT = 2, 10.0
 """A mapping that did not answer so many times has so many seconds for each further law."""
 FREE = 0.8
@@ -69,11 +69,13 @@ def server(jobs: int | None = None) -> Server:
 # -- resolving -------------------------------------------------------------------------------------------------------
 @dataclass
 class Resolved:
-    """What targets name: subjects (their targets stand in the workers), problems, and all laws."""
+    """What targets name: subjects (their targets stand in the workers), problems, all laws, and the files by which each
+    subject is defined, by kind and label."""
 
     subjects: list[Subject] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     laws: list[Law] = field(default_factory=list)
+    files: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
 
 def resolve(
@@ -121,6 +123,7 @@ def _describe(asker: _Asker, data: dict[str, Any], wing: str | None, found: Reso
         found.problems.append(Problem(subject=data["label"], kind=data["kind"], reason=problem))
     else:
         found.subjects.append(Subject(**data, target=None, example=Example(expect=told["expect"]), wing=told["wing"]))
+        found.files[data["kind"], data["label"]] = told["files"]
 
 
 class _Asker:
@@ -172,19 +175,21 @@ def check(
 
     laws: those that there are (default: as registered here); only: those of these names or ids; gate: priority 0 alone;
     thorough: priority 2 as well; jobs: worker processes (default: the cores); limit: a factor on every law's time limit;
-    served: a fork server to share. Raises UnknownName where `only` names no law, and KeyboardInterrupt when every worker has
-    ended; what was judged before that went to `progress`.
+    progress: called in this thread with each verdict when it is there; served: a fork server to share. Raises UnknownName
+    where `only` names no law, and whatever `progress` or a signal raises, when every worker has ended.
     """
     laws, only = list(all_laws({s.wing for s in subjects}).values()) if laws is None else laws, list(only)
     require_known(only, laws)
     priority = 0 if gate else 2 if thorough else 1
     tasks = [(s, w) for s in subjects for w in owed(s, laws, priority=priority, only=only)]
-    run = _Run(limit=limit, seed=seed, thorough=thorough, total=len(tasks), progress=progress)
+    run, tell = _Run(limit=limit, seed=seed, thorough=thorough), progress or (lambda _: None)
     count = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
+    unmatched = [v for s in subjects for v in _unmatched(s, laws, seed)]
+    for verdict in unmatched:
+        tell(verdict)
     if tasks:
         with served_by(served, count) as shared:
-            _carry_out(run, tasks, count, shared)
-    unmatched = [v for s in subjects for v in _unmatched(s, laws, seed)]
+            _carry_out(run, tasks, count, shared, tell)
     return [run.made[s.kind, s.label, w.name] for s, w in tasks] + unmatched
 
 
@@ -198,7 +203,7 @@ def served_by(served: Server | None, jobs: int) -> Iterator[Server]:
             yield own
 
 
-def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server) -> None:
+def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server, tell: Progress) -> None:
     waiting: dict[int, queue.SimpleQueue[Task]] = {}
     for task in sorted(tasks, key=lambda t: -t[1].seconds):  # the long ones first, so that none is left alone at the end
         waiting.setdefault(task[1].ranks, queue.SimpleQueue()).put(task)
@@ -210,9 +215,9 @@ def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server) -> None
     for thread in threads:
         thread.start()
     try:
-        for thread in threads:
-            while thread.is_alive():  # a join without a timeout would not be interrupted
-                thread.join(0.1)
+        while any(thread.is_alive() for thread in threads) or not run.judged.empty():
+            with contextlib.suppress(queue.Empty):
+                tell(run.judged.get(timeout=0.1))
     except BaseException:
         run.stopped.set()
         served.close()  # ends every worker, and so every wait for one
@@ -226,13 +231,13 @@ def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server) -> None
 class _Run:
     """What the threads that ask workers share."""
 
-    def __init__(self, *, limit: float, seed: int, thorough: bool, total: int, progress: Progress | None) -> None:
-        self.limit, self.seed, self.thorough, self.total, self.progress = limit, seed, thorough, total, progress
+    def __init__(self, *, limit: float, seed: int, thorough: bool) -> None:
+        self.limit, self.seed, self.thorough = limit, seed, thorough
         self.late: Counter[str] = Counter()
         self.made: dict[tuple[str, str, str], Verdict] = {}
+        self.judged = queue.SimpleQueue[Verdict]()
         self.stopped = threading.Event()
         self.error: Exception | None = None
-        self._lock = threading.Lock()
 
     def serve(self, ranks: int, waiting: queue.SimpleQueue[Task], served: Server) -> None:
         """Take one task after another to a worker (or a group of ranks), which is kept while it stays as it was."""
@@ -245,19 +250,14 @@ class _Run:
                     return
                 verdict, group = self._judged(task, group, ranks, served)
                 if not self.stopped.is_set():
-                    self._done(task, verdict)
+                    self.made[task[0].kind, task[0].label, task[1].name] = verdict
+                    self.judged.put(verdict)
         except Exception as error:  # noqa: BLE001  # raised again by the thread that waits
             self.error = error
+            self.stopped.set()
         finally:
             if group is not None:
                 group.end()
-
-    def _done(self, task: Task, verdict: Verdict) -> None:
-        subject, law = task
-        with self._lock:
-            self.made[subject.kind, subject.label, law.name] = verdict
-            if self.progress is not None:
-                self.progress(verdict, len(self.made), self.total)
 
     def _judged(self, task: Task, group: Group | None, ranks: int, served: Server) -> tuple[Verdict, Group | None]:
         """The verdict, and the group where it can go on."""
@@ -337,6 +337,7 @@ def _unmatched(subject: Subject, laws: Sequence[Law], seed: int) -> list[Verdict
     return [
         Verdict(
             subject=subject.label, kind=subject.kind, law=name, id="", priority=0, status="fail", seed=seed, wing=subject.wing,
+            reference=subject.reference,
             reason=f"`expect` names {name!r}, which is no law of a {subject.kind}; {nearest(name, [w.name for w in own])}",
         )
         for name in subject.example.expect

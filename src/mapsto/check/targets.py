@@ -398,6 +398,21 @@ def find(reference: str, kind: str, wing: str | None = None) -> Subject:
     return of_entry(found[0], wing)
 
 
+def files_of(subject: Subject) -> list[str]:
+    """The files by which a subject is defined: those of its class or factory, of the classes that it inherits from, and, of a
+    part of a spec, of the spec and of the parts within it (of a program: all parts)."""
+    argument, _, part = subject.reference.partition("#")
+    within = of_spec(argument) if "#" in subject.reference else ()
+    parts = [s for s in within if isinstance(s, Subject) and s.reference.startswith(f"{argument}#{part}{'.' if part else ''}")]
+    names = [getattr(thing, "__module__", None) for s in (subject, *parts) for thing in lineage(s.target)]
+    path, colon, _ = argument.rpartition(":")
+    names.append(path if colon else None)  # of the module that it is found in, which need not be the one that defines it
+    found = {getattr(sys.modules.get(name or ""), "__file__", None) for name in names}
+    run = str(Path(argument) / "spec.yaml") if within else ""
+    found |= {p for p in (argument, path, run) if Path(p).suffix in (".py", ".yaml", ".yml") and Path(p).is_file()}
+    return sorted(file for file in found if file)
+
+
 def complete(subject: Subject) -> Subject:
     """The subject with what its wing finds of its example."""
     wing = law_wing(subject.wing) if subject.wing is not None else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
-from ..core.laws import BAD, Status, Verdict
+from ..core.laws import BAD, Law, Status, Verdict
 from .results import Results
+from .runner import ORDER
 from .words import counted, details, in_words
 
 MARKS: dict[Status, tuple[str, str, str]] = {
@@ -15,6 +17,7 @@ MARKS: dict[Status, tuple[str, str, str]] = {
     "fail": ("✗", "F", "bold red"),
     "unknown": ("?", "?", "bold yellow"),
     "vacuous": ("○", "o", "bold yellow"),
+    "known failure": ("~", "~", "magenta"),
     "expected failure": ("!", "!", "magenta"),
     "not applicable": ("·", ".", "dim"),
 }
@@ -23,10 +26,54 @@ LABEL, CELL = 36, 7
 """Columns of a subject's name in a matrix, and of one cell."""
 
 
-def lines(results: Results, *, width: int = 100, ascii_only: bool = False) -> Iterator[Text]:
-    """The whole report."""
+class Stream:
+    """Lines that are shown while a check goes on: of one mapping the listing itself, a law a line as they are judged; of
+    several each bad verdict, and each mapping when its last law is judged. owed: the laws of each kind and label."""
+
+    def __init__(self, owed: Mapping[tuple[str, str], Sequence[Law]], *, width: int = 100, ascii_only: bool = False) -> None:
+        self._paper, self._owed = _Paper(width, ascii_only), owed
+        self._made: dict[tuple[str, str], list[Verdict]] = {}
+        self._headed = self._found = False
+
+    @property
+    def lists(self) -> bool:
+        """Whether the listing is shown, so that the report need not."""
+        return len(self._owed) == 1
+
+    def lines(self, v: Verdict) -> Iterator[Text]:
+        """What a verdict adds."""
+        laws, made = self._owed.get((v.kind, v.subject), ()), self._made.setdefault((v.kind, v.subject), [])
+        made.append(v)
+        if self.lists:
+            widest = max((len(_short(w.name, v.kind)) for w in laws), default=0)
+            yield from self._head(v)
+            yield self._paper.row(v, widest)
+            return
+        if v.status in BAD:
+            mark, style = self._paper.mark(v.status)
+            yield Text(f"{mark} {v.law} of {v.subject}: {_first_line(f'{v.status}: {v.reason}')}", style)
+        if {w.name for w in laws} <= {m.law for m in made}:
+            worst = min((m.status for m in made), key=ORDER.index)
+            mark, style = self._paper.mark(worst if worst in BAD else "pass")
+            counts = Counter[str](m.status for m in made)
+            said = ", ".join(f"{counts[status]} {status}" for status in ORDER[::-1] if counts[status])
+            yield Text.assemble((mark, style), f" {v.subject}: {said} ({sum(m.seconds for m in made):.1f} s)")
+
+    def _head(self, v: Verdict) -> Iterator[Text]:
+        if not self._headed:
+            yield Text.assemble((v.kind, "bold"), "  ", (v.subject, "bold"))
+        if not self._found and v.status == "pass" and v.reason:
+            self._found = True
+            yield Text(f"  {v.reason}", "dim")
+        self._headed = True
+
+
+def lines(results: Results, *, width: int = 100, ascii_only: bool = False, listed: bool = False) -> Iterator[Text]:
+    """The whole report; but for the listing of one mapping, where a stream has `listed` it."""
     paper = _Paper(width, ascii_only)
-    for kind, subjects in results.kinds().items():
+    if results.verdicts:
+        yield Text()  # behind what was shown while it went on
+    for kind, subjects in results.kinds().items() if not listed else ():
         if len(subjects) == 1:
             yield from paper.listing(kind, subjects[0], results.of(kind, subjects[0]))
         else:
@@ -37,6 +84,8 @@ def lines(results: Results, *, width: int = 100, ascii_only: bool = False) -> It
     yield from witnesses(results)
     for subject in results.lawless:
         yield Text(f"{subject.label}: a {subject.kind} owes no law that was asked for; nothing is said of it", "yellow")
+    for remark in results.remarks:
+        yield Text(remark, "yellow")
     yield Text(results.summary(), "bold green" if results.succeeded else "bold red")
 
 
@@ -75,17 +124,20 @@ class _Paper:
             yield Text(f"  {found}", "dim")
         widest = max((len(_short(v.law, kind)) for v in verdicts), default=0)
         for v in verdicts:
-            mark, style = self.mark(v.status)
-            said = self._beside(v)
-            text = f"{_short(v.law, kind):{widest}}  {v.id:5}{v.seconds:7.1f} s  "
-            left = self.width - len(text) - 5
-            yield Text.assemble("  ", (mark, style), " ", text, (_cut(said, left), style if v.status in BAD else "dim"))
+            yield self.row(v, widest)
+
+    def row(self, v: Verdict, widest: int) -> Text:
+        """A law of a listing."""
+        mark, style = self.mark(v.status)
+        text = f"{_short(v.law, v.kind):{widest}}  {v.id:5}{v.seconds:7.1f} s  "
+        said = _cut(self._beside(v), self.width - len(text) - 5)
+        return Text.assemble("  ", (mark, style), " ", text, (said, style if v.status in BAD else "dim"))
 
     def _beside(self, v: Verdict) -> str:
         if v.status == "pass":
             controls = f"; {_plural(sum(v.controls.values()), 'control')} differed" if v.controls else ""
             return f"{sum(v.counts.values())} compared: {counted(v.counts, 2)}{controls}"
-        return f"{v.status}: {v.reason.splitlines()[0] if v.reason else ''}"
+        return _first_line(f"{v.status}: {v.reason}")
 
     def matrix(self, kind: str, rows: dict[str, list[Verdict]], results: Results) -> Iterator[Text]:
         """Several mappings of a kind: a row each, a law a column, in bands that fit the width."""
@@ -135,12 +187,16 @@ def _exercised(subject: str, verdicts: list[Verdict]) -> str:
     differed = sum(sum(v.controls.values()) for v in verdicts)
     seconds = sum(v.seconds for v in verdicts)
     return (
-        f"{_tail(subject, LABEL - 2):<{LABEL - 2}}{compared:7,} comparisons, {differed:4} controls differed, {seconds:6.1f} s"
+        f"{_tail(subject, LABEL - 3):<{LABEL - 3}} {compared:7,} comparisons, {differed:4} controls differed, {seconds:6.1f} s"
     )
 
 
 def _plural(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _short(law: str, kind: str) -> str:

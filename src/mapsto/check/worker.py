@@ -128,11 +128,11 @@ def resolve(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
 
 
 def describe(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
-    """The wing of a subject and what its author expects of laws; a problem where it cannot be imported."""
+    """The wing of a subject, what its author expects of laws, its files; a problem where it cannot be imported."""
     try:
         with quiet(request):
             subject = targets.find(request["reference"], request["kind"], request["wing"])
-            return {"expect": dict(subject.example.expect), "wing": subject.wing}
+            return {"expect": dict(subject.example.expect), "wing": subject.wing, "files": targets.files_of(subject)}
     except BaseException as error:  # noqa: BLE001  # as above
         return {"problem": told(error)}
 

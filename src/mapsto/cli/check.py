@@ -3,27 +3,30 @@
 A target is a registered name (`layer/gate`, `adamw`), a kind, an import path (`package.module:Thing`, `file.py:Thing`: a
 class, a factory or an instance), an installed distribution (all that it registers) or a spec (every part with its
 arguments, and the composed program). Each law is judged in a process of its own, within a time limit; each failure comes
-with a witness. Exit code 0 only where something passed and nothing failed, is unknown or is vacuous."""
+with a witness. Exit code 0 only where nothing failed, is unknown or is vacuous that was not known to be, and something
+passed (or nothing was --changed); 130 and 143 after Ctrl-C and SIGTERM, with what was judged until then."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import sys
+import contextlib
+import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from ..check import catalogue, junit, page, runner, terminal
+from ..check import catalogue, junit, page, runner
+from ..check.baseline import Baseline
+from ..check.changed import Changes, changes
 from ..check.process import Server
-from ..check.results import Results, json_lines, of_problem
+from ..check.results import Results, of_problem
 from ..core.errors import SpecError
-from ..core.laws import Law, Verdict, all_laws, find_law
+from ..core.laws import Law, Subject, Verdict, all_laws, find_law
 from ..core.wings import DEFAULT
 from ..engine import durable
 from . import trusting
-from .console import note, screen, table, write
+from .checking import STDOUT, Lines, Paper, Stop
+from .console import note, table, write
 
 EPILOG = """\
 examples:
@@ -34,6 +37,10 @@ examples:
   mapsto check recipes/digits.py                    every part of a spec, and the whole
   mapsto check torch.nn:GRU --laws layout,L6        two laws
   mapsto check adamw --html check.html --junit check.xml
+  mapsto check recipe.py --json -                   a JSON record a verdict, on stdout as they come
+  mapsto check recipe.py --changed                  only what this branch touches
+  mapsto check recipe.py --write-baseline known.yaml    what fails now is known ...
+  mapsto check recipe.py --baseline known.yaml          ... and only what is new fails
   mapsto check --list                               the laws; with a target: those that it owes
   mapsto check --explain layer.layout               one law: what, why, how to satisfy it"""
 
@@ -48,7 +55,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
     parser.add_argument("--jobs", type=_at_least_one, metavar="N", help="worker processes (default: the cores)")
     parser.add_argument("--limit", type=_above_zero, default=1.0, metavar="FACTOR", help="a factor on the time limits")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a JSON record a law, one a line")
+    parser.add_argument("--changed", nargs="?", const="", metavar="REF", help="only what changed since REF (the main branch)")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="failures that it names are known, and let pass")
+    parser.add_argument("--write-baseline", type=Path, metavar="FILE", help="write what fails now as known failures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a JSON record a law as it is judged; - is stdout")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
     parser.add_argument("--list", action="store_true", help="list the laws, or those that the targets owe, and judge none")
@@ -70,90 +80,129 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("say what to check, or --list, or --explain LAW")
     if options.gate and options.thorough:
         options.parser.error("--gate and --thorough exclude each other")
-    outputs = _outputs(options)
+    if options.baseline and options.write_baseline:
+        options.parser.error("--baseline and --write-baseline exclude each other: what is written is all that fails")
+    if options.write_baseline and options.changed is not None:
+        options.parser.error("--write-baseline wants all that is checked, and so no --changed")
     for target in options.targets:
         trusting.admit(options, target)
-    interrupted = False
-    with runner.server(options.jobs) as served:
-        if options.list:
+    if options.list:
+        with runner.server(options.jobs) as served:
             return _list_owed(_resolved(options, served), options)
-        results, interrupted = _judge(options, served)
-    for path, text in outputs:
-        durable.replace(path, text(results).encode("utf-8", "backslashreplace"))
-    _print(results)
-    for path, _ in outputs:
-        note(f"written: {path}")
-    if interrupted:
-        raise KeyboardInterrupt
-    return 0 if results.succeeded else 1
+    return _check(options)
 
 
 def _resolved(options: argparse.Namespace, served: Server) -> runner.Resolved:
     return runner.resolve(options.targets, served, kind=options.kind, wing=options.wing, limit=options.limit)
 
 
-def _judge(options: argparse.Namespace, served: Server) -> tuple[Results, bool]:
-    """What was found, and whether it was interrupted before its end."""
-    began, made, interrupted = time.perf_counter(), list[Verdict](), False
-    only = _named(options)
-    found = _resolved(options, served)
-    runner.require_known(only, found.laws)
-    priority = _priority(options)
-    owed = {s.label: runner.owed(s, found.laws, priority=priority, only=only) for s in found.subjects}
-    total = sum(map(len, owed.values()))
-    try:
-        with _shown(total) as show:
-
-            def progress(verdict: Verdict, done: int, of: int) -> None:
-                made.append(verdict)
-                show(verdict, done, of)
-
-            verdicts = runner.check(
-                found.subjects, laws=found.laws, only=only, thorough=options.thorough, gate=options.gate, seed=options.seed,
-                jobs=options.jobs, limit=options.limit, progress=progress, served=served,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        interrupted, verdicts = True, made
-    results = Results(
-        verdicts=[of_problem(p, options.seed) for p in found.problems] + verdicts,
-        laws={(w.name, w.wing): w for w in found.laws},
-        lawless=[s for s in found.subjects if not owed[s.label]],
-        seed=options.seed,
-        seconds=time.perf_counter() - began,
-        left=total - len(made),
-    )
-    return results, interrupted
+def _check(options: argparse.Namespace) -> int:
+    """Judge what is to be judged and report; the exit code."""
+    outputs, begun, stop = _outputs(options), _Check(options), Stop()
+    lines = begun.lines = Lines(options.json) if options.json else None
+    with contextlib.closing(lines) if lines else contextlib.nullcontext():
+        try:
+            with stop.taken():
+                begun.judge(stop)
+        except KeyboardInterrupt:
+            stop.number = stop.number or signal.SIGINT
+        results = begun.results(stopped=bool(stop.number))
+        code = 128 + stop.number if stop.number else 0 if results.succeeded else 1
+        for path, text in outputs:
+            durable.replace(path, text(results).encode("utf-8", "backslashreplace"))
+        if lines is not None:
+            lines.end(results, code)
+    begun.paper.report(results)
+    for path in (*([options.json] if lines and options.json != STDOUT else []), *(path for path, _ in outputs)):
+        note(f"written: {path}")
+    if options.write_baseline is not None:
+        what = "not written, since not all was judged" if stop.number else f"written, {begun.write_baseline()} known failures"
+        note(f"{options.write_baseline}: {what}")
+    if stop.number:
+        note("interrupted")
+    return code
 
 
-@contextmanager
-def _shown(total: int) -> Iterator[Callable[[Verdict, int, int], None]]:
-    """A progress line on stderr, where a terminal looks on."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+class _Check:
+    """A check as far as it has come."""
 
-    columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=screen(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        bad = 0
+    def __init__(self, options: argparse.Namespace) -> None:
+        known = options.baseline or options.write_baseline
+        self.options, self.began = options, time.perf_counter()
+        self.baseline = Baseline(known, every=options.baseline is None) if known is not None else None
+        self.changes = changes(options.changed or None) if options.changed is not None else None
+        self.paper, self.lines = Paper(stderr=options.json == STDOUT), None
+        self.found, self.subjects, self.untouched = runner.Resolved(), list[Subject](), 0
+        self.owed: dict[tuple[str, str], list[Law]] = {}
+        self.laws: dict[tuple[str, str | None], Law] = {}
+        self.made: list[Verdict] = []
 
-        def show(verdict: Verdict, done: int, _: int) -> None:
-            nonlocal bad
-            bad += verdict.status in ("fail", "unknown", "vacuous")
-            said = f"{bad} bad; " if bad else ""
-            bar.update(task, completed=done, description=f"{said}{verdict.law} of {verdict.subject}: {verdict.status}")
+    lines: Lines | None
 
-        yield show
+    def judge(self, stop: Stop) -> None:
+        """Find what the targets name, and judge it. Raises KeyboardInterrupt where it is stopped."""
+        options, only = self.options, _named(self.options)
+        if self.changes is not None and not self.changes.any:
+            self.untouched = len(options.targets)
+            return
+        with runner.server(options.jobs) as served:
+            self.found = _resolved(options, served)
+            runner.require_known(only, self.found.laws)
+            self.laws = {(w.name, w.wing): w for w in self.found.laws}
+            self.subjects = self._touched(self.changes)
+            for s in self.subjects:
+                self.owed[s.kind, s.label] = runner.owed(s, self.found.laws, priority=_priority(options), only=only)
+            for problem in self.found.problems:
+                with stop.held():
+                    self._take(of_problem(problem, options.seed))
+            with self.paper.following(self.owed) as show:
 
+                def progress(verdict: Verdict) -> None:
+                    with stop.held():
+                        show(self._take(verdict))
 
-def _print(results: Results) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # what a component says may be in any script
-    coded = "utf" in (sys.stdout.encoding or "").lower()
-    console = screen(soft_wrap=True, width=None if sys.stdout.isatty() else 100)
-    for line in terminal.lines(results, width=min(console.width, 160), ascii_only=not coded):
-        console.print(line)
+                runner.check(
+                    self.subjects, laws=self.found.laws, only=only, thorough=options.thorough, gate=options.gate,
+                    seed=options.seed, jobs=options.jobs, limit=options.limit, progress=progress, served=served,
+                )  # fmt: skip
+
+    def _touched(self, diff: Changes | None) -> list[Subject]:
+        if diff is None:
+            return self.found.subjects
+        chosen = [s for s in self.found.subjects if diff.touch(self.found.files[s.kind, s.label])]
+        self.untouched = len(self.found.subjects) - len(chosen)
+        note(f"--changed: {len(chosen)} of {len(self.found.subjects)} mappings are touched since {diff.since}")
+        return chosen
+
+    def _take(self, verdict: Verdict) -> Verdict:
+        """The verdict as the baseline settles it, kept and written."""
+        made = verdict if self.baseline is None else self.baseline.settle(verdict)
+        self.made.append(made)
+        if self.lines is not None:
+            self.lines.verdict(made, self.laws.get((made.law, made.wing)) or self.laws.get((made.law, None)))
+        return made
+
+    def results(self, *, stopped: bool) -> Results:
+        """What was found, in the order of the targets and the catalogue."""
+        subjects = [(s.kind, s.label) for s in self.subjects]
+        order = {(*subject, w.name): (i, k) for i, subject in enumerate(subjects) for k, w in enumerate(self.owed[subject])}
+        last = (len(subjects), 0)
+        known = self.baseline is not None and self.options.baseline is not None and not stopped
+        return Results(
+            verdicts=sorted(self.made, key=lambda v: order.get((v.kind, v.subject, v.law), last)),
+            laws=self.laws,
+            lawless=[s for s in self.subjects if not self.owed[s.kind, s.label]],
+            untouched=self.untouched,
+            seed=self.options.seed,
+            seconds=time.perf_counter() - self.began,
+            left=len(order.keys() - {(v.kind, v.subject, v.law) for v in self.made}),
+            remarks=self.baseline.remarks(self.found.subjects, self.found.laws) if known and self.baseline else [],
+        )
+
+    def write_baseline(self) -> int:
+        """Write what failed as known; how many entries."""
+        assert self.baseline is not None
+        return self.baseline.write()
 
 
 # -- options ---------------------------------------------------------------------------------------------------------
@@ -166,12 +215,14 @@ def _priority(options: argparse.Namespace) -> int:
 
 
 def _outputs(options: argparse.Namespace) -> list[tuple[Path, Callable[[Results], str]]]:
-    """Files to write, each known to be writable before anything is judged. Raises SpecError, MissingExtra."""
-    writers = (("json", json_lines), ("html", page.html), ("junit", junit.xml))
+    """Files to write at the end, all known to be writable before anything is judged. Raises SpecError, MissingExtra."""
+    writers = (("html", page.html), ("junit", junit.xml))
     found: list[tuple[Path, Callable[[Results], str]]] = [
         (path, text) for name, text in writers if (path := getattr(options, name)) is not None
     ]
-    for path, _ in found:
+    for path in (*(path for path, _ in found), options.json, options.write_baseline):
+        if path is None or path == STDOUT:
+            continue
         if not path.absolute().parent.is_dir() or path.is_dir():
             raise SpecError(f"{path}: a file in a folder that exists is wanted")
     if options.html is not None:

@@ -94,10 +94,14 @@ def console() -> Console:
 
 
 def screen(**options: Any) -> Console:
-    """A console of rich with these options."""
+    """A console of rich with these options. Printing raises BrokenPipeError where its reader went away."""
     from rich.console import Console
 
-    return _shows(Console(highlight=False, **options))
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # what is handled right now; rich would end the process
+
+    return _shows(Plain(highlight=False, **options))
 
 
 def _shows(made: Console) -> Console:

@@ -18,7 +18,7 @@ from .errors import RegistryError, UnknownName, nearest
 from .registry import Entry, registry
 from .wings import DEFAULT
 
-Status = Literal["pass", "fail", "unknown", "vacuous", "not applicable", "expected failure"]
+Status = Literal["pass", "fail", "unknown", "vacuous", "not applicable", "expected failure", "known failure"]
 BAD: tuple[Status, ...] = ("fail", "unknown", "vacuous")
 """Verdicts with which a check does not succeed."""
 
