@@ -165,6 +165,7 @@ def check(
     only: Iterable[str] = (),
     thorough: bool = False,
     gate: bool = False,
+    record: bool = False,
     seed: int = 0,
     jobs: int | None = None,
     limit: float = 1.0,
@@ -174,7 +175,8 @@ def check(
     """Verdicts of all laws that the subjects owe, in a stable order.
 
     laws: those that there are (default: as registered here); only: those of these names or ids; gate: priority 0 alone;
-    thorough: priority 2 as well; jobs: worker processes (default: the cores); limit: a factor on every law's time limit;
+    thorough: priority 2 as well; record: laws of recorded values (`golden`) write them anew;
+    jobs: worker processes (default: the cores); limit: a factor on every law's time limit;
     progress: called in this thread with each verdict when it is there; served: a fork server to share. Raises UnknownName
     where `only` names no law, and whatever `progress` or a signal raises, when every worker has ended.
     """
@@ -182,7 +184,7 @@ def check(
     require_known(only, laws)
     priority = 0 if gate else 2 if thorough else 1
     tasks = [(s, w) for s in subjects for w in owed(s, laws, priority=priority, only=only)]
-    run, tell = _Run(limit=limit, seed=seed, thorough=thorough), progress or (lambda _: None)
+    run, tell = _Run(limit=limit, seed=seed, thorough=thorough, record=record), progress or (lambda _: None)
     count = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     unmatched = [v for s in subjects for v in _unmatched(s, laws, seed)]
     for verdict in unmatched:
@@ -231,8 +233,8 @@ def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server, tell: P
 class _Run:
     """What the threads that ask workers share."""
 
-    def __init__(self, *, limit: float, seed: int, thorough: bool) -> None:
-        self.limit, self.seed, self.thorough = limit, seed, thorough
+    def __init__(self, *, limit: float, seed: int, thorough: bool, record: bool) -> None:
+        self.limit, self.seed, self.thorough, self.record = limit, seed, thorough, record
         self.late: Counter[str] = Counter()
         self.made: dict[tuple[str, str, str], Verdict] = {}
         self.judged = queue.SimpleQueue[Verdict]()
@@ -264,7 +266,8 @@ class _Run:
         subject, law = task
         request = {
             "do": "judge", "label": subject.label, "kind": subject.kind, "reference": subject.reference, "wing": subject.wing,
-            "law": law.name, "id": law.id, "priority": law.priority, "seed": self.seed, "thorough": self.thorough,
+            "law": law.name, "id": law.id, "priority": law.priority,
+            "seed": self.seed, "thorough": self.thorough, "record": self.record,
             **surroundings(),
         }  # fmt: skip
         began = time.perf_counter()

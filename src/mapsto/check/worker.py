@@ -106,7 +106,8 @@ def judge(request: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
             subject = targets.find(request["reference"], request["kind"], request["wing"])
             subject, law = dataclasses.replace(subject, label=request["label"]), find_law(request["law"], subject.wing)
             seed_all(request["seed"])
-            made = verdict(Trial(subject, law, seed=request["seed"], thorough=request["thorough"], rank=rank, world=world))
+            options = {name: request[name] for name in ("seed", "thorough", "record")}
+            made = verdict(Trial(subject, law, rank=rank, world=world, **options))
     except BaseException as error:  # noqa: BLE001  # the target's own doing, SystemExit and KeyboardInterrupt included
         made = dataclasses.replace(made, reason=f"the target cannot be used: {told(error)}")
     return {"verdict": dataclasses.asdict(dataclasses.replace(made, seconds=time.perf_counter() - started))}

@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..check import catalogue, junit, page, runner
@@ -50,6 +50,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--laws", metavar="NAME,..", help="only these, by name (layer.layout, layout) or id (L2)")
     parser.add_argument("--gate", action="store_true", help="only the laws that gate (P0)")
     parser.add_argument("--thorough", action="store_true", help="the long ones too (P2)")
+    parser.add_argument("--record", action="store_true", help="record what the targets give (goldens/) and judge nothing else")
     parser.add_argument("--kind", help="the kind of the targets, where it cannot be told")
     parser.add_argument("--wing", help="the wing (torch, ...) whose mappings and laws are meant, where it cannot be told")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
@@ -80,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("say what to check, or --list, or --explain LAW")
     if options.gate and options.thorough:
         options.parser.error("--gate and --thorough exclude each other")
+    if options.record and (options.laws or options.list):
+        options.parser.error("--record judges no laws and lists none: say it without --laws and --list")
     if options.baseline and options.write_baseline:
         options.parser.error("--baseline and --write-baseline exclude each other: what is written is all that fails")
     if options.write_baseline and options.changed is not None:
@@ -141,12 +144,13 @@ class _Check:
 
     def judge(self, stop: Stop) -> None:
         """Find what the targets name, and judge it. Raises KeyboardInterrupt where it is stopped."""
-        options, only = self.options, _named(self.options)
+        options = self.options
         if self.changes is not None and not self.changes.any:
             self.untouched = len(options.targets)
             return
         with runner.server(options.jobs) as served:
             self.found = _resolved(options, served)
+            only = _recorded_by(self.found.laws) if options.record else _named(options)
             runner.require_known(only, self.found.laws)
             self.laws = {(w.name, w.wing): w for w in self.found.laws}
             self.subjects = self._touched(self.changes)
@@ -163,7 +167,7 @@ class _Check:
 
                 runner.check(
                     self.subjects, laws=self.found.laws, only=only, thorough=options.thorough, gate=options.gate,
-                    seed=options.seed, jobs=options.jobs, limit=options.limit, progress=progress, served=served,
+                    record=options.record, seed=options.seed, jobs=options.jobs, limit=options.limit, progress=progress, served=served,
                 )  # fmt: skip
 
     def _touched(self, diff: Changes | None) -> list[Subject]:
@@ -208,6 +212,11 @@ class _Check:
 # -- options ---------------------------------------------------------------------------------------------------------
 def _named(options: argparse.Namespace) -> list[str]:
     return [name.strip() for name in (options.laws or "").split(",") if name.strip()]
+
+
+def _recorded_by(laws: Sequence[Law]) -> list[str]:
+    """The laws that record values."""
+    return sorted({law.name for law in laws if law.name.endswith(".golden")})
 
 
 def _priority(options: argparse.Namespace) -> int:

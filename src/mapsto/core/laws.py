@@ -162,8 +162,18 @@ class Trial:
     """What a law's check is given: the subject, a seed, and the means to count, demand and witness."""
 
     def __init__(
-        self, subject: Subject, law: Law, *, seed: int = 0, thorough: bool = False, rank: int = 0, world: int = 1
+        self,
+        subject: Subject,
+        law: Law,
+        *,
+        seed: int = 0,
+        thorough: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        record: bool = False,
     ) -> None:
+        """record: laws of recorded values write what they see, and compare nothing."""
+        self.record = record
         self.subject, self.law, self.seed, self.thorough, self.rank, self.world = subject, law, seed, thorough, rank, world
         self.counts: Counter[str] = Counter()
         self.controls: dict[str, bool] = {}
