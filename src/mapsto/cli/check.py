@@ -167,7 +167,8 @@ class _Check:
 
                 runner.check(
                     self.subjects, laws=self.found.laws, only=only, thorough=options.thorough, gate=options.gate,
-                    record=options.record, seed=options.seed, jobs=options.jobs, limit=options.limit, progress=progress, served=served,
+                    record=options.record, seed=options.seed, jobs=options.jobs, limit=options.limit,
+                    progress=progress, served=served,
                 )  # fmt: skip
 
     def _touched(self, diff: Changes | None) -> list[Subject]:
