@@ -92,8 +92,8 @@ class Program:
     def evaluating(self) -> Any:
         with ExitStack() as stack:
             for m in self.middleware.values():
-                if hasattr(m, "lend"):
-                    stack.enter_context(m.lend(self.state))
+                if hasattr(m, "evaluation_weights"):
+                    stack.enter_context(m.evaluation_weights(self.state))
             yield
 
     def evaluate(self, batches: Any) -> dict[str, float]:
@@ -112,7 +112,7 @@ class Program:
     def parameters(self) -> Any:
         return copy.deepcopy(self.state.weights)
 
-    def lent(self) -> Any:
+    def evaluation_weights(self) -> Any:
         with self.evaluating():
             return self.parameters()
 
@@ -261,7 +261,7 @@ class Averages:
         return outer
 
     @contextmanager
-    def lend(self, state: State) -> Any:
+    def evaluation_weights(self, state: State) -> Any:
         held, state.weights = state.weights, self.kept
         try:
             yield
@@ -280,9 +280,9 @@ class AveragesAfresh(Averages):
         pass
 
 
-class LendsForGood(Averages):
+class SwapsForGood(Averages):
     @contextmanager
-    def lend(self, state: State) -> Any:
+    def evaluation_weights(self, state: State) -> Any:
         held, state.weights = state.weights, self.kept
         yield
         state.weights = held  # not where an exception passes
@@ -338,7 +338,7 @@ def judged(target: type, law: str, **more: Any) -> Verdict:
         (Clips, "commuting"),
         (Clips, "small_batches"),
         (Averages, "resume"),
-        (Averages, "lending"),
+        (Averages, "evaluation_weights"),
         (Sharpens, "exceptions"),
         (Accumulates, "small_batches"),
     ],
@@ -356,7 +356,7 @@ def test_a_right_one_keeps_them(target: type, law: str) -> None:
         (ClipsEach, "true_gradients", None),
         (DividesByDeviation, "small_batches", None),
         (AveragesAfresh, "resume", None),
-        (LendsForGood, "lending", "what was lent is not taken back"),
+        (SwapsForGood, "evaluation_weights", "the weights for evaluation are not taken back"),
         (SharpensUnguarded, "exceptions", "it is not put back where an exception passes"),
     ],
 )

@@ -148,7 +148,7 @@ def _summed(tensor: Tensor) -> Tensor:
 def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any]:
     """Of a local saver: the weights of this rank after each step, what is told when, and what evaluation does to it."""
     program, reader = made(case)
-    seen: dict[str, Any] = {"weights": [], "canonical": [], "told": [], "asked": [], "kept": [], "bytes": [], "lent": []}
+    seen: dict[str, Any] = {"weights": [], "canonical": [], "told": [], "asked": [], "kept": [], "bytes": [], "evaluated": []}
     plain = reader.sequential()
     with reader.stream(0, steps, **program.takes) as stream:
         for number, (_, batch) in enumerate(stream):
@@ -163,8 +163,8 @@ def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any
             with plain.stream(0, plain.batches_per_epoch, **program.takes) as evaluation:
                 seen.setdefault("evaluation", []).append(program.evaluate(b for _, b in evaluation))
             with program.evaluating():
-                lent = [p.detach().clone() for p in program.state.parameters]
-            seen["lent"].append(all(torch.equal(a, b) for a, b in zip(_of_the_first(lent), lent, strict=True)))
+                evaluated = [p.detach().clone() for p in program.state.parameters]
+            seen["evaluated"].append(all(torch.equal(a, b) for a, b in zip(_of_the_first(evaluated), evaluated, strict=True)))
             seen["canonical"].append(program.weights())
             seen["kept"].append(all(torch.equal(own[n], p) for n, p in program.model.named_parameters()))
             seen["weights"].append({n: w.numpy() for n, w in own.items()})

@@ -221,7 +221,7 @@ def test_local_steps_are_those_done_by_hand(found, name, outer):
 
 def test_evaluation_takes_the_average_and_changes_no_replica(found):
     for name in ("local", "diloco", "ema"):
-        assert all(all(of_rank["lent"]) for of_rank in found[name]), name
+        assert all(all(of_rank["evaluated"]) for of_rank in found[name]), name
     for name in ("local", "diloco"):
         for of_rank in found[name]:
             assert all(of_rank["kept"])

@@ -309,7 +309,7 @@ class ShardsUnguarded:
 
 class LendsUnguarded(EMA):
     @contextmanager
-    def lend(self, state):
+    def evaluation_weights(self, state):
         live = [t.detach() for t in self.live.values()]
         saved = [t.clone() for t in live]
         torch._foreach_copy_(live, list(self.averages.values()))
@@ -321,7 +321,7 @@ class LendsInPlace(EMA):
     """Gives the averages back in place of the weights."""
 
     @contextmanager
-    def lend(self, state):
+    def evaluation_weights(self, state):
         live = [t.detach() for t in self.live.values()]
         torch._foreach_copy_(live, list(self.averages.values()))
         yield
@@ -331,7 +331,7 @@ class LendsEvaluating(EMA):
     """Leaves the model in evaluation mode."""
 
     @contextmanager
-    def lend(self, state):
+    def evaluation_weights(self, state):
         with kept([t.detach() for t in self.live.values()]):
             yield
         state.model.eval()
@@ -500,7 +500,7 @@ MUTANTS = [
         models="counters without finally",
     ),
     Mutant(
-        law="middleware.lending",
+        law="middleware.evaluation_weights",
         name="averages stay after an exception",
         bug=LendsUnguarded,
         twin=EMA,
@@ -508,7 +508,7 @@ MUTANTS = [
         example=EMA_ARGS,
     ),
     Mutant(
-        law="middleware.lending",
+        law="middleware.evaluation_weights",
         name="weights are not taken back",
         bug=LendsInPlace,
         twin=EMA,
@@ -516,7 +516,7 @@ MUTANTS = [
         example=EMA_ARGS,
     ),
     Mutant(
-        law="middleware.lending",
+        law="middleware.evaluation_weights",
         name="evaluation mode stays",
         bug=LendsEvaluating,
         twin=EMA,

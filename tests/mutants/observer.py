@@ -10,7 +10,7 @@ from . import Mutant
 
 
 class Watches:
-    """Looks at the outputs of the model on a batch of its own, as averages are lent for it."""
+    """Looks at the outputs of the model on a batch of its own, as averages are put in place for it."""
 
     def __init__(self, program=None):
         self.program, self.seen = program, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -230,6 +231,27 @@ def test_evaluation_sees_the_averages_and_gives_the_weights_back():
     plain.model.load_state_dict({n: torch.as_tensor(v) for n, v in averages.items()})
     assert plain.evaluate([batch(9)]) == made.evaluate([batch(9)])
     assert differing(dict(before["model"]), {n: torch.as_tensor(v) for n, v in averages.items()})
+
+
+def test_a_middleware_that_swaps_weights_by_the_old_name_is_heard_and_told_the_new_one():
+    class Doubled:
+        def setup(self, builder):
+            """Nothing is changed."""
+
+        @contextmanager
+        def lend(self, state):
+            with torch.no_grad():
+                for parameter in state.parameters:
+                    parameter.mul_(2)
+                yield
+                for parameter in state.parameters:
+                    parameter.div_(2)
+
+    made = quadratic(Doubled())
+    before = made.state.parameters[0].detach().clone()
+    with pytest.warns(DeprecationWarning, match="Doubled.lend is called evaluation_weights now"), made.evaluating():
+        assert torch.equal(made.state.parameters[0], 2 * before)
+    assert torch.equal(made.state.parameters[0], before)
 
 
 def test_checkpoints_hold_the_canonical_weights():

@@ -79,7 +79,7 @@ def test_it_goes_on_bitwise_where_it_was_saved(at: int) -> None:
     assert whole.evaluate(given) == second.evaluate(given)
 
 
-def test_two_that_lend_weights_are_refused() -> None:
+def test_two_that_swap_weights_for_evaluation_are_refused() -> None:
     with pytest.raises(mapsto.ComposeError, match=r"'lookahead' and 'ema' both provide 'averaged_weights'"):
         program("lookahead", "ema")
 

@@ -1,6 +1,6 @@
 """Measure a run on one of its data sets: the loss and the task's metrics, each record counted once.
 
-The weights are those of a checkpoint, with what middleware lends for evaluation (such as averaged ones)."""
+The weights are those of a checkpoint, or what middleware puts in their place for evaluation (such as averages)."""
 
 from __future__ import annotations
 

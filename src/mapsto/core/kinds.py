@@ -117,7 +117,7 @@ _BUILT_IN = (
         signature="mapping -> mapping of the same type",
         summary="wraps one or more of a program's four mappings",
         applied=("inner",),
-        methods=("loss", "grad", "update", "step", "lend", "setup", "begin"),
+        methods=("loss", "grad", "update", "step", "evaluation_weights", "setup", "begin"),
         native=True,
     ),
     Kind(

@@ -203,7 +203,7 @@ def resume(trial: Trial) -> None:
         run(trial, whole, step + 1)
         with trial.component("its state_dict"):
             saved.append(_tree(whole))
-    lent, arrays = whole.lent(), [driver.arrays(tree) for tree in saved]
+    evaluated, arrays = whole.evaluation_weights(), [driver.arrays(tree) for tree in saved]
     for cut in range(last):
         with trial.case(saved_at=cut, steps=last):
             made = program(trial, [item(trial)])
@@ -214,7 +214,7 @@ def resume(trial: Trial) -> None:
             run(trial, made, last)
             end, cause = driver.arrays(made.state_tree()), "state that no state_dict holds"
             same(trial, "the state at the end", end, arrays[last], cause=cause)
-            same(trial, "the weights that are lent at the end", made.lent(), lent, cause=cause)
+            same(trial, "the weights of an evaluation at the end", made.evaluation_weights(), evaluated, cause=cause)
     trial.control("a cold start differs", differs(arrays[0], arrays[last]))
     for key, own in arrays[3]["middleware"].items():
         if leaves(own) and any(k for k in leaves(own) if k != "output"):

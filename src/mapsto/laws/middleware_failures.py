@@ -1,4 +1,4 @@
-"""Laws of middleware where something goes wrong or stands beside it: exceptions, lent weights, other middleware, one record."""
+"""Laws of middleware where something goes wrong or stands beside it: exceptions, weights for evaluation, other middleware, one record."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def _is_ours(error: BaseException | None) -> bool:
 
 @laws.law(
     "M5b",
-    "lending",
+    "evaluation_weights",
     priority=0,
     why="Weights that are swapped for an evaluation and not taken back are trained on, and saved as the canonical ones.",
-    satisfy="Write lend(state) as a context manager whose `finally` copies the kept weights back.",
+    satisfy="Write evaluation_weights(state) as a context manager whose `finally` copies the kept weights back.",
     catches=("EMA left swapped after an exception", "Open-Sora-Plan#186"),
 )
-def lending(trial: Trial) -> None:
+def evaluation_weights(trial: Trial) -> None:
     """After an evaluation, also one that raises, weights, modes and the steps that follow are those of a run without it."""
     whole = program(trial, [item(trial)])
     run(trial, whole, 3)
@@ -91,14 +91,14 @@ def lending(trial: Trial) -> None:
             made = program(trial, [item(trial)])
             run(trial, made, 2)
             held = made.held()
-            with trial.component("lending weights"):
+            with trial.component("weights for evaluation"):
                 try:
                     made.evaluate(_batches(made, raises=how == "raises"))
                 except Exception as error:
                     if how == "ends" or not _is_ours(error):
                         raise
                     trial.exercised("exceptions")
-            same(trial, "after an evaluation", made.held(), held, cause="what was lent is not taken back")
+            same(trial, "after an evaluation", made.held(), held, cause="the weights for evaluation are not taken back")
             run(trial, made, 3)
             same(
                 trial,

@@ -34,7 +34,7 @@ def _make_middleware(items: Sequence[Any], placed: Sequence[Placed], injected: M
     for i, item in enumerate(items):
         found = build(item, "middleware", path=f"middleware.{i}", injected=injected)
         name, own = planned[i].name, declared(found)
-        if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "lend", "begin")):
+        if not own.wraps and not any(hasattr(found, hook) for hook in ("setup", "evaluation_weights", "lend", "begin")):
             raise ComposeError(
                 f"middleware.{i}: {name!r} wraps none of {', '.join(MAPPINGS)} and has no setup: it would do nothing"
             )

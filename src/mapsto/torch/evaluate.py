@@ -30,7 +30,7 @@ class Evaluated(Protocol):
     modes: dict[str, list[str]]
 
     def evaluating(self) -> AbstractContextManager[State]:
-        """Within it: evaluation mode, no gradients, lent weights."""
+        """Within it: evaluation mode, no gradients, the weights for evaluation."""
         ...
 
 
@@ -59,7 +59,7 @@ def _total(values: list[Any]) -> float:
 
 
 def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over all records of the loss and of what the task measures, with the lent weights.
+    """Means over all records of the loss and of what the task measures, with the weights for evaluation.
 
     Raises DataError where there are no batches.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -145,11 +146,11 @@ class Program:
     # -- evaluating --------------------------------------------------------------------------------------------------
     @contextmanager
     def evaluating(self) -> Iterator[State]:
-        """Within it: evaluation mode, no gradients, and the weights that middleware lends (such as averaged ones)."""
+        """Within it: evaluation mode, no gradients, and the weights that middleware puts in place (such as averages)."""
         with ExitStack() as stack:
             for made in self.middleware.values():
-                if hasattr(made, "lend"):
-                    stack.enter_context(made.lend(self.state))
+                if (swapped := _evaluation_weights(made)) is not None:
+                    stack.enter_context(swapped(self.state))
             stack.enter_context(self.state.evaluating())
             yield self.state
 
@@ -202,6 +203,14 @@ def _own_name(model: nn.Module) -> str:
     placed = ("torch.distributed.", "mapsto.torch.mesh.")
     own = next(c for c in type(model).__mro__ if not c.__module__.startswith(placed))
     return own.__name__
+
+
+def _evaluation_weights(made: Any) -> Any:
+    """The method of a middleware that swaps weights for evaluation, if it has one."""
+    if not hasattr(made, "evaluation_weights") and hasattr(made, "lend"):  # what it was called before
+        warnings.warn(f"{type(made).__name__}.lend is called evaluation_weights now", DeprecationWarning, stacklevel=2)
+        return made.lend
+    return getattr(made, "evaluation_weights", None)
 
 
 def _refuse_with_closure(optimizer: Any, middleware: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from mapsto.torch import State
 Update = Callable[[State, dict[str, Any]], dict[str, Any]]
 
 
-# A program holds one set of weights to lend, so this and `ema` cannot stand in one plan: `provides` makes that an error
+# A program evaluates with one set of weights, so this and `ema` cannot stand in one plan: `provides` makes that an error
 # that names both, when the program is built.
 @mapsto.middleware("lookahead", provides="averaged_weights", before=("clip_norm", "clip_value", "gradient_noise"))
 class Lookahead:
@@ -48,7 +48,7 @@ class Lookahead:
         return update
 
     @contextmanager
-    def lend(self, state: State) -> Iterator[None]:  # noqa: ARG002  # the signature that lending has
+    def evaluation_weights(self, state: State) -> Iterator[None]:  # noqa: ARG002  # the signature that this method has
         """Within it the model holds the slow weights; the fast ones are put back whatever happens."""
         fast, kept = list(self.fast.values()), [weight.clone() for weight in self.fast.values()]
         torch._foreach_copy_(fast, list(self.slow.values()))

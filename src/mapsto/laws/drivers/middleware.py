@@ -30,7 +30,7 @@ class MiddlewareProgram(Protocol):
         ...
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
-        """Means over the batches, with the weights that middleware lend."""
+        """Means over the batches, with the weights that middleware puts in place for it."""
         ...
 
     def state_tree(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class MiddlewareProgram(Protocol):
         """Copies of the parameters by name."""
         ...
 
-    def lent(self) -> dict[str, Array]:
+    def evaluation_weights(self) -> dict[str, Array]:
         """The same while an evaluation would use them."""
         ...
 

@@ -84,7 +84,7 @@ class Driven:
         found: dict[str, Array] = arrays(examples.parameters(self.made))
         return found
 
-    def lent(self) -> dict[str, Array]:
+    def evaluation_weights(self) -> dict[str, Array]:
         with self.made.evaluating():
             return self.parameters()
 

@@ -24,7 +24,7 @@ from .copies import kept
 class EMA:
     """update -> update, after which averages of the trained weights follow: a <- d a + (1 - d) w (Polyak & Juditsky 1992).
 
-    Evaluation and prediction run with the averages, which are lent and taken back; checkpoints hold the canonical weights
+    Evaluation and prediction run with the averages, which take the weights' place and give it back; checkpoints hold the canonical weights
     and, beside them, the averages. They start as the initial weights and are kept in float32 or wider.
     warmup: at the t-th update, from 0, the decay is min(decay, (1 + t) / (warmup + t)) (10 is usual; 0 and 1 are none);
     every: average at every so many updates; buffers: `copy` evaluates with the model's own (such as batch statistics),
@@ -73,7 +73,7 @@ class EMA:
             torch._foreach_lerp_(averages, live, [share.to(a.device, a.dtype) for a in averages])
 
     @contextmanager
-    def lend(self, state: State) -> Iterator[None]:  # noqa: ARG002
+    def evaluation_weights(self, state: State) -> Iterator[None]:  # noqa: ARG002
         """Within it the model holds the averages; its own weights are put back bitwise, after an exception too."""
         live = [local(t.detach()) for t in self.live.values()]
         with kept(live):

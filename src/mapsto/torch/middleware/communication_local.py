@@ -99,10 +99,10 @@ class LocalSGD:
 
     # -- what others see ---------------------------------------------------------------------------------------------
     @contextmanager
-    def lend(self, state: State) -> Iterator[None]:
+    def evaluation_weights(self, state: State) -> Iterator[None]:
         """Evaluation and prediction run with the average, on every replica.
 
-        Just after an average replicas have the same weights, but what others lend (such as averages over steps) may differ:
+        Just after an average replicas have the same weights, but those that others evaluate (such as averages over steps) may differ:
         that of the first is taken.
         """
         if self.replicas is None:

@@ -95,7 +95,7 @@ class Nonfinite:
         return protected
 
     @contextmanager
-    def lend(self, state: State) -> Iterator[None]:  # noqa: ARG002
+    def evaluation_weights(self, state: State) -> Iterator[None]:  # noqa: ARG002
         """What was not read yet is read before an evaluation."""
         self._read()
         yield

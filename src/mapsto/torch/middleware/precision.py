@@ -73,7 +73,7 @@ class MixedPrecision:
         return gradient * self.scale
 
     @contextmanager
-    def lend(self, state: State) -> Iterator[None]:
+    def evaluation_weights(self, state: State) -> Iterator[None]:
         """Evaluation and prediction run under the same autocast."""
         with nullcontext() if self.dtype is None else torch.autocast(state.device.type, dtype=self.dtype):
             yield
