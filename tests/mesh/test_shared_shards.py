@@ -13,7 +13,7 @@ from tests.mesh.errors import error
 from torch import Tensor, nn
 
 from mapsto import use
-from mapsto.torch.mesh.shard import apart
+from mapsto.torch.mesh.shard import unshared
 
 
 class Scalars(Net):
@@ -126,9 +126,9 @@ def test_what_cannot_be_sharded_is_one_line_before_the_first_step(name: str) -> 
 
 def test_blocks_that_share_are_named_and_gathered_with_the_model() -> None:
     model = SharedModule()
-    assert apart(model, list(model.blocks)) == (
+    assert unshared(model, list(model.blocks)) == (
         [],
         ["shard: blocks.0, blocks.1 share parameters with other blocks, and are gathered with what holds all of these"],
     )
     same = Same()
-    assert apart(same, list(same.blocks)) == ([same.blocks[0]], [])
+    assert unshared(same, list(same.blocks)) == ([same.blocks[0]], [])

@@ -116,7 +116,7 @@ class ClipsParts:
 
     def grad(self, inner):
         def outer(state, batch):
-            with state.apart():
+            with state.isolated_gradients():
                 metrics = inner(state, batch)
                 torch.nn.utils.clip_grad_norm_(state.parameters, self.limit)
             return metrics
@@ -242,7 +242,7 @@ class SharpensUnguarded(SAM):
 
     def grad(self, inner):
         def outer(state, batch):
-            with state.apart():
+            with state.isolated_gradients():
                 metrics = inner(state, batch)
                 saved = [p.detach().clone() for p in state.parameters]
                 self._ascend(state)

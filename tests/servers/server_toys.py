@@ -189,7 +189,7 @@ def one_process(of: Spec, steps: int, micro_shards: int = 4) -> Any:
     return program
 
 
-def apart(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+def distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     """The largest relative difference of any weight (relative to the largest weight of its tensor)."""
     assert one.keys() == other.keys()
     return max(float(np.abs(one[n] - other[n]).max() / max(np.abs(one[n]).max(), 1e-30)) for n in one)

@@ -77,12 +77,12 @@ def test_the_weights_are_those_of_one_process(name: str) -> None:
         found = [program.step() for _ in range(steps)]
         assert program.position == steps
         tree = program.state_tree()
-        assert toys.apart(one.weights(), program.weights()) <= within
+        assert toys.distance(one.weights(), program.weights()) <= within
         assert program.rates() == pytest.approx(one.rates(), rel=1e-12)
     assert [m["staleness/max"] for m in found] == [0] * steps
     _same_tree(one.state_tree(), tree, within)
     before = toys.one_process(spec, 0).weights()
-    assert toys.apart(before, one.weights()) > 1e-3  # the control: something was trained
+    assert toys.distance(before, one.weights()) > 1e-3  # the control: something was trained
 
 
 def _same_tree(one: Any, other: Any, within: float, path: str = "") -> None:
@@ -110,7 +110,7 @@ def test_sparse_tables_are_trained_as_in_one_process_and_only_touched_rows_trave
     one = toys.one_process(spec, 6)
     with served(spec) as program:
         metrics = [program.step() for _ in range(6)]
-        assert toys.apart(one.weights(), program.weights()) <= 1e-12
+        assert toys.distance(one.weights(), program.weights()) <= 1e-12
         shards = program.layout.shards
     assert sum(1 for rows in shards if rows["items.weight"]) == 2, "the large table is split by rows"
     for step, found in enumerate(metrics):
@@ -250,12 +250,12 @@ def test_its_checkpoints_are_those_of_one_process_and_the_other_way_round() -> N
         program.restore(first.state_tree())
         for _ in range(3):
             program.step()
-        assert toys.apart(one.weights(), program.weights()) < 1e-9
+        assert toys.distance(one.weights(), program.weights()) < 1e-9
         program.restore(first.state_tree())  # and back, while the servers run
         assert program.position == 3
         for _ in range(3):
             program.step()
-        assert toys.apart(one.weights(), program.weights()) < 1e-9
+        assert toys.distance(one.weights(), program.weights()) < 1e-9
     with served(spec) as program:  # begun by servers, gone on with by one process
         for _ in range(3):
             program.step()
@@ -268,7 +268,7 @@ def test_its_checkpoints_are_those_of_one_process_and_the_other_way_round() -> N
     reader = Blueprint.of(spec, 4, INJECTED).train_reader()
     for step in range(3, 6):
         rest.step(read(reader, step, (0, 1, 2, 3), 4))
-    assert toys.apart(one.weights(), rest.weights()) < 1e-9
+    assert toys.distance(one.weights(), rest.weights()) < 1e-9
 
 
 def test_killed_workers_lose_their_micro_shards_to_others_and_no_bit_changes(tmp_path: Path) -> None:
@@ -299,8 +299,8 @@ def test_a_run_trains_on_servers_and_goes_on_without_them_and_the_other_way_roun
         assert result.reason == "finished"
         with run.trained("last") as program:
             done[name] = program.weights()
-    assert toys.apart(done["one"], done["began"]) < 1e-9
-    assert toys.apart(done["one"], done["ended"]) < 1e-9
+    assert toys.distance(done["one"], done["began"]) < 1e-9
+    assert toys.distance(done["one"], done["ended"]) < 1e-9
     logs = [r["metrics"] for r in run.folder.records("log")]
     weights = sum(w.nbytes for w in done["one"].values())
     assert logs[-1]["train/bytes/pulled"] == 3 * weights, "each worker pulls all dense parameters once a step"

@@ -32,7 +32,7 @@ class Ranks(Protocol):
         """Wait until every rank is here."""
         ...
 
-    def apart(self, seconds: float) -> Ranks:
+    def new_group(self, seconds: float) -> Ranks:
         """The same ranks on a line of their own, for another thread; each wait on it ends after `seconds`."""
         ...
 
@@ -51,7 +51,7 @@ class Alone:
     def barrier(self) -> None:
         return
 
-    def apart(self, seconds: float) -> Ranks:  # noqa: ARG002  # nobody is waited for
+    def new_group(self, seconds: float) -> Ranks:  # noqa: ARG002  # nobody is waited for
         return self
 
 

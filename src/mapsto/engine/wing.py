@@ -58,7 +58,7 @@ class Program(Protocol):
         ...
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """The loss and the task's metrics over the batches, each record once, with the weights that middleware puts in place for it."""
+        """The loss and the task's metrics over the batches, each record once, with the weights for evaluation."""
         ...
 
     def predict(self, batches: Iterable[Batch]) -> Iterator[dict[str, Any]]:

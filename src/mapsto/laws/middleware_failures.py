@@ -1,4 +1,4 @@
-"""Laws of middleware where something goes wrong or stands beside it: exceptions, weights for evaluation, other middleware, one record."""
+"""Laws of middleware that fails or stands beside others: exceptions, weights for evaluation, other middleware, one record."""
 
 from __future__ import annotations
 

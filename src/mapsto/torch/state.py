@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ class State:
             self.summing = before
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
+    def isolated_gradients(self) -> Iterator[None]:
         """Within it gradients start from none, and at its end those of before are added: for who edits only its own."""
         held = [(p, p.grad) for p in self.parameters if p.grad is not None] if self.summing else []
         if held:
@@ -78,6 +79,11 @@ class State:
         yield
         for parameter, gradient in held:
             parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
+    def apart(self) -> AbstractContextManager[None]:
+        """What `isolated_gradients` was called before."""
+        warnings.warn("state.apart is called isolated_gradients now", DeprecationWarning, stacklevel=2)
+        return self.isolated_gradients()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -103,15 +109,15 @@ class State:
         return [p.grad for p in self.parameters if p.grad is not None]
 
 
-@dataclass
+@dataclass(slots=True)
 class Builder:
     """What a middleware's `setup(builder)` sees: the model on its device, before the optimizer is built from names.
 
     groups: (patterns, options) pairs; each option of a parameter comes from the first pair that matches it and states that
     option, and what none states is the optimizer's own. strict: whether weights must be bitwise the same on any number of
-    ranks: who cannot hold that refuses. apart: the middleware that brings replicas together by itself, so that the mesh does
-    not sum their gradients; buckets: one that says how a bucket of gradients is summed, (bucket, group) -> future, and how;
-    part: where this rank keeps a part of the model, what is known of the whole (`mapsto.torch.mesh.stages.Part`).
+    ranks: who cannot hold that refuses. local_updates: the middleware that brings replicas together by itself, so that the
+    mesh does not sum their gradients; buckets: one that says how a bucket of gradients is summed, (bucket, group) -> future,
+    and how; part: where this rank keeps a part of the model, what is known of the whole (`mapsto.torch.mesh.stages.Part`).
     """
 
     model: nn.Module
@@ -119,7 +125,7 @@ class Builder:
     device: torch.device
     groups: list[tuple[tuple[str, ...], dict[str, Any]]] = field(default_factory=list)
     strict: bool = False
-    apart: str | None = None
+    local_updates: str | None = None
     buckets: tuple[str, Callable[[Tensor, Any], Any]] | None = None
     part: Any = None
 

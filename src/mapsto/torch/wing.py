@@ -149,8 +149,8 @@ def checksums(program: Any, tree: Mapping[str, Any]) -> dict[str, dict[str, int]
 
     Replicas that take steps of their own (`local_sgd`) have the weights in common only.
     """
-    apart = getattr(program.state.mesh, "apart", False)
-    return agreement.checksums({"model": tree["model"]} if apart else tree)
+    local_updates = getattr(program.state.mesh, "local_updates", False)
+    return agreement.checksums({"model": tree["model"]} if local_updates else tree)
 
 
 def load_parts(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> dict[str, Any]:

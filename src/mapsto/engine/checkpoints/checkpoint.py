@@ -43,7 +43,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, wing: Wing, ranks: Ranks | None = None) -> None:
         self.folder, self.wing, self.ranks = folder, wing, ranks or Alone()
-        self._apart: Ranks | None = None
+        self._own_group: Ranks | None = None
         self._held: dict[str, Any] = {}
 
     def paths(self) -> list[Path]:
@@ -71,10 +71,10 @@ class Checkpoints:
         return made
 
     def _line(self) -> Ranks:
-        """The ranks apart from those that train; all ranks come here for the first time together."""
-        if self._apart is None:
-            self._apart = self.ranks.apart(WRITING)
-        return self._apart
+        """The ranks on a line that training does not use; all ranks come here for the first time together."""
+        if self._own_group is None:
+            self._own_group = self.ranks.new_group(WRITING)
+        return self._own_group
 
     def save(self, step: int, tree: Mapping[str, Any], about: Mapping[str, Any]) -> Path:
         """Write the state after `step`; `about` goes into the manifest.

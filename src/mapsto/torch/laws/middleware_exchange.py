@@ -67,7 +67,7 @@ def _run(trial: Trial, made: Program, dtype: torch.dtype) -> list[float]:
     return told
 
 
-def _apart(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+def _distance(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
     """The distance of weights, its mean over both replicas."""
     away = torch.stack([(found[n] - wanted[n]).norm() for n in wanted]).norm()
     dist.all_reduce(away)
@@ -134,7 +134,7 @@ def bounded_drift(trial: Trial) -> None:
         dist.broadcast(tensor, 0)
     with trial.case(world=2, steps=STEPS, dtype="float32"):
         same(trial, "weights of the replicas", found, theirs, cause="replicas end apart")
-        drift = _apart(found, wanted) / max(_apart(parameters(alone), wanted), 1e-12)
+        drift = _distance(found, wanted) / max(_distance(parameters(alone), wanted), 1e-12)
         trial.demand(drift <= bound < 1, "it drifts away from the dense sum", measured=drift, allowed=bound)
     trial.control("it is not the dense sum", differs(found, wanted))
     trial.control("a replica alone drifts", differs(parameters(alone), wanted))

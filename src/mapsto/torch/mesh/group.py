@@ -123,6 +123,6 @@ class Group:
         """Wait until every rank is here."""
         self.gather(None)
 
-    def apart(self, seconds: float) -> Group:
+    def new_group(self, seconds: float) -> Group:
         """The same ranks on a gloo group of their own: on one group the collectives of two threads would mix."""
         return Group(dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)))

@@ -15,9 +15,9 @@ class OneProcess:
     rank, world: this process among all; micro_shards: parts of a global batch, of which `own` are this rank's;
     lockstep: whether all ranks must make the same number of passes, so that none may leave an empty one out;
     absent: whether the micro-shard being computed is a stand-in, which weighs nothing; asks: whether this rank wishes all
-    of them to stop; replicas: the group of ranks that hold the same of other copies of the model, where these are apart and
-    a middleware brings them together; collect: None, or what takes (state, batch, loss) in the place of a pass, which comes
-    later with others.
+    of them to stop; replicas: the group of ranks that hold the same of other copies of the model, where these step by
+    themselves and a middleware brings them together; collect: None, or what takes (state, batch, loss) in the place of a
+    pass, which comes later with others.
     """
 
     rank, world = 0, 1
@@ -86,7 +86,7 @@ class OneProcess:
         return {}
 
     def together(self, window: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Metrics of replicas that are apart as those of all of them; the wish to stop goes along."""
+        """Metrics of replicas that step by themselves as those of all of them; the wish to stop goes along."""
         (only,) = window
         return dict(only)
 

@@ -89,7 +89,7 @@ class Ranks(OneProcess):
         self._asked: list[Tensor] = []
         self.busy = Busy()
         self.alone = False  # whatever was started
-        self.apart = False
+        self.local_updates = False
         self._wish: bool | Tensor = False
 
     @property
@@ -140,7 +140,7 @@ class Ranks(OneProcess):
     @property
     def meets(self) -> dist.ProcessGroup | None:
         """The ranks that tell each other their metrics and wishes: those with other records, or all that share a step."""
-        if self.apart:
+        if self.local_updates:
             return self._axis("shard")
         return self.data if self.data_ranks == self.world else dist.group.WORLD
 
@@ -182,8 +182,8 @@ class Ranks(OneProcess):
         """Place the model: the same parameters on every rank, whole or in parts."""
         refuse_batch_statistics(builder.model, self.micro_shards)
         refuse_exchange(builder, self.sizes)
-        self.apart = builder.apart is not None and self.sizes["replicate"] > 1
-        self.replicas = self._axis("replicate") if self.apart else None
+        self.local_updates = builder.local_updates is not None and self.sizes["replicate"] > 1
+        self.replicas = self._axis("replicate") if self.local_updates else None
         self.placed: Sharded | Replicated | Summed | None = None
         self.scalars: Summed | None = None
         self.divided: Divided | None = None
@@ -205,12 +205,12 @@ class Ranks(OneProcess):
             if self.data is not None:
                 self.placed = self._summed([*builder.model.named_parameters()], self.data)
         elif self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):
-            names = ("replicate", "shard") if self.sizes["replicate"] > 1 and not self.apart else ("shard",)
+            names = ("replicate", "shard") if self.sizes["replicate"] > 1 and not self.local_updates else ("shard",)
             self.placed = Sharded(builder.model, self.device_mesh[names], self)
             self.notes += self.placed.notes
             if self.placed.scalars:
-                self.scalars = self._summed(self.placed.scalars, self._axis("shard") if self.apart else self.data)
-        elif self.sizes["replicate"] > 1 and not self.apart:
+                self.scalars = self._summed(self.placed.scalars, self._axis("shard") if self.local_updates else self.data)
+        elif self.sizes["replicate"] > 1 and not self.local_updates:
             assert self.data is not None
             self.placed = Replicated(builder.model, self.data, self, None if builder.buckets is None else builder.buckets[1])
 
@@ -269,7 +269,7 @@ class Ranks(OneProcess):
                 for summed in (self.placed, self.scalars):
                     if isinstance(summed, Summed):
                         summed.reduce()
-            if self.apart:  # told to all when the replicas come together
+            if self.local_updates:  # told to all when the replicas come together
                 self._wish, self._asked = asked, []
             else:
                 self._asked = [*self._asked[-1:], asked]
@@ -316,7 +316,7 @@ class Ranks(OneProcess):
     # -- what middlewares ask ----------------------------------------------------------------------------------------
     def agree(self, flag: Tensor) -> Tensor:
         """The largest of a flag over all ranks, where they hold different gradients."""
-        if self.world == self.sizes["replicate"] and not self.apart:
+        if self.world == self.sizes["replicate"] and not self.local_updates:
             return flag
         return sent.all_reduce(flag.clone(), dist.ReduceOp.MAX)
 
@@ -351,7 +351,7 @@ class Ranks(OneProcess):
         return reduced(parts, self.data, self.state.device)[0]
 
     def together(self, window: Sequence[Metrics]) -> Metrics:
-        """Metrics of replicas that are apart as those of all of them; the wish to stop goes along."""
+        """Metrics of replicas that step by themselves as those of all of them; the wish to stop goes along."""
         metrics, asked = reduced(window, self.replicas, self.state.device, asks=self._wish)
         self._asked = [asked]
         return metrics
@@ -386,7 +386,7 @@ def refuse_batch_statistics(model: nn.Module, micro_shards: int) -> None:
 
 def refuse_exchange(builder: Builder, sizes: Mapping[str, int]) -> None:
     """Raises SpecError where a middleware would exchange what replicas have, and the mesh cannot let it."""
-    name = builder.apart if builder.buckets is None else builder.buckets[0]
+    name = builder.local_updates if builder.buckets is None else builder.buckets[0]
     if name is None:
         return
     if builder.strict:

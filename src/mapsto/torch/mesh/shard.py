@@ -54,7 +54,7 @@ class Sharded:
         if options.offload:
             given["offload_policy"] = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
         refuse_sparse(model)
-        found, self.notes = apart(model, blocks(model, options.blocks))
+        found, self.notes = unshared(model, blocks(model, options.blocks))
         refuse_mixed(model, found)
         whole = {p for p in model.parameters() if p.ndim == 0}
         self.scalars = [(n, p) for n, p in model.named_parameters() if p.requires_grad and p.ndim == 0]
@@ -104,7 +104,7 @@ def _items(module: nn.Module) -> Iterator[nn.Module]:
 
 
 # -- what can be sharded, and what each block holds ----------------------------------------------------------------------
-def apart(model: nn.Module, wanted: Sequence[nn.Module]) -> tuple[list[nn.Module], list[str]]:
+def unshared(model: nn.Module, wanted: Sequence[nn.Module]) -> tuple[list[nn.Module], list[str]]:
     """Of blocks those that share no parameter with what lies outside of them, each once; and a note on the others.
 
     A block that is called several times is gathered each time. What blocks share (a submodule, a tied weight) is gathered with

@@ -24,7 +24,7 @@ from .copies import kept
 class EMA:
     """update -> update, after which averages of the trained weights follow: a <- d a + (1 - d) w (Polyak & Juditsky 1992).
 
-    Evaluation and prediction run with the averages, which take the weights' place and give it back; checkpoints hold the canonical weights
+    Evaluation and prediction run with the averages, and the weights come back after it; checkpoints hold the canonical weights
     and, beside them, the averages. They start as the initial weights and are kept in float32 or wider.
     warmup: at the t-th update, from 0, the decay is min(decay, (1 + t) / (warmup + t)) (10 is usual; 0 and 1 are none);
     every: average at every so many updates; buffers: `copy` evaluates with the model's own (such as batch statistics),

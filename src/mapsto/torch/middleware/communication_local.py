@@ -48,7 +48,7 @@ class LocalSGD:
         return "local_sgd"
 
     def setup(self, builder: Builder) -> None:
-        builder.apart = self._name()
+        builder.local_updates = self._name()
 
     def begin(self, state: State) -> None:
         self.state = state
@@ -102,8 +102,8 @@ class LocalSGD:
     def evaluation_weights(self, state: State) -> Iterator[None]:
         """Evaluation and prediction run with the average, on every replica.
 
-        Just after an average replicas have the same weights, but those that others evaluate (such as averages over steps) may differ:
-        that of the first is taken.
+        Just after an average replicas have the same weights, but what others evaluate (such as averages over steps)
+        may differ: that of the first is taken.
         """
         if self.replicas is None:
             yield

@@ -55,7 +55,7 @@ class PowerSGD:
         self.rank, self.min_compression_rate = rank, min_compression_rate
 
     def setup(self, builder: Builder) -> None:
-        builder.apart = "powersgd"
+        builder.local_updates = "powersgd"
 
     def begin(self, state: State) -> None:
         self.state = state

@@ -72,8 +72,8 @@ class Distillation:
             raise LossError(f"distillation: the teacher's logits are {list(teacher.shape)}, the student's {found}")
         t, dtype = self.temperature, torch.promote_types(student.dtype, torch.float32)
         said, wanted = (F.log_softmax(logits.to(dtype) / t, -1) for logits in (student, teacher))
-        apart = F.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
+        divergence = F.kl_div(said, wanted, reduction="none", log_target=True).sum(-1)
         labels = batch.get(self.target)
-        if isinstance(labels, Tensor) and not labels.is_floating_point() and labels.shape == apart.shape:
-            apart = apart.where(labels != self.ignore_index, 0.0)
-        return t * t * apart.sum()
+        if isinstance(labels, Tensor) and not labels.is_floating_point() and labels.shape == divergence.shape:
+            divergence = divergence.where(labels != self.ignore_index, 0.0)
+        return t * t * divergence.sum()

@@ -83,7 +83,7 @@ class MixedPrecision:
             return inner
 
         def unscaled(state: State, batch: Batch) -> Metrics:
-            with state.apart():
+            with state.isolated_gradients():
                 metrics = inner(state, batch)
                 self.found = state.mesh.agree(check_and_scale(state.parameters, self.scale.reciprocal()))
             state.skip = either(state.skip, self.found)

@@ -32,7 +32,7 @@ class SAM:
             return inner
 
         def perturbed(state: State, batch: Batch) -> Metrics:
-            with state.apart():
+            with state.isolated_gradients():
                 metrics = inner(state, batch)
                 with kept([*state.parameters, *state.model.buffers()]):
                     self._ascend(state)

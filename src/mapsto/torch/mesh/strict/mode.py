@@ -82,7 +82,7 @@ class Strict:
     # -- the gradient ------------------------------------------------------------------------------------------------
     def grad(self, inner: Grad, state: State, batches: Sequence[Batch], asks: bool) -> tuple[Metrics, Tensor]:
         """The sum over micro-shards and ranks, left in .grad; the metrics; and how many ranks ask to stop."""
-        with state.sums(), state.apart():
+        with state.sums(), state.isolated_gradients():
             window, nodes = self._passes(inner, state, batches)
             if self.sharded is not None:
                 found = self.sharded.finish(state.parameters)
