@@ -64,7 +64,7 @@ def measure(name: str, folder: Path, rounds: int, width: int, steps: int) -> lis
     ways = {a: Saves(store, kept, CheckpointPlan(keep=1, asynchronous=a), lambda: None) for a in (False, True)}
     found: list[dict[str, Any]] = []
     number = 0
-    with run.reader("train").stream(0, 10**6, **program.takes) as stream:
+    with run.reader("train").stream(0, 10**6, **program.reader_args) as stream:
         batches = iter(stream)
 
         def step() -> None:

@@ -76,7 +76,7 @@ def train(asked: argparse.Namespace, mesh: dict[str, int], mode: dict[str, Any],
         micro_shards=None if mode.get("own") else asked.micro_shards,
         strict=mode["strict"],
     )
-    with texts(asked).stream(0, None, **program.takes) as stream:
+    with texts(asked).stream(0, None, **program.reader_args) as stream:
         for _, batch in stream:
             gate.step()
             program.step(batch)

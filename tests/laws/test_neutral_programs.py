@@ -43,7 +43,7 @@ class Regression:
         self.held: dict[str, Any] = {}
         rank = driver.rank
         self.own = tuple(range(micro_shards)) if alone else tuple(range(rank, micro_shards, 2))
-        self.takes = {"shard": self.own, "shards": micro_shards}
+        self.reader_args = {"shard": self.own, "shards": micro_shards}
         self.noise = np.random.default_rng(rank)
 
     def targets(self, batch: Any) -> Any:

@@ -37,7 +37,7 @@ def traffic(case: dict[str, Any]) -> list[tuple[float, int]]:
     """(metric `bytes/step`, what the recorder saw) of each step but the first two, in which DDP sets itself up."""
     program, reader = made(case)
     found = []
-    with reader.stream(0, case.get("steps", 5), **program.takes) as stream:
+    with reader.stream(0, case.get("steps", 5), **program.reader_args) as stream:
         for number, (_, batch) in enumerate(stream):
             before = len(recorded())
             told = program.step(batch)["bytes/step"]
@@ -88,7 +88,7 @@ def rounding(dtypes: list[str], case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stream(reader: Any, program: Any, steps: int) -> Any:
-    with reader.stream(0, steps, **program.takes) as stream:
+    with reader.stream(0, steps, **program.reader_args) as stream:
         yield from stream
 
 
@@ -106,7 +106,7 @@ def low_rank(case: dict[str, Any], steps: int) -> dict[str, Any]:
     exact, _ = made({**case, "middleware": []})
     saver = next(m for m in program.middleware.values() if isinstance(m, PowerSGD))
     lost, far, alike = [], [], []
-    with reader.stream(0, steps, **program.takes) as stream:
+    with reader.stream(0, steps, **program.reader_args) as stream:
         for _, batch in stream:
             names = [m.name for m in saver.matrices]
             before = [_summed(m.error) for m in saver.matrices]
@@ -150,7 +150,7 @@ def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any
     program, reader = made(case)
     seen: dict[str, Any] = {"weights": [], "canonical": [], "told": [], "asked": [], "kept": [], "bytes": [], "evaluated": []}
     plain = reader.sequential()
-    with reader.stream(0, steps, **program.takes) as stream:
+    with reader.stream(0, steps, **program.reader_args) as stream:
         for number, (_, batch) in enumerate(stream):
             if number == asks_at and dist.get_rank() == 1:
                 program.ask()
@@ -160,7 +160,7 @@ def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any
             seen["told"].append({n: (float(a), float(b)) for n, (a, b) in metrics.items()})
             seen["asked"].append(program.asked)
             own = {n: p.detach().clone() for n, p in zip(program.state.names, program.state.parameters, strict=True)}
-            with plain.stream(0, plain.batches_per_epoch, **program.takes) as evaluation:
+            with plain.stream(0, plain.batches_per_epoch, **program.reader_args) as evaluation:
                 seen.setdefault("evaluation", []).append(program.evaluate(b for _, b in evaluation))
             with program.evaluating():
                 evaluated = [p.detach().clone() for p in program.state.parameters]

@@ -142,12 +142,12 @@ def steps(case: dict[str, Any]) -> dict[str, Any]:
         return update(*args, **kwargs)
 
     program.state.optimizer.step = watched
-    with reader.stream(0, case.get("steps", 3), **program.takes) as stream:
+    with reader.stream(0, case.get("steps", 3), **program.reader_args) as stream:
         for _, batch in stream:
             window.append(program.step(batch))
     del program.state.optimizer.step
     plain = reader.sequential()
-    with plain.stream(0, plain.batches_per_epoch, **program.takes) as stream:
+    with plain.stream(0, plain.batches_per_epoch, **program.reader_args) as stream:
         evaluation = program.evaluate(batch for _, batch in stream)
     metrics = program.fetch(window)
     metrics.pop("bytes/step", None)  # one process sends nothing

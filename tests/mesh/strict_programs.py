@@ -136,14 +136,14 @@ def hashes(case: dict[str, Any]) -> dict[str, Any]:
     program, reader = made(case)
     found: dict[str, Any] = {"weights": [], "state": []}
     window = []
-    with reader.stream(0, case.get("steps", 4), **program.takes) as stream:
+    with reader.stream(0, case.get("steps", 4), **program.reader_args) as stream:
         for _, batch in stream:
             window.append(program.step(batch))
             tree = program.state_tree()
             found["weights"].append(fingerprint(tree["model"]))
             found["state"].append(fingerprint({k: tree[k] for k in ("model", "optimizer", "middleware")}))
     plain = reader.sequential()
-    with plain.stream(0, plain.batches_per_epoch, **program.takes) as stream:
+    with plain.stream(0, plain.batches_per_epoch, **program.reader_args) as stream:
         evaluation = program.evaluate(batch for _, batch in stream)
     told = {**program.fetch(window), **{f"valid/{k}": v for k, v in evaluation.items()}}
     return {**found, "metrics": {k: v.hex() for k, v in told.items()}}

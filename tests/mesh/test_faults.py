@@ -48,7 +48,7 @@ def trained(case: dict[str, Any], at: int, value: float) -> dict[str, Any]:
     """Two steps, the second of which is bad on the rank that has that record."""
     program, _ = made({"dtype": "float32", **case})
     window, before, said = [], {}, "nothing"
-    with bad_reader(at, value).stream(0, 2, **program.takes) as stream:
+    with bad_reader(at, value).stream(0, 2, **program.reader_args) as stream:
         for _, batch in stream:
             before = program.weights()
             try:
@@ -112,7 +112,7 @@ MODELS["breaks"] = Breaks
 
 def broken() -> None:
     program, _ = made({"dtype": "float32", "model": "breaks", "mesh": {"replicate": 2}})
-    with bad_reader(12, 99.0).stream(0, 2, **program.takes) as stream:
+    with bad_reader(12, 99.0).stream(0, 2, **program.reader_args) as stream:
         for _, batch in stream:
             program.step(batch)
 

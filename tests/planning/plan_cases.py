@@ -135,7 +135,7 @@ def _measured(mesh: str, middleware: str) -> dict[str, Any]:
             time.sleep(0.05)
             before = len(_recorded())
             with Sends() if mesh.startswith("pipeline") else nullcontext() as sends:
-                program.step([fields] * len(program.takes["shard"]) if program.takes else fields)
+                program.step([fields] * len(program.reader_args["shard"]) if program.reader_args else fields)
             if step == 2:
                 moved = _moved(_recorded()[before:]) | (sends.found if sends is not None else {})
     gc.enable()

@@ -145,7 +145,7 @@ class Loop:
         step, waited, got = self.step, 0.0, 0.0
         began = mark = clock()
         try:
-            with self.train.stream(step, self.total, **program.takes) as stream:
+            with self.train.stream(step, self.total, **program.reader_args) as stream:
                 began = mark = clock()
                 cpu = cpu_clock()
                 watch.beat(step)
@@ -375,17 +375,17 @@ def whole(reader: Any) -> Any:
 
 
 @contextmanager
-def counted(reader: Any, path: str, takes: Mapping[str, Any] | None = None, ranks: Ranks | None = None) -> Iterator[Any]:
+def counted(reader: Any, path: str, reader_args: Mapping[str, Any] | None = None, ranks: Ranks | None = None) -> Iterator[Any]:
     """The batches of one epoch, whose records are counted. Raises DataError where an epoch does not hold each once.
 
-    takes: the micro-shards that this rank reads; ranks: over which the records are then counted.
+    reader_args: the micro-shards that this rank reads; ranks: over which the records are then counted.
     """
     seen = _Seen()
-    with reader.stream(0, reader.batches_per_epoch, **(takes or {})) as stream:
+    with reader.stream(0, reader.batches_per_epoch, **(reader_args or {})) as stream:
         yield _counting(stream, seen)
     if not seen.all:  # whoever looks at the first batches only is not told of the others
         return
-    told = sum(_distinct(ranks, seen.records, takes)) if ranks is not None and takes else seen.records
+    told = sum(_distinct(ranks, seen.records, reader_args)) if ranks is not None and reader_args else seen.records
     if told != reader.records:
         raise DataError(f"{path}: {told} records were evaluated, and the reader holds {reader.records}")
 
@@ -404,18 +404,18 @@ def _counting(stream: Any, seen: _Seen) -> Iterator[Any]:
     seen.all = True
 
 
-def _distinct(ranks: Ranks, seen: int, takes: Mapping[str, Any]) -> list[int]:
+def _distinct(ranks: Ranks, seen: int, reader_args: Mapping[str, Any]) -> list[int]:
     """The counts of ranks with different micro-shards; those that share theirs (tensor, pipeline) count once."""
-    return list(dict(ranks.gather((takes["shard"], seen))).values())
+    return list(dict(ranks.gather((reader_args["shard"], seen))).values())
 
 
 def evaluate(
     program: Program, reader: Any, path: str, ranks: Ranks | None = None, *, batches: int | None = None
 ) -> dict[str, float]:
     """The program's metrics over each record of a reader once, or of its first `batches`. Raises DataError naming `path`."""
-    takes = getattr(program, "evaluates", program.takes)  # of a program whose steps read nothing here
+    reader_args = getattr(program, "evaluation_reader_args", program.reader_args)  # of a program whose steps read nothing here
     if batches is not None:
-        with whole(reader).stream(0, min(batches, reader.batches_per_epoch), **takes) as stream:
+        with whole(reader).stream(0, min(batches, reader.batches_per_epoch), **reader_args) as stream:
             return program.evaluate(batch for _, batch in stream)
-    with counted(whole(reader), path, takes, ranks) as every:
+    with counted(whole(reader), path, reader_args, ranks) as every:
         return program.evaluate(every)

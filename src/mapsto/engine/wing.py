@@ -24,7 +24,7 @@ class Program(Protocol):
     seed: int
 
     @property
-    def takes(self) -> Mapping[str, Any]:
+    def reader_args(self) -> Mapping[str, Any]:
         """Arguments for a reader's `stream`: none, or `shard` and `shards`, this rank's micro-shards of each global batch."""
         ...
 

@@ -60,7 +60,7 @@ def micro_shard(reader: Any, step: int, shard: int, shards: int) -> dict[str, An
 
 def own(program: RankedProgram, reader: Any, step: int) -> Any:
     """What this rank is given in a step: its micro-shards, or the batch."""
-    return read(reader, step, program.takes.get("shard", 0), program.takes.get("shards", 1))
+    return read(reader, step, program.reader_args.get("shard", 0), program.reader_args.get("shards", 1))
 
 
 def divided(gradients: Mapping[str, Array | None], weight: float, like: Mapping[str, Array]) -> dict[str, Array]:

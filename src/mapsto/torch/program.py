@@ -75,10 +75,20 @@ class Program:
         return self.state.schedule
 
     @property
-    def takes(self) -> dict[str, Any]:
-        """What a reader's stream is asked for: nothing, or this rank's micro-shards of each global batch."""
-        found: dict[str, Any] = getattr(self.state.mesh, "takes", {})
+    def reader_args(self) -> dict[str, Any]:
+        """Arguments for a reader's `stream`: none, or `shard` and `shards`, this rank's micro-shards of each global batch."""
+        mesh = self.state.mesh
+        if not hasattr(mesh, "reader_args") and hasattr(mesh, "takes"):  # what it was called before
+            warnings.warn(f"{type(mesh).__name__}.takes is called reader_args now", DeprecationWarning, stacklevel=2)
+            return dict(mesh.takes)
+        found: dict[str, Any] = getattr(mesh, "reader_args", {})
         return found
+
+    @property
+    def takes(self) -> dict[str, Any]:
+        """What `reader_args` was called before."""
+        warnings.warn("program.takes is called reader_args now", DeprecationWarning, stacklevel=2)
+        return self.reader_args
 
     @property
     def asked(self) -> bool:

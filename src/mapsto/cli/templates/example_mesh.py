@@ -18,7 +18,7 @@ def main() -> None:
     )
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
     reader = Batches({"input": x, "target": np.array([0, 1, 1, 1])}, batch_size=4)
-    with reader.stream(0, 40, **program.takes) as stream:
+    with reader.stream(0, 40, **program.reader_args) as stream:
         for step, shards in stream:
             metrics = program.step(shards)
             if step % 10 == 9:

@@ -30,8 +30,8 @@ class MyName(OneProcess):
         self.own = tuple(range(self.micro_shards))
 
     @property
-    def takes(self) -> dict[str, Any]:
-        """What a reader's stream is asked for: a list of these micro-shards at each position."""
+    def reader_args(self) -> dict[str, Any]:
+        """Arguments for a reader's `stream`: a list of these micro-shards at each position."""
         return {"shard": self.own, "shards": self.micro_shards}
 
     def setup(self, builder: Any) -> None:

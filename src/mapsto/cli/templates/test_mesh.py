@@ -31,7 +31,7 @@ def reader() -> Batches:
 
 def trained(made: Any) -> tuple[torch.Tensor, list[float]]:
     losses = []
-    with reader().stream(0, 3, **made.takes) as stream:
+    with reader().stream(0, 3, **made.reader_args) as stream:
         for _, batch in stream:
             losses.append(made.fetch([made.step(batch)])["loss"])
     return torch.cat([p.detach().flatten() for p in made.model.parameters()]), losses

@@ -53,7 +53,7 @@ def _on_ranks(trial: Trial, world: int, act: Callable[[int], Any], what: str) ->
 def _stepped(spec: Spec, where: Path) -> Run:
     """The program of a spec on these ranks after a few steps."""
     run = Run(spec, where)
-    with run.reader("train").stream(0, STEPS, **run.program.takes) as stream:
+    with run.reader("train").stream(0, STEPS, **run.program.reader_args) as stream:
         for _, batch in stream:
             run.program.step(batch)
     return run

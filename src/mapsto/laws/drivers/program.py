@@ -25,7 +25,7 @@ class RankedProgram(Protocol):
     """The program of a spec on this rank; batches are as readers give them, values are whole wherever their parts lie."""
 
     @property
-    def takes(self) -> Mapping[str, Any]:
+    def reader_args(self) -> Mapping[str, Any]:
         """Of the engine's `Program`: `shard` and `shards` where it is given micro-shards."""
         ...
 

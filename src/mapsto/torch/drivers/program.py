@@ -47,8 +47,8 @@ class Driven:
         self.metrics: Metrics = {}
 
     @property
-    def takes(self) -> Mapping[str, Any]:
-        return self.made.takes
+    def reader_args(self) -> Mapping[str, Any]:
+        return self.made.reader_args
 
     def _placed(self, batch: Any) -> Any:
         if isinstance(batch, list):

@@ -62,7 +62,7 @@ def _run(trial: Trial, made: Program, dtype: torch.dtype) -> list[float]:
     with patience(PATIENCE), trial.component("a step"):
         for step in range(STEPS):
             batch = _own(trial, step, dtype)
-            given: Any = [batch] if made.takes else batch
+            given: Any = [batch] if made.reader_args else batch
             told.append(float(made.step(given).get("bytes/step", 0.0)))
     return told
 

@@ -156,7 +156,7 @@ class Ranks(OneProcess):
         return dist.get_rank(self.data) if self.data is not None else 0
 
     @property
-    def takes(self) -> dict[str, Any]:
+    def reader_args(self) -> dict[str, Any]:
         """What a reader's stream is asked for: this rank's micro-shards."""
         return {"shard": self.own, "shards": self.micro_shards}
 

@@ -66,13 +66,13 @@ class Rehearsal:
         meter.label_the_rest("buffers")
         self.held["buffers"] = meter.alive("buffers")
         self._handle = state.optimizer.register_step_pre_hook(self._gradients)
-        self.passes = len(program.takes.get("shard", (0,)))
+        self.passes = len(program.reader_args.get("shard", (0,)))
 
     def step(self, records: int) -> Measured:
         """One step of micro-shards of so many records each. Raises PlanError, DataError."""
         state, meter = self.program.state, self.meter
         batches = [sized(self.example, records) for _ in range(self.passes)]
-        given: Any = batches if self.program.takes else batches[0]
+        given: Any = batches if self.program.reader_args else batches[0]
         self.mail.records = records
         self._forget()
         self._moment, issued = meter.now, len(meter.traffic)

@@ -35,12 +35,12 @@ class ServedProgram:
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
     @property
-    def takes(self) -> dict[str, Any]:
+    def reader_args(self) -> dict[str, Any]:
         """This process reads nothing of a training batch: the workers read their own."""
         return {"shard": (), "shards": 1}
 
     @property
-    def evaluates(self) -> dict[str, Any]:
+    def evaluation_reader_args(self) -> dict[str, Any]:
         """Evaluation reads whole batches here."""
         return {}
 
