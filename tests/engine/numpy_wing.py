@@ -41,7 +41,7 @@ class Program:
         self.plateau = {"best": float("inf"), "factor": 1.0, "seen": Counter()}
         self.taken = 0
 
-    reader_args, asked = {}, False  # of one process
+    reader_args, attention_requested = {}, False  # of one process
 
     @property
     def position(self) -> int:

@@ -153,12 +153,12 @@ def local_steps(case: dict[str, Any], steps: int, asks_at: int) -> dict[str, Any
     with reader.stream(0, steps, **program.reader_args) as stream:
         for number, (_, batch) in enumerate(stream):
             if number == asks_at and dist.get_rank() == 1:
-                program.ask()
+                program.request_attention()
             before = sent.bytes
             metrics = program.step(batch)
             seen["bytes"].append((metrics.pop("bytes/step"), sent.bytes - before))
             seen["told"].append({n: (float(a), float(b)) for n, (a, b) in metrics.items()})
-            seen["asked"].append(program.asked)
+            seen["asked"].append(program.attention_requested)
             own = {n: p.detach().clone() for n, p in zip(program.state.names, program.state.parameters, strict=True)}
             with plain.stream(0, plain.batches_per_epoch, **program.reader_args) as evaluation:
                 seen.setdefault("evaluation", []).append(program.evaluate(b for _, b in evaluation))

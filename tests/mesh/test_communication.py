@@ -120,7 +120,7 @@ def test_the_bytes_told_are_those_of_the_closed_form(found):
     shapes = [tuple(p.shape) for p in made({})[0].model.parameters()]
     count = sum(int(np.prod(s)) for s in shapes)
     told = {name: [t for t, _ in rows] for name, rows in found["traffic"][0].items()}
-    metrics = 3 * 8  # total, weight and the wish to stop, in float64
+    metrics = 3 * 8  # total, weight and the request to stop, in float64
     assert told["dense"] == [8 * count + metrics] * 3
     assert told["dense float32"] == [4 * count + metrics] * 3
     assert told["bf16"] == [2 * count + metrics] * 3
@@ -235,7 +235,7 @@ def test_evaluation_takes_the_average_and_changes_no_replica(found):
                 assert of_rank["evaluation"][number] == pytest.approx(wanted, rel=1e-12)
 
 
-def test_a_wish_to_stop_reaches_all_with_the_next_average(found):
+def test_a_request_to_stop_reaches_all_with_the_next_average(found):
     for of_rank in found["local"]:
         assert of_rank["asked"] == [False, False, True, False, False, True, False]
     assert not any(found["diloco"][0]["asked"])

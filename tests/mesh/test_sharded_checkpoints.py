@@ -151,7 +151,7 @@ def test_while_something_is_written_steps_go_on_and_nothing_is_lost(tmp_path: Pa
         records = list(RunFolder(tmp_path / name).records("checkpoint"))
         there = [step_of(p) for p in checkpoint_paths(tmp_path / name / "checkpoints")]
         assert [r["step"] for r in records] == there
-        assert there == steps or (name == "signal" and there == steps[:4])  # the wish is heard with the step, or the next
+        assert there == steps or (name == "signal" and there == steps[:4])  # the request is received with the step, or the next
         for step in there:
             saved(tmp_path / name, step)
 

@@ -41,7 +41,7 @@ class Stack(nn.Module):
 BLOCK, HEAD = 4 * WIDTH * WIDTH, 4 * WIDTH * 8
 ALL = 2 * BLOCK + HEAD
 METRICS = 24
-"""Bytes of the sums that ranks share in a step: loss, weight and the wish to stop, in float64."""
+"""Bytes of the sums that ranks share in a step: loss, weight and the request to stop, in float64."""
 
 
 def spec(model: Any = Stack, **more: Any) -> Spec:

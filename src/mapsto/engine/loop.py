@@ -77,8 +77,8 @@ class Loop:
         self.watch = StallWatch(self.folder.path, self.ranks.rank)
         self.survey = Survey(self.folder, self.program, self.wing, self.spec.seed) if self.ranks.leader else None
         self._epoch_began = clock()
-        self._wish: tuple[str, str] | None = None
-        self._running = self._telling = False
+        self._stop_requested: tuple[str, str] | None = None
+        self._running = self._in_event = False
         self._call: Callable[[str], Any] = self._no_service if self.ranks.world > 1 else lambda _: self.program.weights()
         self.view = RunView(
             folder=self.folder.path,
@@ -87,18 +87,18 @@ class Loop:
             steps_per_epoch=self.per_epoch,
             summary=MappingProxyType(dict(self.program.summary())),
             weights=lambda: self._call("weights"),
-            ask_to_stop=lambda reason: self.ask("stopped", reason),
+            ask_to_stop=lambda reason: self.request_stop("stopped", reason),
         )
 
-    # -- asked from outside ------------------------------------------------------------------------------------------
-    def ask(self, reason: str, text: str) -> None:
+    # -- requested from outside --------------------------------------------------------------------------------------
+    def request_stop(self, reason: str, text: str) -> None:
         """End after the current step. Safe in a signal handler: the flag is set before the step is made due.
 
-        Of several ranks one that is asked asks the others, so that all end after the same step.
+        Of several ranks the one that is called requests the attention of the others, so that all end after the same step.
         """
-        if self.ranks.world > 1 and self._running and not self._telling:  # what an event brings is told to all after it
-            self._wish = self._wish or (reason, text)
-            self.program.ask()
+        if self.ranks.world > 1 and self._running and not self._in_event:  # a request of an event is shared after it
+            self._stop_requested = self._stop_requested or (reason, text)
+            self.program.request_attention()
             return
         if self.stop is None:
             self.stop = (reason, text)
@@ -108,21 +108,21 @@ class Loop:
         """A checkpoint was written in the background: look at it after the current step, on all ranks."""
         if self.ranks.world > 1:
             if self.ranks.leader:
-                self.program.ask()
+                self.program.request_attention()
             return
         self.due = 0
 
-    def _hear(self) -> None:
-        """Some rank asked for attention: it wishes to stop, or the leader's checkpoint is written."""
-        self.program.ask(False)  # before the wishes are read: one that comes now is heard after the next step
-        told = self.ranks.gather((self._wish, self.saves.ready))
-        self.stop = self.stop or next((wish for wish, _ in told if wish is not None), None)
-        if told[0][1]:
+    def _receive(self) -> None:
+        """Some rank requested attention: it was told to stop, or the leader's checkpoint is written."""
+        self.program.request_attention(False)  # before requests are read: one that comes now is received after the next step
+        received = self.ranks.gather((self._stop_requested, self.saves.ready))
+        self.stop = self.stop or next((request for request, _ in received if request is not None), None)
+        if received[0][1]:
             self._settle()
 
-    def _first(self, wish: tuple[str, str] | None) -> tuple[str, str] | None:
-        """What the first rank that has a wish wishes, on every rank."""
-        return next((told for told in self.ranks.gather(wish) if told is not None), None)
+    def _first(self, request: tuple[str, str] | None) -> tuple[str, str] | None:
+        """The request to stop of the first rank that has one, on every rank."""
+        return next((made for made in self.ranks.gather(request) if made is not None), None)
 
     # -- running -----------------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -156,7 +156,7 @@ class Loop:
                         watch.beat(step)
                     keep(take(batch))
                     step += 1
-                    if step >= self.due or (several and program.asked):
+                    if step >= self.due or (several and program.attention_requested):
                         self._wall += clock() - began
                         self._cpu += cpu_clock() - cpu
                         self._waited += waited
@@ -184,8 +184,8 @@ class Loop:
                 "a middleware around `step` calls the inner step once a batch"
             )
         if self.ranks.world > 1:
-            if self.program.asked:
-                self._hear()
+            if self.program.attention_requested:
+                self._receive()
         elif self.saves.ready:
             self._settle()
         if self._is_due("log") or last:
@@ -352,11 +352,11 @@ class Loop:
         self.stop = self._first(self.stop)
 
     def _dispatch(self, event: Event, call: Callable[[str], Any]) -> None:
-        before, self._call, self._telling = self._call, call, True
+        before, self._call, self._in_event = self._call, call, True
         try:
             self.dispatch(event)
         finally:
-            self._call, self._telling = before, False
+            self._call, self._in_event = before, False
 
     @staticmethod
     def _no_service(name: str) -> Any:

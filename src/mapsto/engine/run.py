@@ -140,7 +140,7 @@ class Run(Trained[P]):
             )
             require_awaited(loop)
             stack.enter_context(loop.watch)
-            stack.enter_context(interruptible(lambda name: loop.ask("interrupted", name)))
+            stack.enter_context(interruptible(lambda name: loop.request_stop("interrupted", name)))
             self._moved, self._at = True, None
             try:
                 loop.emit("start", detail=begin(loop, found, self._elsewhere, notes, reschedule))

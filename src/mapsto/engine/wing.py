@@ -29,12 +29,12 @@ class Program(Protocol):
         ...
 
     @property
-    def asked(self) -> bool:
-        """Whether some rank asked for attention: the same on every rank after the same step."""
+    def attention_requested(self) -> bool:
+        """Whether some rank requested attention: the same on every rank after the same step."""
         ...
 
-    def ask(self, wanted: bool = True) -> None:
-        """Ask all ranks for attention, such as to stop (or ask no more); it is told with the next step."""
+    def request_attention(self, wanted: bool = True) -> None:
+        """Request attention of all ranks, such as to stop (or no more); the request goes along with the next step."""
         ...
 
     @property

@@ -75,9 +75,9 @@ def base_grad(loss: Loss) -> Grad:
         return seeds[key]
 
     def grad(state: State, batch: Batch) -> Metrics:
-        if state.mesh.collect is not None:
-            collected: Metrics = state.mesh.collect(state, batch, loss)
-            return collected
+        if state.mesh.pipeline_forward is not None:
+            forwarded: Metrics = state.mesh.pipeline_forward(state, batch, loss)
+            return forwarded
         state.reseed()
         total, weight, _ = loss(state, batch)
         if state.mesh.absent:  # a stand-in: all ranks compute something, and this weighs nothing

@@ -91,13 +91,13 @@ class Program:
         return self.reader_args
 
     @property
-    def asked(self) -> bool:
-        """Whether some rank asked for attention (see `ask`): the same on every rank after the same step."""
-        return bool(getattr(self.state.mesh, "asked", False))
+    def attention_requested(self) -> bool:
+        """Whether some rank requested attention (see `request_attention`): the same on every rank after the same step."""
+        return bool(getattr(self.state.mesh, "attention_requested", False))
 
-    def ask(self, wanted: bool = True) -> None:
-        """Ask all ranks for attention, such as to stop (or ask no more); it is told with the next step."""
-        self.state.mesh.asks = wanted
+    def request_attention(self, wanted: bool = True) -> None:
+        """Request attention of all ranks, such as to stop (or no more); the request goes along with the next step."""
+        self.state.mesh.wants_attention = wanted
 
     @property
     def position(self) -> int:

@@ -14,10 +14,10 @@ class OneProcess:
 
     rank, world: this process among all; micro_shards: parts of a global batch, of which `own` are this rank's;
     lockstep: whether all ranks must make the same number of passes, so that none may leave an empty one out;
-    absent: whether the micro-shard being computed is a stand-in, which weighs nothing; asks: whether this rank wishes all
-    of them to stop; replicas: the group of ranks that hold the same of other copies of the model, where these step by
-    themselves and a middleware brings them together; collect: None, or what takes (state, batch, loss) in the place of a
-    pass, which comes later with others.
+    absent: whether the micro-shard being computed is a stand-in, which weighs nothing; wants_attention: whether this rank
+    requests the attention of all, such as to stop; replicas: the group of ranks that hold the same of other copies of the
+    model, where these step by themselves and a middleware brings them together; pipeline_forward: None, or what takes
+    (state, batch, loss) in the place of a pass, which comes later with those of other micro-batches.
     """
 
     rank, world = 0, 1
@@ -25,9 +25,9 @@ class OneProcess:
     own: tuple[int, ...] = (0,)
     lockstep = False
     absent = False
-    asks = False
+    wants_attention = False
     replicas: Any = None
-    collect: Any = None
+    pipeline_forward: Any = None
 
     def __init__(self) -> None:
         self._pending = 0
@@ -86,7 +86,7 @@ class OneProcess:
         return {}
 
     def together(self, window: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Metrics of replicas that step by themselves as those of all of them; the wish to stop goes along."""
+        """Metrics of replicas that step by themselves as those of all of them; a request for attention goes along."""
         (only,) = window
         return dict(only)
 

@@ -86,11 +86,11 @@ class Ranks(OneProcess):
         self.tensor_plan = tensor_plan
         self.staging = Staging(microbatches, schedule, stages, split)
         self.bucket_mb, self.timeout = bucket_mb, timeout
-        self._asked: list[Tensor] = []
+        self._attention: list[Tensor] = []
         self.busy = Busy()
         self.alone = False  # whatever was started
         self.local_updates = False
-        self._wish: bool | Tensor = False
+        self._unshared: bool | Tensor = False
 
     @property
     def ranks(self) -> int | None:
@@ -139,7 +139,7 @@ class Ranks(OneProcess):
 
     @property
     def meets(self) -> dist.ProcessGroup | None:
-        """The ranks that tell each other their metrics and wishes: those with other records, or all that share a step."""
+        """The ranks that exchange their metrics and requests: those with other records, or all that share a step."""
         if self.local_updates:
             return self._axis("shard")
         return self.data if self.data_ranks == self.world else dist.group.WORLD
@@ -157,7 +157,7 @@ class Ranks(OneProcess):
 
     @property
     def reader_args(self) -> dict[str, Any]:
-        """What a reader's stream is asked for: this rank's micro-shards."""
+        """Arguments for a reader's `stream`: this rank's micro-shards."""
         return {"shard": self.own, "shards": self.micro_shards}
 
     def accept(self, plan: Sequence[Placed]) -> None:
@@ -256,12 +256,14 @@ class Ranks(OneProcess):
         def over_ranks(state: State, batches: Any) -> Metrics:
             self.busy.begin()
             if self.strict is not None:
-                metrics, asked = self.strict.grad(inner, state, batches, self.asks)
+                metrics, attention = self.strict.grad(inner, state, batches, self.wants_attention)
                 self.busy.end()
             else:
                 window = self._passes(inner, state, batches)
                 self.busy.end()
-                metrics, asked = reduced(window, self.meets, state.device, asks=self.asks, counts=self.counts)
+                metrics, attention = reduced(
+                    window, self.meets, state.device, attention=self.wants_attention, counts=self.counts
+                )
                 if self.divided is not None:
                     self.divided.settle()
                 if self.pipeline is not None:
@@ -269,10 +271,10 @@ class Ranks(OneProcess):
                 for summed in (self.placed, self.scalars):
                     if isinstance(summed, Summed):
                         summed.reduce()
-            if self.local_updates:  # told to all when the replicas come together
-                self._wish, self._asked = asked, []
+            if self.local_updates:  # shared with all when the replicas come together
+                self._unshared, self._attention = attention, []
             else:
-                self._asked = [*self._asked[-1:], asked]
+                self._attention = [*self._attention[-1:], attention]
             if not state.summing:
                 self._divide(state, metrics["loss"][1])
             return metrics
@@ -351,23 +353,26 @@ class Ranks(OneProcess):
         return reduced(parts, self.data, self.state.device)[0]
 
     def together(self, window: Sequence[Metrics]) -> Metrics:
-        """Metrics of replicas that step by themselves as those of all of them; the wish to stop goes along."""
-        metrics, asked = reduced(window, self.replicas, self.state.device, asks=self._wish)
-        self._asked = [asked]
+        """Metrics of replicas that step by themselves as those of all of them; a request for attention goes along."""
+        metrics, attention = reduced(window, self.replicas, self.state.device, attention=self._unshared)
+        self._attention = [attention]
         return metrics
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value (it is pickled) by rank, on every rank; all ranks must ask."""
         return group.Group().gather(value) if self.world > 1 else [value]
 
-    # -- the wish to stop --------------------------------------------------------------------------------------------
+    # -- a request to stop -------------------------------------------------------------------------------------------
     @property
-    def asked(self) -> bool:
-        """Whether some rank wished to stop, the same on all of them. On a GPU what the step before last told: no waiting."""
-        if not self._asked:
+    def attention_requested(self) -> bool:
+        """Whether some rank requested attention, such as to stop: the same on all ranks.
+
+        On a GPU it is what the step before last exchanged, since reading the last one's would wait for the device.
+        """
+        if not self._attention:
             return False
-        told = self._asked[0 if self._asked[-1].is_cuda else -1]
-        return bool(told > 0)
+        requests = self._attention[0 if self._attention[-1].is_cuda else -1]
+        return bool(requests > 0)
 
 
 def refuse_batch_statistics(model: nn.Module, micro_shards: int) -> None:

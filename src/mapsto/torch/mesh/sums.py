@@ -18,11 +18,12 @@ def reduced(
     group: dist.ProcessGroup | None,
     device: torch.device,
     *,
-    asks: bool | Tensor = False,
+    attention: bool | Tensor = False,
     counts: bool = True,
 ) -> tuple[Metrics, Tensor]:
-    """(sum, weight) pairs summed, scalars averaged, over micro-shards and the ranks of a group; and how many of these ask
-    to stop. counts: whether this rank's metrics are not another's too. float64 on the device; nothing is copied from it.
+    """(sum, weight) pairs summed, scalars averaged, over micro-shards and the ranks of a group; and how many of these
+    request attention, such as to stop. counts: whether this rank's metrics are not another's too. float64 on the device;
+    nothing is copied from it.
     """
     names = sorted({name for metrics in window for name in metrics})
     pairs = [name for name in names if type(next(m[name] for m in window if name in m)) is tuple]
@@ -35,7 +36,7 @@ def reduced(
             values += [sum(found), len(found)]
     if not counts:
         values = [0.0] * len(values)
-    vector = packed([*values, asks], device)
+    vector = packed([*values, attention], device)
     if group is not None:
         sent.all_reduce(vector, group=group)
     metrics: Metrics = {}

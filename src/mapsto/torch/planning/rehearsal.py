@@ -85,10 +85,10 @@ class Rehearsal:
         return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]), timeline)
 
     def _forget(self) -> None:
-        """What steps before left, which would make this one unlike the first: the wish to stop, schedules of other shapes."""
+        """What steps before left, which would make this one unlike the first: requests to stop, schedules of other shapes."""
         mesh: Any = self.program.state.mesh
-        if hasattr(mesh, "_asked"):
-            mesh._asked = []
+        if hasattr(mesh, "_attention"):
+            mesh._attention = []
         if getattr(mesh, "pipeline", None) is not None:
             mesh.pipeline._schedules.clear()
             gc.collect()

@@ -30,7 +30,7 @@ class ServedProgram:
         self.plain, self.options, self.layout, self._make = plain, options, layout, make
         self.state, self.task, self.seed = plain.state, plain.task, plain.seed
         self.driver: Driver | None = None
-        self.failed = self._wish = False
+        self.failed = self._attention = False
         self._gathered = -1
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
@@ -45,12 +45,12 @@ class ServedProgram:
         return {}
 
     @property
-    def asked(self) -> bool:
-        return self._wish
+    def attention_requested(self) -> bool:
+        return self._attention
 
-    def ask(self, wanted: bool = True) -> None:
-        """Ask for the run's attention, such as to stop (or ask no more)."""
-        self._wish = wanted
+    def request_attention(self, wanted: bool = True) -> None:
+        """Request the run's attention, such as to stop (or no more)."""
+        self._attention = wanted
 
     @property
     def model(self) -> nn.Module:

@@ -91,20 +91,20 @@ class Pipeline:
         """
         waiting: list[MicroBatch] = []
 
-        def collect(state: State, batch: Batch, loss: Loss) -> Metrics:
+        def pipeline_forward(state: State, batch: Batch, loss: Loss) -> Metrics:
             waiting.append(MicroBatch(len(waiting), state.shard, state.mesh.absent, batch))
             self.loss = loss
             return {"loss": (0.0, 0.0)}
 
         mesh: Any = state.mesh
-        mesh.collect, self.state = collect, state
+        mesh.pipeline_forward, self.state = pipeline_forward, state
         try:
             with state.sums():
                 for number, absent, batch in numbered:
                     state.shard, mesh.absent = number, absent
                     inner(state, batch)
         finally:
-            mesh.collect = None
+            mesh.pipeline_forward = None
             state.shard, mesh.absent = 0, False
         self._found.clear()
         for alike in _alike(waiting):

@@ -80,7 +80,7 @@ class Strict:
         self._strides = [torch.empty_like(p, device="meta").stride() for p in state.parameters]
 
     # -- the gradient ------------------------------------------------------------------------------------------------
-    def grad(self, inner: Grad, state: State, batches: Sequence[Batch], asks: bool) -> tuple[Metrics, Tensor]:
+    def grad(self, inner: Grad, state: State, batches: Sequence[Batch], attention: bool) -> tuple[Metrics, Tensor]:
         """The sum over micro-shards and ranks, left in .grad; the metrics; and how many ranks ask to stop."""
         with state.sums(), state.isolated_gradients():
             window, nodes = self._passes(inner, state, batches)
@@ -88,9 +88,9 @@ class Strict:
                 found = self.sharded.finish(state.parameters)
             else:
                 found = [any(node[i] is not None for node in nodes) for i in range(len(state.parameters))]
-            metrics, asked, present = self.reduced(window, state.device, asks=asks, flags=found)
+            metrics, requests, present = self.reduced(window, state.device, attention=attention, flags=found)
             self._leave(state, nodes, present)
-        return metrics, asked
+        return metrics, requests
 
     def _passes(self, inner: Grad, state: State, batches: Sequence[Batch]) -> tuple[list[Metrics | None], list[Parts]]:
         window: list[Metrics | None] = []
@@ -139,7 +139,7 @@ class Strict:
 
     # -- metrics -----------------------------------------------------------------------------------------------------
     def reduced(
-        self, window: Sequence[Metrics | None], device: torch.device, *, asks: bool = False, flags: Sequence[bool] = ()
+        self, window: Sequence[Metrics | None], device: torch.device, *, attention: bool = False, flags: Sequence[bool] = ()
     ) -> tuple[Metrics, Tensor, list[bool]]:
         """(sum, weight) pairs summed and scalars averaged over all micro-shards by their number; how many ranks ask; for each
         flag whether some rank raised it."""
@@ -151,7 +151,7 @@ class Strict:
             for name in names:
                 value = metrics.get(name) if metrics else None
                 values += [0.0, 0.0] if value is None else value if name in pairs else [value, 1.0]
-        vector = packed([*values, 1.0 if asks else 0.0, *map(float, flags)], device)
+        vector = packed([*values, 1.0 if attention else 0.0, *map(float, flags)], device)
         every = vector[None] if self.data is None else all_gather(vector, self.data)
         numbered = every[:, : len(values)].reshape(-1, 2 * len(names))[self._rows.to(device)]
         sums = numbered.sum(0)
