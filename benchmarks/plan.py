@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mapsto.core.load_spec import load_spec
-from mapsto.core.sizes import say_size
+from mapsto.core.sizes import format_size
 from mapsto.engine.planning import subject_of
 from mapsto.torch.planning.candidates import parse_mesh
 from mapsto.torch.planning.plan import Limits, Planner
@@ -28,7 +28,7 @@ def main(meshes: list[str]) -> None:
         begun = time.process_time()
         found = planner.outlook(parse_mesh(mesh, RANKS))
         seconds = time.process_time() - begun
-        peak = found.reason if found.measured is None else say_size(found.measured.peak)
+        peak = found.reason if found.measured is None else format_size(found.measured.peak)
         print(f"| {mesh} | {seconds:.1f} | {len(found.stages)} | {peak} | {found.largest} |", flush=True)
 
 

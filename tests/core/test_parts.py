@@ -15,7 +15,7 @@ import mapsto
 from mapsto.core.errors import DataError, MissingExtra, RegistryError, SpecError
 from mapsto.core.kinds import KINDS
 from mapsto.core.parts import INJECTED, Reference, build, check, imported, of_library, resolve, use
-from mapsto.core.typed import choices_of, say, shortened, validated
+from mapsto.core.typed import choices_of, format_type, shortened, validated
 
 if TYPE_CHECKING:
     from only_for_type_checkers import Hidden
@@ -170,8 +170,8 @@ def test_a_long_value_is_shortened() -> None:
 
 
 def test_hints_in_words() -> None:
-    assert say(int) == "int"
-    assert say(Optional[int]) == "Optional[int]" or say(Optional[int]) == "int | None"  # noqa: UP045
+    assert format_type(int) == "int"
+    assert format_type(Optional[int]) == "Optional[int]" or format_type(Optional[int]) == "int | None"  # noqa: UP045
     assert choices_of(int | None) == []
     assert choices_of(list[Literal["a"]]) == []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mapsto.core.errors import SpecError
-from mapsto.core.sizes import parse_rate, parse_size, say_size
+from mapsto.core.sizes import format_size, parse_rate, parse_size
 
 
 @pytest.mark.parametrize(
@@ -39,4 +39,4 @@ def test_what_is_no_size_says_what_is_allowed(text: str) -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1 KB"), (79_900_000_000, "79.9 GB"), (999_600_000, "1 GB"), (123_400_000, "123 MB")],
 )
 def test_a_size_is_said_in_three_digits(size: int, said: str) -> None:
-    assert say_size(size) == said
+    assert format_size(size) == said

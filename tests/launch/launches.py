@@ -87,7 +87,7 @@ def launch(
         thread.join(LIMIT)
         assert not thread.is_alive(), (told.said, told.error)
     finally:
-        supervisor.asked += [signal.SIGINT, signal.SIGINT]
+        supervisor.signals += [signal.SIGINT, signal.SIGINT]
         thread.join(30)
         supervisor.close()
     told.seconds = time.monotonic() - began

@@ -15,12 +15,12 @@ from tests.launch.namespaces import NET, are_possible, hosts
 from tests.launch.test_real_ranks import RECIPE, TIMEOUT, told_of
 
 from mapsto.engine.folder import RunFolder
-from mapsto.launch.agent import ALIVE, LAST_CALL, MISSES, TELL
+from mapsto.launch.agent import ALIVE, ENDS_LIMIT, LAST_CALL, MISSES
 from mapsto.launch.supervisor import GRACE
 
 pytestmark = [pytest.mark.network]
 CHANGES = ("model.pause=0.02", "strict=true", "epochs=12")
-RECOVER = TIMEOUT + GRACE + TELL + ALIVE * MISSES + LAST_CALL
+RECOVER = TIMEOUT + GRACE + ENDS_LIMIT + ALIVE * MISSES + LAST_CALL
 """Seconds in which a run goes on without a node, as docs/distributed.md promises; and then ranks start."""
 SLACK = 40.0
 """Seconds for a busy machine."""

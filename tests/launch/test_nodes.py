@@ -12,7 +12,7 @@ import pytest
 from tests.launch.launches import LIMIT, Told, await_
 
 from mapsto.core.errors import LaunchError
-from mapsto.launch.agent import ALIVE, LAST_CALL, MISSES, TELL
+from mapsto.launch.agent import ALIVE, ENDS_LIMIT, LAST_CALL, MISSES
 from mapsto.launch.local import LocalWorkers
 from mapsto.launch.network import free_port
 from mapsto.launch.rendezvous import Rendezvous
@@ -30,9 +30,9 @@ class Node:
     """A node's supervisor in a thread of this process."""
 
     def __init__(self, server: ForkServer, folder: Path, deeds: list[str], *, ranks: int = 1, **request: object) -> None:
-        self.server, self.told, self.asked = server, Told(folder), []  # type: ignore[var-annotated]
+        self.server, self.told, self.signals = server, Told(folder), []  # type: ignore[var-annotated]
         made = Request(Span(ranks, ranks), **request)  # type: ignore[arg-type]
-        self.meeting = Rendezvous(server, made, folder, SECRET, self.told.said.append, lambda: not self.asked)
+        self.meeting = Rendezvous(server, made, folder, SECRET, self.told.said.append, lambda: not self.signals)
         self.supervisor = Supervisor(
             request=made,
             workers=LocalWorkers(server, "tests.launch.fake_ranks:main"),
@@ -40,7 +40,7 @@ class Node:
             words=lambda folder, attempt: [str(folder), *deeds],
             folder=folder,
             say=self.told.said.append,
-            asked=self.asked,
+            signals=self.signals,
         )
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -57,7 +57,7 @@ class Node:
     def end(self, limit: float = LIMIT) -> Told:
         self.thread.join(limit)
         if self.thread.is_alive():
-            self.asked += [2, 2]
+            self.signals += [2, 2]
             self.thread.join(30)
             raise AssertionError(f"not within {limit:g} s: {self.told.said}")
         return self.told
@@ -65,7 +65,7 @@ class Node:
     def die(self) -> None:
         """As a machine does that is switched off: ranks, agent and all."""
         self.server._process.kill()
-        self.asked += [2, 2]
+        self.signals += [2, 2]
         self.thread.join(30)
 
 
@@ -126,7 +126,7 @@ def test_a_dead_node_is_missed_and_comes_back(servers, tmp_path, meet):
     began = time.monotonic()
     second.die()
     await_(lambda: (tmp_path / "run" / "ready-0").exists())  # it goes on alone
-    assert time.monotonic() - began < 4 + TELL + ALIVE * MISSES + LAST_CALL + SLACK
+    assert time.monotonic() - began < 4 + ENDS_LIMIT + ALIVE * MISSES + LAST_CALL + SLACK
     assert "rank 1 did not come: it was on a node that does not answer any more" in first.told.text()
     servers[1].revive()
     again = Node(servers[1], tmp_path / "run", deeds, node_rank=1, **options)
@@ -175,5 +175,5 @@ def test_a_host_that_is_not_there(servers, tmp_path, meet):
 def test_a_signal_ends_the_waiting(servers, tmp_path, meet):
     node = Node(servers[0], tmp_path, [], nodes=Span(2, 2), node_rank=0, rendezvous=meet, wait=60.0)
     await_(lambda: node.meeting._agent is not None)
-    node.asked.append(2)
+    node.signals.append(2)
     assert node.end(20).code == 130

@@ -135,7 +135,7 @@ def ask(folder, ranks, *numbers, pause=0.2):
     def meanwhile(supervisor):
         await_(lambda: all((folder / f"ready-{rank}").exists() for rank in range(ranks)))
         for number in numbers:
-            supervisor.asked.append(number)
+            supervisor.signals.append(number)
             time.sleep(pause)
 
     return meanwhile

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mapsto import Spec, use
 from mapsto.core.errors import DataError, PlanError, SpecError
 from mapsto.core.parts import Part
-from mapsto.torch.planning.candidates import candidates, fitted, parse_mesh, say_axes
+from mapsto.torch.planning.candidates import candidates, fitted, format_axes, parse_mesh
 from mapsto.torch.planning.plan import Planner, plan
 from mapsto.torch.planning.rehearsal import rehearsing, sized
 from mapsto.torch.planning.traffic import Traffic, totals
@@ -137,7 +137,7 @@ def test_meshes_are_ranked_and_the_others_have_their_reason() -> None:
     limits: dict[str, Any] = {"memory": int(2.6 * ALL), "reserve": 0.0, "bandwidth": 10**9}
     found = plan(spec(), EXAMPLE, 3, INJECTED, ranks=4, per_node=2, **limits)
     assert len(found) == len(candidates(4, 2))
-    reasons = {say_axes(one.axes): one.reason for one in found if not one.fits}
+    reasons = {format_axes(one.axes): one.reason for one in found if not one.fits}
     assert "leaves 1 of 4 data ranks without one: data.train.batch_size=4 or more" in reasons["replicate=4"]
     assert "nothing of Stack can be cut over 2 ranks" in reasons["replicate=2,tensor=2"]
     assert all(reasons.values())
@@ -237,7 +237,7 @@ def test_a_mesh_that_is_none_says_what_is_allowed(text: str, ranks: int | None, 
 def test_axes_are_read_and_said_alike() -> None:
     found = parse_mesh("shard=4, tensor=2,replicate=-1", 64)
     assert found == {"pipeline": 1, "replicate": 8, "shard": 4, "tensor": 2}
-    assert parse_mesh(say_axes(found), 64) == found
+    assert parse_mesh(format_axes(found), 64) == found
     assert fitted({}, None) == ONE
 
 
@@ -269,7 +269,7 @@ def test_each_mesh_is_told_as_soon_as_it_is_known_and_what_does_not_go_together_
     step = Planner._rehearsed
 
     def watched(planner: Planner, axes: Any) -> Any:
-        rehearsed.append((say_axes(axes), len(told)))
+        rehearsed.append((format_axes(axes), len(told)))
         return step(planner, axes)
 
     monkeypatch.setattr(Planner, "_rehearsed", watched)

@@ -13,7 +13,7 @@ from mapsto import Spec, use
 from mapsto.core.parts import Part
 from mapsto.torch.planning import plan as planning
 from mapsto.torch.planning import shorter
-from mapsto.torch.planning.candidates import parse_mesh, say_axes
+from mapsto.torch.planning.candidates import format_axes, parse_mesh
 
 WIDTH, LENGTH, BLOCKS = 32, 8, 9
 EXAMPLE = {"input": np.zeros((4, LENGTH), np.int64), "target": np.zeros((4, LENGTH), np.int64)}
@@ -129,7 +129,7 @@ def outlooks(model: Any, middleware: list[Any], meshes: list[str], **more: Any) 
     )  # fmt: skip
     planner = planning.Planner(spec, EXAMPLE, 64, INJECTED, planning.Limits(**more))
     found = planner.rank([parse_mesh(mesh, None) for mesh in meshes])
-    return planner, {say_axes(one.axes): one.to_data() for one in found}
+    return planner, {format_axes(one.axes): one.to_data() for one in found}
 
 
 @pytest.mark.parametrize(

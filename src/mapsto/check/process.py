@@ -62,7 +62,7 @@ class Group:
         try:
             for rank in range(ranks):
                 self._workers.append(_Worker(server, rank, ranks, str(Path(self._folder.name) / "store")))
-            self._hear(START_LIMIT, "start")
+            self._receive(START_LIMIT, "start")
         except BaseException:
             self.end()
             raise
@@ -75,19 +75,19 @@ class Group:
         """
         for worker in self._workers:
             worker.send(request)
-        return self._hear(limit, "answer")
+        return self._receive(limit, "answer")
 
-    def _hear(self, limit: float, what: str) -> list[dict[str, Any]]:
+    def _receive(self, limit: float, what: str) -> list[dict[str, Any]]:
         clock, until = Clock([w.pid for w in self._workers]), float("inf")
-        heard: dict[int, dict[str, Any]] = {}
+        received: dict[int, dict[str, Any]] = {}
         with selectors.DefaultSelector() as selector:
             for rank, worker in enumerate(self._workers):
                 selector.register(worker.answers, selectors.EVENT_READ, rank)
-            while len(heard) < len(self._workers):
+            while len(received) < len(self._workers):
                 for key, _ in selector.select(max(0.0, min(TICK, until - time.monotonic()))):
-                    made = self._workers[key.data].hear(self._who(key.data))
+                    made = self._workers[key.data].receive(self._who(key.data))
                     if made is not None:
-                        heard[key.data] = made
+                        received[key.data] = made
                         selector.unregister(key.fileobj)
                         if _is_bad(made):
                             until = min(until, time.monotonic() + GRACE)
@@ -95,16 +95,16 @@ class Group:
                 late = max(clock.computed, clock.slept) > limit
                 if time.monotonic() > until or (late and until < float("inf")):
                     break  # what one rank found is told, whatever the others wait for
-                if late and len(heard) < len(self._workers):
+                if late and len(received) < len(self._workers):
                     spent = "within {:.3g} s of computing" if clock.computed > limit else "in {:.3g} s of sleeping or waiting"
-                    self._late(heard, f"did not {what} {spent.format(limit)}")
-        return [heard[rank] for rank in sorted(heard)]
+                    self._late(received, f"did not {what} {spent.format(limit)}")
+        return [received[rank] for rank in sorted(received)]
 
-    def _late(self, heard: dict[int, dict[str, Any]], how: str) -> NoReturn:
-        late = [rank for rank in range(len(self._workers)) if rank not in heard]
+    def _late(self, received: dict[int, dict[str, Any]], how: str) -> NoReturn:
+        late = [rank for rank in range(len(self._workers)) if rank not in received]
         places = {rank: self._workers[rank].place() for rank in late}
         said = "; ".join(f"{self._who(r)} {how}" + (f" (it was {places[r]})" if places[r] else "") for r in late)
-        done = f"; {', '.join(self._who(r) for r in sorted(heard))} did" if heard else ""
+        done = f"; {', '.join(self._who(r) for r in sorted(received))} did" if received else ""
         raise Dead(said + done)
 
     def _who(self, rank: int) -> str:
@@ -121,8 +121,8 @@ class Group:
         self._folder.cleanup()
 
 
-def _is_bad(heard: dict[str, Any]) -> bool:
-    return heard.get("verdict", {}).get("status") in ("fail", "unknown")
+def _is_bad(received: dict[str, Any]) -> bool:
+    return received.get("verdict", {}).get("status") in ("fail", "unknown")
 
 
 class _Worker:
@@ -166,7 +166,7 @@ class _Worker:
         except BrokenPipeError:
             raise Dead(f"it {self._how_it_ended()}") from None
 
-    def hear(self, who: str) -> dict[str, Any] | None:
+    def receive(self, who: str) -> dict[str, Any] | None:
         """The answer, where all of it has come. Raises Dead where the worker has ended."""
         chunk = os.read(self.answers, 1 << 20)
         if not chunk:
@@ -176,8 +176,8 @@ class _Worker:
             return None
         line, _, self._buffer = self._buffer.partition(b"\n")
         self._busy = False
-        heard: dict[str, Any] = json.loads(line)
-        return heard
+        received: dict[str, Any] = json.loads(line)
+        return received
 
     def place(self) -> str:
         """Where the worker is now, by the stack that it prints when it is sent SIGUSR1."""

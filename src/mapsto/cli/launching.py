@@ -55,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def asked(options: argparse.Namespace) -> Request | None:
+def requested(options: argparse.Namespace) -> Request | None:
     """What the options ask for; None where they leave it to the spec. Raises LaunchError."""
     if options.ranks is None and options.nodes is None and options.ray is None:
         for name in ("node_rank", "rendezvous", "secret_file"):
@@ -165,7 +165,7 @@ def launch(options: argparse.Namespace, request: Request) -> int:
         if options.ray is None:
             check_devices(request, about["device"], about["devices"])
         folder = _folder(options, about["name"])
-        asked: list[int] = []
+        signals: list[int] = []
         membership: Membership = Alone()
         workers: Workers = LocalWorkers(server, "mapsto.cli.entry:main")
         if options.ray is not None:
@@ -175,7 +175,7 @@ def launch(options: argparse.Namespace, request: Request) -> int:
         elif request.nodes.high > 1:
             shared = folder if options.run or options.resume else None
             secret = secret_of(options.secret_file, os.environ, shared)
-            membership = Rendezvous(server, request, folder, secret, note, lambda: not asked)
+            membership = Rendezvous(server, request, folder, secret, note, lambda: not signals)
         supervisor = Supervisor(
             request=request,
             workers=workers,
@@ -183,7 +183,7 @@ def launch(options: argparse.Namespace, request: Request) -> int:
             words=_Words(options),
             folder=folder,
             say=note,
-            asked=asked,
+            signals=signals,
         )
         try:
             return supervisor.run()

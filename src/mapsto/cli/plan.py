@@ -18,7 +18,7 @@ from typing import Any
 from ..core.errors import SpecError
 from ..core.json_text import write_json
 from ..core.load_spec import load_spec
-from ..core.sizes import parse_rate, parse_size, say_size
+from ..core.sizes import format_size, parse_rate, parse_size
 from . import trusting
 from .console import heading, note, screen, table, write
 
@@ -96,7 +96,7 @@ def _print(found: Sequence[Any], about: Mapping[str, Any]) -> None:
     write(f"one step of {about['batch']} records: {about['fields']}")
     if about["memory"] is not None:
         kept = f", of which {about['reserve']:.0%} are kept free" if about["reserve"] else ""
-        write(f"memory a rank: {say_size(about['memory'])}{kept}")
+        write(f"memory a rank: {format_size(about['memory'])}{kept}")
     rehearsed = [one for one in found if one.measured is not None]
     if rehearsed:
         write()
@@ -126,11 +126,11 @@ _HEADS = (
 def _row(number: int, one: Any, about: Mapping[str, Any]) -> tuple[str, ...]:
     measured, memory = one.measured, about["memory"]
     micro = f"{measured.passes} x {measured.records}" if measured.passes > 1 else str(measured.records)
-    free = "" if memory is None else say_size(memory - measured.peak)
+    free = "" if memory is None else format_size(memory - measured.peak)
     most = "" if one.largest is None else str(one.largest)
     time = "" if one.seconds is None else f"{one.seconds:.3g} s"
-    peak = say_size(measured.peak)
-    return (str(number) if one.fits else "-", _axes(one.axes), micro, peak, free, most, say_size(one.sent), time)
+    peak = format_size(measured.peak)
+    return (str(number) if one.fits else "-", _axes(one.axes), micro, peak, free, most, format_size(one.sent), time)
 
 
 def _details(one: Any) -> None:
@@ -139,16 +139,17 @@ def _details(one: Any) -> None:
     write()
     heading(f"{_axes(one.axes)}, rank {measured.rank}: memory")
     rows = [
-        (name, say_size(measured.held.get(name, 0)) if name in measured.held else "", say_size(size))
+        (name, format_size(measured.held.get(name, 0)) if name in measured.held else "", format_size(size))
         for name, size in measured.at_peak.items()
     ]
-    rows.append(("all", say_size(sum(measured.held.values())), say_size(measured.peak)))
+    rows.append(("all", format_size(sum(measured.held.values())), format_size(measured.peak)))
     table(("for", "held", "at the peak"), rows, indent="  ")
     if moved := one.moved():
         write()
         heading("communicated in a step, counted")
         lines = [
-            (n, axis, str(ranks), str(calls), say_size(size), say_size(sent)) for n, axis, ranks, calls, size, sent in moved
+            (n, axis, str(ranks), str(calls), format_size(size), format_size(sent))
+            for n, axis, ranks, calls, size, sent in moved
         ]
         table(("collective", "axis", "ranks", "calls", "bytes", "sent by a rank"), lines, indent="  ")
 

@@ -21,7 +21,7 @@ from ..core.recipes import load_file
 from ..core.registry import Entry, place_of, reference_of, registry
 from ..core.spec import Spec
 from ..core.trust import registered_only, untrusted
-from ..core.typed import hints_of, kind_of_hint, say, shortened
+from ..core.typed import format_type, hints_of, kind_of_hint, shortened
 from ..core.values import Part
 from ..core.wings import DEFAULT
 from ..engine.checked import checked
@@ -171,7 +171,7 @@ def _options(entry: Entry, target: Any) -> Iterator[tuple[str, str, str]]:
 def _type(hint: Any) -> str:
     """A hint in words; one that wants a mapping of a kind says which kind."""
     kind = kind_of_hint(hint)
-    return f"a {kind.name}" if kind is not None else say(hint).replace("collections.abc.", "")
+    return f"a {kind.name}" if kind is not None else format_type(hint).replace("collections.abc.", "")
 
 
 def _usage(entry: Entry, target: Any) -> str:

@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         trusting.admit(options, options.resume or options.words[0], quiet=is_follower())
     if ranked:
         return _train(options)
-    request = launching.asked(options)
+    request = launching.requested(options)
     if request is not None:
         return launching.launch(options, request)
     return _train(options)

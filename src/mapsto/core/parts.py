@@ -23,7 +23,7 @@ from .kinds import Kind, parameters_of
 from .ranges import CONVENTIONS
 from .registry import reference_of, registry
 from .trust import REFERENCE, must_be_registered
-from .typed import EMPTY, hints_of, holds_nan, kind_of_hint, say, takes_class, takes_text, validated
+from .typed import EMPTY, format_type, hints_of, holds_nan, kind_of_hint, takes_class, takes_text, validated
 from .values import Frozen, Part, Reference, as_part, contains, freeze, thaw, use
 from .wings import DEFAULT
 
@@ -140,7 +140,9 @@ def check(part: Part, kind: Kind | str | None, path: str, injected: Collection[s
         )
     missing = [n for n, p in known.named.items() if p.default is EMPTY and n not in args and n not in injected]
     if missing:
-        raise SpecError(f"{path}: {label(target)} needs {', '.join(f'{n}: {say(hints.get(n, EMPTY))}' for n in missing)}")
+        raise SpecError(
+            f"{path}: {label(target)} needs {', '.join(f'{n}: {format_type(hints.get(n, EMPTY))}' for n in missing)}"
+        )
     return Checked(target, found, args, path)
 
 

@@ -33,7 +33,7 @@ def parse_rate(text: str, what: str = "bandwidth") -> int:
     return parse_size(re.sub(r"/s(ec)?\s*$", "", text), what)
 
 
-def say_size(size: float) -> str:
+def format_size(size: float) -> str:
     """A number of bytes in three digits: `79.9 GB`."""
     units = [(name, number) for name, number in UNITS.items() if "i" not in name]
     name, number = next((pair for pair in reversed(units) if abs(size) >= 0.9995 * pair[1]), units[0])

@@ -81,7 +81,7 @@ def validated(value: Any, hint: Any, path: str) -> Any:
     if adapter is None:
         return value
     if holds_nan(value):
-        raise SpecError(f"{path}: {shortened(value)} is not a number, and {say(hint)} is wanted")
+        raise SpecError(f"{path}: {shortened(value)} is not a number, and {format_type(hint)} is wanted")
     try:
         converted = adapter.validate_python(value)
     except ValidationError as error:
@@ -89,11 +89,11 @@ def validated(value: Any, hint: Any, path: str) -> Any:
     except PydanticUserError:  # a model with a field of a type that is not defined
         return value
     if holds_nan(converted):  # a text such as "nan", which a float may be read from
-        raise SpecError(f"{path}: {shortened(value)} is not a number, and {say(hint)} is wanted")
+        raise SpecError(f"{path}: {shortened(value)} is not a number, and {format_type(hint)} is wanted")
     if isinstance(value, bool) and type(converted) in (int, float):
-        raise SpecError(f"{path}: {value!r} is a bool, and {say(hint)} is wanted")
+        raise SpecError(f"{path}: {value!r} is a bool, and {format_type(hint)} is wanted")
     if isinstance(value, float) and type(converted) is int:
-        raise SpecError(f"{path}: {value!r} is a float, and {say(hint)} is wanted: write {converted}")
+        raise SpecError(f"{path}: {value!r} is a float, and {format_type(hint)} is wanted: write {converted}")
     return value if isinstance(converted, Iterator) else converted
 
 
@@ -126,11 +126,11 @@ def _explain(value: Any, hint: Any, error: ValidationError) -> str:
     if choices := choices_of(hint):
         return f"{value!r} is not a choice; {nearest(str(value), choices)}"
     if any(found["type"] in OUT_OF_RANGE for found in error.errors()):
-        return f"{shortened(value)} is out of range: {say(hint)} is wanted"
+        return f"{shortened(value)} is out of range: {format_type(hint)} is wanted"
     first = error.errors()[0]
     inside = ".".join(str(step) for step in first["loc"] if not isinstance(step, str) or step.isidentifier())
     where = f" (at {inside})" if inside and isinstance(value, (list, tuple, dict)) else ""
-    return f"{shortened(value)} is a {type(value).__name__}, and {say(hint)} is wanted{where}: {first['msg'].lower()}"
+    return f"{shortened(value)} is a {type(value).__name__}, and {format_type(hint)} is wanted{where}: {first['msg'].lower()}"
 
 
 def choices_of(hint: Any) -> list[str]:
@@ -144,20 +144,20 @@ def choices_of(hint: Any) -> list[str]:
     return [c for m in members for c in choices_of(m)] if union and all(choices_of(m) for m in members) else []
 
 
-def say(hint: Any) -> str:
+def format_type(hint: Any) -> str:
     """A hint in words."""
     if hint is EMPTY:
         return "a value"
     if typing.get_origin(hint) is typing.Annotated:
         base, *more = typing.get_args(hint)
         finite, bounds = _bounds(more)
-        return " ".join([*(["finite"] if finite else []), say(base), *([" and ".join(bounds)] if bounds else [])])
+        return " ".join([*(["finite"] if finite else []), format_type(base), *([" and ".join(bounds)] if bounds else [])])
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) in (typing.Union, types.UnionType) and ("Annotated" in str(hint) or "Literal" in str(hint)):
-        return " | ".join("None" if member is type(None) else say(member) for member in typing.get_args(hint))
+        return " | ".join("None" if member is type(None) else format_type(member) for member in typing.get_args(hint))
     if "Annotated" in str(hint) and (inner := typing.get_args(hint)):
-        return f"{getattr(typing.get_origin(hint), '__name__', hint)}[{', '.join(map(say, inner))}]"
+        return f"{getattr(typing.get_origin(hint), '__name__', hint)}[{', '.join(map(format_type, inner))}]"
     return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError
-from .fields import LIST, Field, Types, Unfit, overflows, say
+from .fields import LIST, Field, Types, Unfit, overflows, type_hint
 from .source import is_tensor
 
 
@@ -25,8 +25,8 @@ def batch_of(name: str, field: Field, values: Sequence[Any], types: Types, place
             try:
                 _batch(field, [value], said)
             except Unfit as own:
-                raise DataError(f"{place(i)}: field {name!r} {own}; {say(name, '...')}") from None
-        raise DataError(f"{place(0)}: field {name!r} {reason}; {say(name, '...')}") from None
+                raise DataError(f"{place(i)}: field {name!r} {own}; {type_hint(name, '...')}") from None
+        raise DataError(f"{place(0)}: field {name!r} {reason}; {type_hint(name, '...')}") from None
 
 
 def _batch(field: Field, values: Sequence[Any], said: Any) -> Any:

@@ -204,7 +204,7 @@ class Settling:
             self.fields[name] = found if known is None else merge(known, found)
         except Unfit as reason:
             if name not in self.types.said:
-                raise DataError(f"{place()}: field {name!r} {reason}; {say(name, 'text')}, or another type") from None
+                raise DataError(f"{place()}: field {name!r} {reason}; {type_hint(name, 'text')}, or another type") from None
             self.fields[name] = replace(found, shape=known.shape if known and known.shape == found.shape else None)
 
     def done(self, asked: bool = True) -> dict[str, Field]:
@@ -231,5 +231,5 @@ def lacks(name: str, dtype: Any) -> str:
     )
 
 
-def say(name: str, kind: str) -> str:
+def type_hint(name: str, kind: str) -> str:
     return f"say its type, types: {{{name}: {kind}}}"

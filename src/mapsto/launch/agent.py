@@ -28,7 +28,7 @@ LAST_CALL = 3.0
 """Seconds that more nodes may still come in once the least number is there."""
 EXCHANGE = 30.0
 """Seconds for what nodes tell each other once all are there, and for any single question to the store."""
-TELL = 8.0
+ENDS_LIMIT = 8.0
 """Seconds in which the other nodes tell of a failure: the time that their own ranks are given, and somewhat more."""
 NEWS = 0.5
 """Seconds between two looks at the others."""
@@ -40,11 +40,11 @@ def main(settings: dict[str, Any], control: int) -> int:
     with socket.socket(fileno=control) as heard:
         try:
             agent = _Agent(settings)
-            _say(heard, {"ready": True})
+            _send(heard, {"ready": True})
             _serve(heard, agent)
         except Exception as error:  # noqa: BLE001  # told to the supervisor, in one line
             told = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-            _say(heard, {"error": told.strip().splitlines()[0], "refused": isinstance(error, Refused)})
+            _send(heard, {"error": told.strip().splitlines()[0], "refused": isinstance(error, Refused)})
             return 1
     return 0
 
@@ -55,13 +55,13 @@ def _serve(control: socket.socket, agent: _Agent) -> None:
         if not ready:
             news = agent.news()
             if news:
-                _say(control, {"news": news})
+                _send(control, {"news": news})
             continue
         line = control.makefile("rb").readline()
         if not line:
             return
         request = json.loads(line)
-        _say(control, {"answer": getattr(agent, request.pop("do"))(**request)})
+        _send(control, {"answer": getattr(agent, request.pop("do"))(**request)})
 
 
 class _Agent:
@@ -155,12 +155,12 @@ class _Agent:
         self._last = found
         return found
 
-    def tell(self, ends: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def exchange_ends(self, ends: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Tell how this node's ranks ended; what the other nodes tell, by place, as far as they do so in time."""
         store = self.round
         store.set(f"ends/{self.place}", json.dumps(ends))
         store.set("failed", "1")
-        until = time.monotonic() + TELL
+        until = time.monotonic() + ENDS_LIMIT
         others = {node["place"] for node in self.nodes} - {self.place}
         told: dict[int, Any] = {}
         while others - set(told) and time.monotonic() < until:
@@ -171,6 +171,6 @@ class _Agent:
         return [{"place": place, "ends": told.get(place)} for place in sorted(others)]
 
 
-def _say(control: socket.socket, data: dict[str, Any]) -> None:
+def _send(control: socket.socket, data: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):
         control.sendall(json.dumps(data).encode() + b"\n")

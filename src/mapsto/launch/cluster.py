@@ -167,7 +167,7 @@ class Cluster:
     def news(self) -> News:
         return News()
 
-    def tell(self, ends: list[End]) -> list[End]:
+    def exchange_ends(self, ends: list[End]) -> list[End]:
         return ends
 
     # -- workers -----------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class Alone:
     def news(self) -> News:
         return News()
 
-    def tell(self, ends: list[End]) -> list[End]:
+    def exchange_ends(self, ends: list[End]) -> list[End]:
         return ends
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class LocalWorkers:
             for key, _ in selector.select(seconds):
                 if key.fd in self._pipes:
                     self._pass_on(key.fd)
-        alive = self.server.hear()
+        alive = self.server.receive()
         self.server.take()
         if alive and any(each.code is None for each in self._ranks.values()):
             self.server.look()

@@ -16,7 +16,7 @@ from ..core.errors import LaunchError
 from ..processes.forks import ForkServer
 from ..processes.system import send
 from . import network
-from .agent import EXCHANGE, TELL
+from .agent import ENDS_LIMIT, EXCHANGE
 from .failure import End
 from .request import Address, Request
 from .team import News, Team
@@ -130,7 +130,7 @@ class Rendezvous:
         """What the agent heard since; where it is lost, ranks go on as long as they can."""
         if self._agent is not None:
             try:
-                self._hear(0.0)
+                self._receive(0.0)
             except _Refused as refused:
                 self.say(f"{refused}. The ranks go on")
                 self._drop()
@@ -138,10 +138,10 @@ class Rendezvous:
                 pass
         return self._news
 
-    def tell(self, ends: list[End]) -> list[End]:
+    def exchange_ends(self, ends: list[End]) -> list[End]:
         """Exchange how ranks ended. Those of a node that says nothing did not come."""
         try:
-            told = self._ask(TELL + PATIENCE, do="tell", ends=[end.data() for end in ends])
+            told = self._ask(ENDS_LIMIT + PATIENCE, do="exchange_ends", ends=[end.data() for end in ends])
         except _Lost:
             self._drop()
             return ends
@@ -221,19 +221,19 @@ class Rendezvous:
     def _await(self, what: str, limit: float, otherwise: str) -> Any:
         until, told = time.monotonic() + limit, time.monotonic() + PATIENCE
         while (left := until - time.monotonic()) > 0:
-            for said in self._hear(min(left, 0.5)):
+            for said in self._receive(min(left, 0.5)):
                 if what in said:
                     return said[what]
-            if not self.going() and what == "answer" and limit > TELL + PATIENCE:
+            if not self.going() and what == "answer" and limit > ENDS_LIMIT + PATIENCE:
                 break
-            if time.monotonic() > told and limit > 2 * (TELL + PATIENCE):
+            if time.monotonic() > told and limit > 2 * (ENDS_LIMIT + PATIENCE):
                 self.say(
                     f"waiting for {self.request.nodes} nodes at {self.request.rendezvous}, at most {self.request.wait:g} s"
                 )
                 told = float("inf")
         raise _Lost(otherwise or f"it did not answer within {limit:.0f} s")
 
-    def _hear(self, seconds: float) -> list[dict[str, Any]]:
+    def _receive(self, seconds: float) -> list[dict[str, Any]]:
         assert self._agent is not None
         control = self._agent[1]
         with selectors.DefaultSelector() as selector:

@@ -40,7 +40,7 @@ STOPPED: set[int | None] = {128 + int(number) for number in STOPS}
 class Supervisor:
     """One launch, from the first attempt to the exit code.
 
-    words: how the ranks are started, given the run's folder and the number of the attempt; asked: signals, as they came.
+    words: how the ranks are started, given the run's folder and the attempt's number; signals: those received, as they came.
     """
 
     request: Request
@@ -51,7 +51,7 @@ class Supervisor:
     say: Callable[[str], None]
     regrow: float = REGROW
     clock: Callable[[], float] = time.monotonic
-    asked: list[int] = field(default_factory=list)
+    signals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.slots = _Slots(self.request.ranks.low, self.request.ranks.high, self.regrow, self.clock)
@@ -69,10 +69,10 @@ class Supervisor:
                 try:
                     team = self.membership.join(self.slots.now(), self.attempt)
                 except LaunchError:
-                    if not self.asked:
+                    if not self.signals:
                         raise
-                if self.asked:
-                    return 128 + self.asked[0]
+                if self.signals:
+                    return 128 + self.signals[0]
                 self._begin(team)
                 ends, failed = self._watch(team)
                 code = self._outcome(team, ends, failed)
@@ -102,7 +102,7 @@ class Supervisor:
             bad = any(code not in (None, 0, *self._fine()) for code in codes.values())
             if not living:
                 break
-            if len(self.asked) > sent:
+            if len(self.signals) > sent:
                 sent = self._hand_on(sent)
                 if self._at_once():
                     until = min(until or 1e18, self.clock() + SECOND)
@@ -110,7 +110,7 @@ class Supervisor:
                 last = self.clock()
                 news = self.membership.news()
                 bad = bad or news.failed
-                if (news.waiting or regrow()) and not self.asked and not self._regroup:
+                if (news.waiting or regrow()) and not self.signals and not self._regroup:
                     self._stop_to_regroup(team, news.waiting)
             if bad and until is None:
                 until = self.clock() + GRACE
@@ -122,13 +122,13 @@ class Supervisor:
 
     def _fine(self) -> set[int | None]:
         """Codes that are no failure. Who had no time yet to listen for signals is ended by them, and has nothing to save."""
-        if not self.asked and not self._regroup:
+        if not self.signals and not self._regroup:
             return STOPPED
         return STOPPED | {-int(number) for number in STOPS} | ({-int(signal.SIGKILL), 1, None} if self._at_once() else set())
 
     def _at_once(self) -> bool:
         """Whether it was asked to end a second time; a scheduler's warning (SIGUSR1) before its SIGTERM is no first time."""
-        return len([number for number in self.asked if number != signal.SIGUSR1]) > 1
+        return len([number for number in self.signals if number != signal.SIGUSR1]) > 1
 
     def _stop_to_regroup(self, team: Team, waiting: int) -> None:
         """Others wait, or a device is to be tried again: all save and end, and start together."""
@@ -140,9 +140,9 @@ class Supervisor:
 
     def _hand_on(self, sent: int) -> int:
         """Each signal goes to every rank once, whoever else is in the terminal's foreground."""
-        for number in self.asked[sent:]:
+        for number in self.signals[sent:]:
             self.workers.signal(number)
-        return len(self.asked)
+        return len(self.signals)
 
     # -- what came of it ---------------------------------------------------------------------------------------------
     def _outcome(self, team: Team, ends: list[End], failed: bool) -> int | None:
@@ -153,14 +153,14 @@ class Supervisor:
             return 0
         if not failed and all(code is not None and (code == 0 or code in fine) for code in codes):
             stops = [c for c in codes if c]
-            if self.asked:
-                return stops[0] if stops and stops[0] > 0 else 128 + self.asked[0]
+            if self.signals:
+                return stops[0] if stops and stops[0] > 0 else 128 + self.signals[0]
             if self._regroup or self.request.elastic:  # another node stopped all, to regroup or because it leaves
                 return None
             return stops[0]
         if self._at_once():
-            return 128 + self.asked[0]
-        everyone = self.membership.tell(ends)
+            return 128 + self.signals[0]
+        everyone = self.membership.exchange_ends(ends)
         failure = judge([*everyone])
         self.logs.note("failed", attempt=self.attempt, kind=failure.kind, ranks=failure.ranks, sentence=failure.sentence)
         if (
@@ -168,7 +168,7 @@ class Supervisor:
         ):  # it explains itself, and is nobody's to mend but the user's
             raise LaunchError(f"{failure.sentence}\nlog: {failure.log}")
         self.say(failure.text())
-        if self.asked:
+        if self.signals:
             return 1
         self._count(failure, team)
         self.say(f"starting again from {self.seen or 'the beginning'} (attempt {self.attempt + 1})")
@@ -208,10 +208,10 @@ class Supervisor:
             return
 
         def note(number: int, _: FrameType | None) -> None:
-            if number == signal.SIGUSR1 and self.asked:
+            if number == signal.SIGUSR1 and self.signals:
                 return
-            self.asked.append(number)
-            if self.asked == [signal.SIGINT]:
+            self.signals.append(number)
+            if self.signals == [signal.SIGINT]:
                 self.say("stopping after this step, and saving; a second Ctrl-C ends it at once")
 
         before: dict[int, Any] = {number: signal.signal(number, note) for number in STOPS}

@@ -74,7 +74,7 @@ class Membership(Protocol):
         """What was heard of the other nodes since."""
         ...
 
-    def tell(self, ends: list[End]) -> list[End]:
+    def exchange_ends(self, ends: list[End]) -> list[End]:
         """Tell the other nodes how this node's ranks ended; how those of all nodes did, as far as they say so in time."""
         ...
 

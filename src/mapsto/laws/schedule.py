@@ -34,7 +34,7 @@ def formula(trial: Trial) -> None:
         name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
         trial.undecided(f"state its closed form: mapsto.example({name}, formula=lambda t, base, **args: base * ...)")
     for number, variant in enumerate([None, *trial.example.more.get("variants", ())]):
-        with trial.case(arguments=_say(arguments(trial, variant))):
+        with trial.case(arguments=_format_arguments(arguments(trial, variant))):
             _every_step(trial, closed, variant, first=number == 0)
 
 
@@ -86,7 +86,7 @@ def _off(trial: Trial, t: int, group: int, got: float, want: float, wanted: list
     )
 
 
-def _say(args: Mapping[str, Any]) -> str:
+def _format_arguments(args: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in args.items()) or "none"
 
 

@@ -97,7 +97,7 @@ class ForkServer:
 
     def is_alive(self) -> bool:
         """Whether it can fork. A process that was killed closes its socket before its end can be waited for."""
-        return self.hear() and self._process.poll() is None
+        return self.receive() and self._process.poll() is None
 
     def revive(self) -> None:
         """Start another one where this one has died (the kernel may have killed it for its memory)."""
@@ -155,7 +155,7 @@ class ForkServer:
             left = until - time.monotonic()
             if left <= 0:
                 return None
-            if not self.hear(min(left, LOOK)):
+            if not self.receive(min(left, LOOK)):
                 raise LaunchError(self._gone())
             self.look()
 
@@ -168,7 +168,7 @@ class ForkServer:
             left = until - time.monotonic()
             if left <= 0:
                 self._give_up(f"it did not answer within {limit:g} s")
-            if not self.hear(min(left, LOOK)):
+            if not self.receive(min(left, LOOK)):
                 raise LaunchError(self._gone())
             self.look()
 
@@ -201,7 +201,7 @@ class ForkServer:
         raise LaunchError(self._why)
 
     # -- what it tells -------------------------------------------------------------------------------------------------
-    def hear(self, seconds: float = 0.0) -> bool:
+    def receive(self, seconds: float = 0.0) -> bool:
         """Wait at most that long for what it tells, for `take`; False where the server itself has ended."""
         try:
             with selectors.DefaultSelector() as selector:

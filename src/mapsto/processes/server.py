@@ -31,22 +31,22 @@ MESSAGE = 1 << 20
 def main() -> None:
     """Import what is to be imported, say so, and serve until the socket closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    asked = json.loads(sys.argv[2])
+    settings = json.loads(sys.argv[2])
     sys.argv = ["mapsto"]
-    sys.path[:] = asked["path"]
-    if asked["adopt"]:
+    sys.path[:] = settings["path"]
+    if settings["adopt"]:
         adopt_orphans()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # the asker's to take, and to hand on once
         signal.signal(number, signal.SIG_IGN)
     gc.disable()  # what is imported stays: to look through it again and again is a sixth of the time
-    for name in asked["preload"]:
+    for name in settings["preload"]:
         with contextlib.suppress(Exception):  # told by whoever needs it, in its own words
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is shared with the forks stays shared
     gc.enable()
-    server = _Server(control, adopt=asked["adopt"])
-    server.say({"ready": os.getpid()})
+    server = _Server(control, adopt=settings["adopt"])
+    server.send({"ready": os.getpid()})
     try:
         server.serve()
     finally:
@@ -58,22 +58,22 @@ class _Server:
     def __init__(self, control: socket.socket, *, adopt: bool) -> None:
         self.control, self.adopt = control, adopt
         self.living: set[int] = set()
-        self.heard, self.told = os.pipe()
+        self.wakeup_read, self.wakeup_write = os.pipe()
 
     def serve(self) -> None:
         """Answer requests, and tell of ends, as they come."""
-        for end in (self.heard, self.told):
+        for end in (self.wakeup_read, self.wakeup_write):
             os.set_blocking(end, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self.told, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self.wakeup_write, warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
             selector.register(self.control, selectors.EVENT_READ)
-            selector.register(self.heard, selectors.EVENT_READ)
+            selector.register(self.wakeup_read, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
-                    if key.fileobj is self.heard:
+                    if key.fileobj is self.wakeup_read:
                         with contextlib.suppress(BlockingIOError):
-                            os.read(self.heard, 4096)
+                            os.read(self.wakeup_read, 4096)
                         self.bury()
                     elif not self.answer():
                         return
@@ -89,7 +89,7 @@ class _Server:
             if "kill" in request:
                 self.kill(request["kill"])
             elif "ping" in request:
-                self.say({"pong": request["ping"]})
+                self.send({"pong": request["ping"]})
             else:  # one at a time, since its answer is waited for: the descriptors are its own
                 self.fork(request, descriptors)
         return bool(requests)
@@ -101,14 +101,14 @@ class _Server:
         if pid == 0:
             dies_with_parent(server)
             signal.set_wakeup_fd(-1)
-            os.close(self.heard)
-            os.close(self.told)
+            os.close(self.wakeup_read)
+            os.close(self.wakeup_write)
             self.control.close()
             become(request, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self.living.add(pid)
-        self.say({"forked": pid})
+        self.send({"forked": pid})
 
     def kill(self, pid: int) -> None:
         """End one, where it lives, with all that it started."""
@@ -125,12 +125,12 @@ class _Server:
                 send(pid, signal.SIGKILL, group=True)
                 if pid in self.living:
                     self.living.discard(pid)
-                    self.say({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+                    self.send({"ended": pid, "code": os.waitstatus_to_exitcode(status)})
         if self.adopt:
             for orphan in {*children(os.getpid())} - self.living:
                 send(orphan, signal.SIGKILL)
 
-    def say(self, data: dict[str, Any]) -> None:
+    def send(self, data: dict[str, Any]) -> None:
         """One JSON line."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the asker has ended, and this ends next
             self.control.sendall(json.dumps(data).encode() + b"\n")

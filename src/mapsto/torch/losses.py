@@ -58,7 +58,7 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def say(value: Any) -> str:
+def describe(value: Any) -> str:
     """What stands where a scalar tensor was wanted."""
     return f"of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
@@ -78,7 +78,7 @@ def _teach(function: Any, result: Any) -> str:
     if not isinstance(result, Tensor):
         got = f"a {type(result).__name__}"
         if isinstance(result, tuple):
-            got = f"{len(result)} values" if len(result) != 2 else f"a total that is {say(result[0])}"
+            got = f"{len(result)} values" if len(result) != 2 else f"a total that is {describe(result[0])}"
         return f"loss {name} returned {got}; a loss returns (total, weight): the summed loss, a scalar, and how much it weighs"
     return (
         f"loss {name} returned a scalar, which does not say its weight: averaged over micro-batches, ranks or batches of "

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.compose import Declared
 from ..core.errors import ComposeError, LossError
-from .losses import Weight, say
+from .losses import Weight, describe
 from .state import State
 
 Batch = Mapping[str, Any]
@@ -56,7 +56,7 @@ def base_loss(task: Any) -> Loss:
             raise LossError(f"task {label(task)} returned {got}, and (total, weight, outputs) is wanted")
         if not isinstance(result[0], Tensor) or result[0].dim():
             raise LossError(
-                f"task {label(task)} returned a total that is {say(result[0])}, and the summed loss, a scalar, is wanted"
+                f"task {label(task)} returned a total that is {describe(result[0])}, and the summed loss, a scalar, is wanted"
             )
         return result
 

@@ -65,6 +65,6 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def say_axes(axes: Mapping[str, int]) -> str:
+def format_axes(axes: Mapping[str, int]) -> str:
     """A mesh in words, as `--mesh` takes it."""
     return ",".join(f"{name}={axes[name]}" for name in AXES if axes.get(name, 1) != 1) or "replicate=1"

@@ -14,11 +14,11 @@ from ...core.axes import AXES
 from ...core.errors import ComposeError, DataError, MapstoError, PlanError, SpecError
 from ...core.garbage import only_new_garbage
 from ...core.parts import Part, as_part
-from ...core.sizes import say_size
+from ...core.sizes import format_size
 from ...core.spec import Spec
 from ..mesh import together
 from ..mesh.pipeline.staging import Staging
-from .candidates import PER_NODE, candidates, fitted, parse_mesh, say_axes
+from .candidates import PER_NODE, candidates, fitted, format_axes, parse_mesh
 from .rehearsal import Measured, Rehearsal, meshed, rehearsing
 from .search import Trend, largest
 from .shorter import Change, Shorter, equal_blocks
@@ -186,7 +186,7 @@ class Planner:
         for number, axes in enumerate(meshes, 1):
             found.append(self.outlook(axes))
             if len(meshes) > 1:
-                progress(f"{number} of {len(meshes)}: {say_axes(axes)}: {_said(found[-1])}")
+                progress(f"{number} of {len(meshes)}: {format_axes(axes)}: {_said(found[-1])}")
         return found
 
     def outlook(self, axes: Mapping[str, int]) -> Outlook:
@@ -251,7 +251,9 @@ class Planner:
         least //= axes["shard"] * axes["tensor"] * axes["pipeline"]
         if least <= usable:
             return ""
-        return f"parameters, gradients and optimizer alone are {say_size(least)} a rank: {say_size(least - usable)} too many"
+        return (
+            f"parameters, gradients and optimizer alone are {format_size(least)} a rank: {format_size(least - usable)} too many"
+        )
 
     def _rehearsed(self, axes: Mapping[str, int]) -> Outlook:
         """A step on the first rank of every stage; rank 0 of an axis holds the largest part, where parts are uneven."""
@@ -272,7 +274,7 @@ class Planner:
         worst = max(stages, key=lambda stage: stage.peak)
         reason = ""
         if usable is not None and worst.peak > usable:
-            reason = f"needs {say_size(worst.peak)} a rank: {say_size(worst.peak - usable)} too many"
+            reason = f"needs {format_size(worst.peak)} a rank: {format_size(worst.peak - usable)} too many"
             reason += f"; micro-batches of {most} of {records} would fit" if most else ""
         return Outlook(axes, worst, reason, most, self.limits.bandwidth, (), tuple(stages))
 
@@ -287,7 +289,7 @@ def _said(one: Outlook) -> str:
     """An outlook in a few words."""
     if one.reason or one.measured is None:
         return one.reason
-    return f"peak {say_size(one.measured.peak)}, {say_size(one.sent)} sent a step"
+    return f"peak {format_size(one.measured.peak)}, {format_size(one.sent)} sent a step"
 
 
 def _most(rehearsal: Rehearsal, usable: int, first: Measured, others: int | None) -> int:
