@@ -71,7 +71,7 @@ def test_and_would_without_the_guard(tmp_path, bare, monkeypatch):
     """The control."""
     import contextlib
 
-    monkeypatch.setattr("mapsto.engine.dispatch.untouched", lambda wing: contextlib.nullcontext())
+    monkeypatch.setattr("mapsto.engine.dispatch.preserve_rng", lambda wing: contextlib.nullcontext())
     fit(globally(), tmp_path / "run", observers=[Draws()])
     assert trajectory(tmp_path / "run", 13)["program.model.w1"] != bare["program.model.w1"]
 
@@ -82,7 +82,7 @@ def test_an_evaluation_that_draws_changes_nothing_and_would_without_the_guard(tm
 
     monkeypatch.setattr(numpy_wing.Program, "observe", lambda self, metrics: None)
     if not guarded:
-        monkeypatch.setattr("mapsto.engine.loop.untouched", lambda wing: contextlib.nullcontext())
+        monkeypatch.setattr("mapsto.engine.loop.preserve_rng", lambda wing: contextlib.nullcontext())
     for name, every in (("a", 5), ("b", 1)):
         numpy_wing.GLOBAL["stream"] = 0
         fit(globally(evaluate_every=every, checkpoint={"best": 0}), tmp_path / name)

@@ -119,7 +119,7 @@ class Program:
     def trained(self) -> Any:
         return copy.deepcopy({"weights": self.state.weights, "speed": self.state.speed})
 
-    def held(self) -> Any:
+    def snapshot(self) -> Any:
         return {"weights": self.parameters(), "training": self.state.training, "step": self.state.step}
 
 

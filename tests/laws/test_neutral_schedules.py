@@ -58,7 +58,7 @@ class Driven:
     def settings(self) -> list[dict[str, float]]:
         return [{"lr": float(rate)} for rate in self.schedule.rates(np.array(self.bases))]
 
-    def told(self) -> None:
+    def reported_rates(self) -> None:
         return None
 
     def advance(self, t: int) -> None:

@@ -36,8 +36,8 @@ def test_blocks_of_any_ranks_add_up_in_the_order_of_the_tree(leaves: int, parts:
         span = block(leaves, part, parts)
         for leaf in span:
             own.push((0, leaf), str(leaf))
-        assert len(own.held) <= 2 * leaves.bit_length()
-        places = [node for node, _ in own.held]
+        assert len(own.pending) <= 2 * leaves.bit_length()
+        places = [node for node, _ in own.pending]
         assert places == cover(leaves, span.start, span.stop)
         nodes += list(zip(places, own.take(), strict=True))
     width = 1 << (leaves - 1).bit_length()

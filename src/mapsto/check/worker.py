@@ -70,16 +70,16 @@ def serve(requests: int, answers: int, rank: int, world: int, store: str) -> Non
         for wing in law_wings():
             wing.join(rank, world, store)
     # what a component says may hold lone surrogates, which no file of a report could
-    with os.fdopen(requests, encoding="utf-8") as asked, os.fdopen(answers, "w", encoding="utf-8", errors="replace") as told:
-        answer(told, {"ready": own})
-        for line in asked:
+    with os.fdopen(requests, encoding="utf-8") as received, os.fdopen(answers, "w", encoding="utf-8", errors="replace") as sent:
+        answer(sent, {"ready": own})
+        for line in received:
             request = json.loads(line)
             before = settings()
             made = HANDLERS[request["do"]](request, rank, world)
             if os.getpid() != own:
                 os._exit(0)  # a component forked and came back twice: only the first may answer
             changed = [name for name, value in settings().items() if before.get(name) != value]
-            answer(told, {**made, "rank": rank, "changed": changed, "left": left()})
+            answer(sent, {**made, "rank": rank, "changed": changed, "left": left()})
 
 
 def answer(stream: Any, data: dict[str, Any]) -> None:
@@ -109,7 +109,7 @@ def judge(request: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
             options = {name: request[name] for name in ("seed", "thorough", "record")}
             made = verdict(Trial(subject, law, rank=rank, world=world, **options))
     except BaseException as error:  # noqa: BLE001  # the target's own doing, SystemExit and KeyboardInterrupt included
-        made = dataclasses.replace(made, reason=f"the target cannot be used: {told(error)}")
+        made = dataclasses.replace(made, reason=f"the target cannot be used: {format_error(error)}")
     return {"verdict": dataclasses.asdict(dataclasses.replace(made, seconds=time.perf_counter() - started))}
 
 
@@ -119,7 +119,7 @@ def resolve(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
         with quiet(request):
             found = targets.named(request["target"], request["subject_kind"], request["wing"])
     except BaseException as error:  # noqa: BLE001  # as above
-        return {"subjects": [], "problems": [{"subject": request["target"], "kind": "", "reason": told(error)}]}
+        return {"subjects": [], "problems": [{"subject": request["target"], "kind": "", "reason": format_error(error)}]}
     return {
         "subjects": [
             {"kind": s.kind, "label": s.label, "reference": s.reference} for s in found if isinstance(s, targets.Named)
@@ -135,7 +135,7 @@ def describe(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]
             subject = targets.find(request["reference"], request["kind"], request["wing"])
             return {"expect": dict(subject.example.expect), "wing": subject.wing, "files": targets.files_of(subject)}
     except BaseException as error:  # noqa: BLE001  # as above
-        return {"problem": told(error)}
+        return {"problem": format_error(error)}
 
 
 def laws(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def laws(request: dict[str, Any], _rank: int, _world: int) -> dict[str, Any]:
     try:
         found = all_laws(request["wings"])
     except BaseException as error:  # noqa: BLE001  # a plugin's laws may fail in any way
-        return {"laws": [], "problem": told(error)}
+        return {"laws": [], "problem": format_error(error)}
     hidden = {"check", "driver"}
     return {
         "laws": [{f.name: getattr(w, f.name) for f in dataclasses.fields(w) if f.name not in hidden} for w in found.values()]
@@ -164,7 +164,7 @@ def quiet(request: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def told(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """An exception in one line, with where it was raised in the target's own code."""
     if isinstance(error, SystemExit):
         return f"it raised SystemExit({error.code!r}) when it was imported or built"

@@ -443,5 +443,5 @@ def example(
 
 def example_of(target: Any) -> Example | None:
     """The example stated for a target, or None."""
-    held = _EXAMPLES.get(id(target))
-    return held[1] if held is not None and held[0] is target else None
+    cached = _EXAMPLES.get(id(target))
+    return cached[1] if cached is not None and cached[0] is target else None

@@ -18,7 +18,7 @@ from .fingerprint import fingerprint
 from .folder import RunFolder
 from .initial import Initial, read_initial
 from .ranks import Alone, Ranks, each
-from .streams import seeded, untouched
+from .streams import preserve_rng, seeded
 from .wing import Program, Wing, find_wing
 
 if TYPE_CHECKING:  # a default for what a program is typed as came to Python's own typing in 3.13
@@ -112,7 +112,7 @@ class Assembly(Generic[P]):
         """What is injected into parts of the length of the run."""
         return {"total_steps": self.total_steps, "steps_per_epoch": int(self.reader("train").batches_per_epoch)}
 
-    def _told_length(self) -> dict[str, int] | None:
+    def _length_of_checkpoint(self) -> dict[str, int] | None:
         """The same as the newest checkpoint tells it: who evaluates needs no training data."""
         paths = self.checkpoints.paths()
         if not paths or "train" in self._readers:
@@ -128,12 +128,12 @@ class Assembly(Generic[P]):
     def _for_use(self) -> P:
         """The program that evaluates: in one process that of one, whatever mesh it was trained on."""
         if "program" not in self.__dict__ and self.ranks.world == 1:
-            told = self._told_length()
+            told = self._length_of_checkpoint()
             if told is not None or self.spec.mesh is not None:
                 self.__dict__["program"] = self._build(dataclasses.replace(self.spec, mesh=None), told)
                 self._alone = True
         return self.program
 
     def _fingerprint(self, name: str) -> dict[str, Any]:
-        with untouched(self.wing):
+        with preserve_rng(self.wing):
             return fingerprint(self.reader(name), self.spec.data[name])

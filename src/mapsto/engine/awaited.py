@@ -8,7 +8,7 @@ from typing import Any
 from ..core.errors import SpecError, nearest
 from ..core.spec import CheckpointPlan, Spec
 from .loop import Loop, evaluate
-from .streams import untouched
+from .streams import preserve_rng
 
 Awaited = list[tuple[str, str]]
 """(what waits, as a path in the spec; the metric that it waits for)."""
@@ -79,7 +79,7 @@ def _require_evaluations(loop: Loop, waiting: Awaited, best: Awaited) -> None:
 
 def _names(loop: Loop, sets: Iterable[str]) -> list[str]:
     """The metrics that an evaluation gives, found out on the first batch of each set."""
-    with untouched(loop.wing):
+    with preserve_rng(loop.wing):
         found: Mapping[str, Mapping[str, float]] = {
             name: evaluate(loop.program, loop.readers[name], f"data.{name}", loop.ranks, batches=1) for name in sets
         }

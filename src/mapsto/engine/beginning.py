@@ -21,7 +21,7 @@ from .initial import lines_of
 from .loop import Loop
 from .ranks import each, lead
 from .resuming import Accepted, compared_data, compared_schedule
-from .streams import untouched
+from .streams import preserve_rng
 from .wing import Wing
 
 log = logging.getLogger("mapsto")
@@ -62,7 +62,7 @@ def alike_on_ranks(identity: Mapping[str, Any], train: Any, wing: Wing) -> dict[
 
 def compared(loop: Loop, found: Checkpoint, accepted: Accepted) -> tuple[list[str], bool]:
     """Notes on what is not as it was when a checkpoint was written, and whether the rates change with the length."""
-    with untouched(loop.wing), restoring(found.path):
+    with preserve_rng(loop.wing), restoring(found.path):
         notes = compared_data(found.manifest, loop.data, loop.readers, loop.versions, accepted.data)
     here = {"total_steps": loop.total, "steps_per_epoch": int(loop.per_epoch)}
     was = found.manifest.get("data", {}).get("train", {})

@@ -14,7 +14,7 @@ from ..core.plan import distinct
 from ..core.values import name_of
 from .checkpoints.tree import flatten
 from .events import Event
-from .streams import untouched
+from .streams import preserve_rng
 from .wing import Wing
 
 log = logging.getLogger("mapsto")
@@ -71,7 +71,7 @@ class Dispatch:
         if not chosen:
             return
         named = method in ("state_dict", "load_state_dict")
-        with untouched(self.wing):
+        with preserve_rng(self.wing):
             for name, made in chosen:
                 try:
                     call(name, made) if named else call(made)

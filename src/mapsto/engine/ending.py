@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ..core.errors import MapstoError
 from .loop import Loop, counted, whole
-from .streams import untouched
+from .streams import preserve_rng
 
 log = logging.getLogger("mapsto")
 
@@ -76,7 +76,7 @@ def ending(loop: Loop, result: Result, shown: str | None, reader: Callable[[str]
 def _panels(loop: Loop, name: str, reader: Callable[[str], Any]) -> list[dict[str, Any]]:
     """What the task shows in a report, written down; a task that fails at this spoils no run that is finished."""
     try:
-        with untouched(loop.wing), counted(whole(reader(name)), f"data.{name}") as batches:
+        with preserve_rng(loop.wing), counted(whole(reader(name)), f"data.{name}") as batches:
             panels = loop.program.panels(batches)
         loop.folder.write_panels(panels)
     except Exception as error:

@@ -26,7 +26,7 @@ from .events import Event, EventName, RunView
 from .folder import RunFolder
 from .ranks import Ranks, alike, serve
 from .stall import StallWatch
-from .streams import capture, put_back, untouched
+from .streams import capture, preserve_rng, put_back
 from .survey import Survey
 from .vitals import HealthProbe, cpu_clock
 from .wing import Program, Wing
@@ -231,7 +231,7 @@ class Loop:
 
     def _evaluate(self, *, scheduled: bool) -> None:
         began = clock()
-        with untouched(self.wing):
+        with preserve_rng(self.wing):
             found = {
                 f"{name}/{k}": v
                 for name in self.sets

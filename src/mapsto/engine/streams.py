@@ -25,7 +25,7 @@ def put_back(states: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def untouched(wing: Wing) -> Iterator[None]:
+def preserve_rng(wing: Wing) -> Iterator[None]:
     """Within it anything may be drawn from Python's, NumPy's and the framework's global streams: it leaves no trace."""
     states = capture()
     try:
@@ -38,7 +38,7 @@ def untouched(wing: Wing) -> Iterator[None]:
 @contextlib.contextmanager
 def seeded(seed: int, name: str, wing: Wing) -> Iterator[None]:
     """Within it Python's and NumPy's global streams start at (seed, name); the caller's are back afterwards."""
-    with untouched(wing):
+    with preserve_rng(wing):
         number = derive(seed, name)
         random.seed(number)
         np.random.seed(number & 0xFFFFFFFF)

@@ -19,7 +19,7 @@ from .identity import identity_of, moved
 from .loop import counted, evaluate, whole
 from .ranks import lead
 from .resuming import Accepted, compared_data
-from .streams import untouched
+from .streams import preserve_rng
 
 log = logging.getLogger("mapsto")
 
@@ -53,7 +53,7 @@ class Trained(Assembly[P]):
                 log.warning("the spec has no data.test: data.%s is evaluated", data)
         path = f"data.{data}" if isinstance(data, str) else "the reader"
         reader = self._checked_reader(data, checkpoint) if isinstance(data, str) else data
-        with self._weights_of(checkpoint), untouched(self.wing):
+        with self._weights_of(checkpoint), preserve_rng(self.wing):
             found = evaluate(self.program, reader, path)
             step = self.program.position
         if isinstance(data, str) and not self.folder.is_empty():
@@ -71,7 +71,7 @@ class Trained(Assembly[P]):
         return reader
 
     def _note(self, record: dict[str, Any]) -> None:
-        length = self._told_length() or self._length
+        length = self._length_of_checkpoint() or self._length
         epoch = record["step"] / max(length["steps_per_epoch"], 1)
         with contextlib.closing(RunFolder(self.folder.path)) as folder:
             folder.append({**record, "epoch": epoch, "detail": {"asked": True}, "time": time.time()})
@@ -89,7 +89,7 @@ class Trained(Assembly[P]):
     @contextlib.contextmanager
     def trained(self, checkpoint: str | int | Path | None = None) -> Iterator[P]:
         """Within it the program holds trained weights, for code of one's own; arguments as of `evaluate`."""
-        with self._weights_of(checkpoint), untouched(self.wing):
+        with self._weights_of(checkpoint), preserve_rng(self.wing):
             yield self.program
 
     @contextlib.contextmanager

@@ -12,11 +12,11 @@ Held = dict[int, list[tuple[Any, Example, Example]]]
 """By the target's id: the target, what was stated of it, and the example that was found."""
 
 
-def settled(trial: Trial, discover: Callable[[Subject], Example], held: Held) -> Example:
+def settled(trial: Trial, discover: Callable[[Subject], Example], cached: Held) -> Example:
     """The trial's example as `discover` completes it (with `more["settled"]`), which the subject has from then on."""
     subject = trial.subject
     if "settled" not in subject.example.more:
-        known = held.setdefault(id(subject.target), [])
+        known = cached.setdefault(id(subject.target), [])
         example = next((e for target, stated, e in known if target is subject.target and _equal(stated, subject.example)), None)
         if example is None:
             example = discover(subject)

@@ -36,13 +36,13 @@ def exceptions(trial: Trial) -> None:
             loss, watch = Evaluations(), trial.driver.watch("update")
             made = program(trial, [item(trial), watch], evaluations=loss)
             run(trial, made, 1)
-            held = made.held()
+            snapshot = made.snapshot()
             loss.calls, loss.at, watch.failing = 0, at if isinstance(at, int) else 0, at == "update"
             if not _interrupted(trial, made):
                 trial.exercised("exceptions that it handles itself")
                 continue
             loss.at, watch.failing = 0, False
-            same(trial, "after an exception", made.held(), held, cause="it is not put back where an exception passes")
+            same(trial, "after an exception", made.snapshot(), snapshot, cause="it is not put back where an exception passes")
             run(trial, made, 2)
             same(
                 trial,
@@ -51,7 +51,7 @@ def exceptions(trial: Trial) -> None:
                 whole.parameters(),
                 cause="state of the failed step is left over",
             )
-    trial.control("a step changes the weights", differs(held["weights"], whole.parameters()))
+    trial.control("a step changes the weights", differs(snapshot["weights"], whole.parameters()))
 
 
 def _interrupted(trial: Trial, made: MiddlewareProgram) -> bool:
@@ -90,7 +90,7 @@ def evaluation_weights(trial: Trial) -> None:
         with trial.case(evaluation=how):
             made = program(trial, [item(trial)])
             run(trial, made, 2)
-            held = made.held()
+            snapshot = made.snapshot()
             with trial.component("weights for evaluation"):
                 try:
                     made.evaluate(_batches(made, raises=how == "raises"))
@@ -98,7 +98,7 @@ def evaluation_weights(trial: Trial) -> None:
                     if how == "ends" or not _is_ours(error):
                         raise
                     trial.exercised("exceptions")
-            same(trial, "after an evaluation", made.held(), held, cause="the weights for evaluation are not taken back")
+            same(trial, "after an evaluation", made.snapshot(), snapshot, cause="the weights for evaluation are not taken back")
             run(trial, made, 3)
             same(
                 trial,
@@ -107,7 +107,7 @@ def evaluation_weights(trial: Trial) -> None:
                 whole.parameters(),
                 cause="an evaluation changes training",
             )
-    trial.control("a step changes the weights", differs(held["weights"], whole.parameters()))
+    trial.control("a step changes the weights", differs(snapshot["weights"], whole.parameters()))
 
 
 def _batches(made: MiddlewareProgram, raises: bool) -> Iterator[Any]:

@@ -50,10 +50,10 @@ def _every_step(trial: Trial, closed: Formula, variant: Mapping[str, Any] | None
             if not close(got, want):
                 _off(trial, t, group, got, want, [w[group] for w in wanted])
             trial.exercised("steps")
-        if (told := schedule.told()) is not None:
+        if (reported := schedule.reported_rates()) is not None:
             trial.demand(
-                told == rates,
-                f"it tells the rates {told} at t={t}, and the optimizer has {rates}",
+                reported == rates,
+                f"it tells the rates {reported} at t={t}, and the optimizer has {rates}",
                 first={"step": t},
                 cause="what it tells is not set with the rate",
             )

@@ -73,11 +73,11 @@ class State:
     @contextmanager
     def isolated_gradients(self) -> Iterator[None]:
         """Within it gradients start from none, and at its end those of before are added: for who edits only its own."""
-        held = [(p, p.grad) for p in self.parameters if p.grad is not None] if self.summing else []
-        if held:
+        saved = [(p, p.grad) for p in self.parameters if p.grad is not None] if self.summing else []
+        if saved:
             self.clear()
         yield
-        for parameter, gradient in held:
+        for parameter, gradient in saved:
             parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 
     def apart(self) -> AbstractContextManager[None]:

@@ -37,19 +37,19 @@ class HealthProbe:
         """Names of trained parameters: `none` have no gradient, `lifeless` none or one of zeros, `unchanged` the same bits as
         at the last call; of a parameter that lies on several ranks it is this rank's part that counts."""
         state = self.state
-        held = [local(p.detach()) for p in state.parameters]
+        local_tensors = [local(p.detach()) for p in state.parameters]
         gradients = [None if p.grad is None else _values(local(p.grad)) for p in state.parameters]
         lengths = iter(_norms([g for g in gradients if g is not None]))
         none = [name for name, g in zip(state.names, gradients, strict=True) if g is None]
         zero = [
             name for name, g in zip(state.names, gradients, strict=True) if g is not None and not next(lengths) and not g.any()
         ]
-        now = list(zip(_sums(held), _norms(held), strict=True))
+        now = list(zip(_sums(local_tensors), _norms(local_tensors), strict=True))
         before, self._before = self._before, now
         # not-a-number is never equal to itself, so what is broken counts as changed: another finding tells of it
         same = [n for n, a, b in zip(state.names, before, now, strict=True) if a == b] if before is not None else []
         digest = hashlib.blake2b("\n".join(state.names).encode(), digest_size=8).hexdigest()
-        return {"digest": digest, "count": len(held), "none": none, "lifeless": [*none, *zero], "unchanged": same}
+        return {"digest": digest, "count": len(local_tensors), "none": none, "lifeless": [*none, *zero], "unchanged": same}
 
 
 def _values(gradient: Tensor) -> Tensor:

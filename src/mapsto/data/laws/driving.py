@@ -237,6 +237,6 @@ def kept_state(driven: Driven) -> Any:
     return copy.deepcopy(driven.state())
 
 
-def told(trial: Trial, driven: Driven, batch: Any) -> Any:
+def comparable(trial: Trial, driven: Driven, batch: Any) -> Any:
     """A batch as it is compared: all of it where a reader is pure, its records' keys where it is not."""
     return content(batch) if isinstance(driven, ByPosition) else tuple(keys_of(batch, trial.example.more.get("id")))

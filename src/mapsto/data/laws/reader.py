@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.laws import Laws, Trial
 from .contents import digest, keys_of
-from .driving import Readers, kept_state, told
+from .driving import Readers, comparable, kept_state
 
 laws = Laws("reader")
 SIZES = (1, 2, 5, 13)
@@ -135,7 +135,7 @@ def _resuming(trial: Trial, readers: Readers, **options: Any) -> tuple[list[Any]
         with trial.component("reading two epochs"):
             first = driven.epoch()
             rest = driven.take(min(len(first) + 2, MOST))
-    return [told(trial, driven, b) for b in first + rest], len(first)
+    return [comparable(trial, driven, b) for b in first + rest], len(first)
 
 
 def _rest(trial: Trial, readers: Readers, state: Any, count: int, **options: Any) -> list[Any]:
@@ -152,7 +152,7 @@ def _rest(trial: Trial, readers: Readers, state: Any, count: int, **options: Any
                 cause="load_state_dict takes effect only with the first batch, so that a second save loses it",
             )
         with trial.component("going on"):
-            return [told(trial, driven, b) for b in driven.take(count)]
+            return [comparable(trial, driven, b) for b in driven.take(count)]
 
 
 def _same_rest(trial: Trial, got: list[Any], want: list[Any], cut: int) -> None:
@@ -175,8 +175,8 @@ def _same_rest(trial: Trial, got: list[Any], want: list[Any], cut: int) -> None:
     trial.exercised("batches after a restore", len(want))
 
 
-def _short(told: Any) -> str:
-    return f"records {list(told)[:6]}" if isinstance(told, tuple) else str(told)[:120]
+def _short(found: Any) -> str:
+    return f"records {list(found)[:6]}" if isinstance(found, tuple) else str(found)[:120]
 
 
 @laws.law(
@@ -267,7 +267,7 @@ def consumed(trial: Trial) -> None:
         with trial.case(saved_after=cut, workers=options.get("workers", 0)):
             with closing(readers.driven(**options)) as driven:
                 with trial.component("reading with workers"):
-                    got = [told(trial, driven, b) for b in driven.take(cut)]
+                    got = [comparable(trial, driven, b) for b in driven.take(cut)]
                 time.sleep(0.05)  # so that what reads ahead has read
                 held = driven.state()
                 state = pickle.loads(pickle.dumps(held))  # just written

@@ -9,7 +9,7 @@ from typing import Any
 from ...core.laws import Laws, Trial
 from . import streams
 from .contents import fields_of, keys_of
-from .driving import ByPosition, Readers, told
+from .driving import ByPosition, Readers, comparable
 from .reader import SIZES, keys_of_epochs
 
 laws = Laws("reader")
@@ -219,7 +219,7 @@ def private_streams(trial: Trial) -> None:
             streams.seed(number)
             before = streams.states()
             with closing(readers.driven(13, **options)) as driven, trial.component("reading"):
-                found.append([told(trial, driven, b) for b in driven.take(6)])
+                found.append([comparable(trial, driven, b) for b in driven.take(6)])
             moved = [n for n, s in streams.states().items() if s != before[n]]
             trial.demand(
                 not moved,

@@ -44,7 +44,7 @@ class Checkpoints:
     def __init__(self, folder: Path, wing: Wing, ranks: Ranks | None = None) -> None:
         self.folder, self.wing, self.ranks = folder, wing, ranks or Alone()
         self._own_group: Ranks | None = None
-        self._held: dict[str, Any] = {}
+        self._cached: dict[str, Any] = {}
 
     def paths(self) -> list[Path]:
         """All of them, by step."""
@@ -66,8 +66,8 @@ class Checkpoints:
 
         keep: hold the memory of the copy for the next one. Raises CheckpointError where no file can hold the tree.
         """
-        made = Writing(self.folder, step, tree, about, wing=self.wing, ranks=self._line(), held=self._held)
-        self._held = made.tensors if keep else {}
+        made = Writing(self.folder, step, tree, about, wing=self.wing, ranks=self._line(), cached=self._cached)
+        self._cached = made.tensors if keep else {}
         return made
 
     def _line(self) -> Ranks:

@@ -46,14 +46,14 @@ class Writing:
         *,
         wing: Wing,
         ranks: Ranks,
-        held: dict[str, Any] | None = None,
+        cached: dict[str, Any] | None = None,
     ) -> None:
         self.final = folder / f"step-{step:08d}"
         self.step, self.about, self.wing, self.ranks = step, about, wing, ranks
         self.holds = sorted(tree)
         self.plain, tensors = self._flat(tree)
         mine = self.parts or ranks.leader
-        self.tensors: dict[str, Any] = wing.host(tensors, held or {}) if mine else {}
+        self.tensors: dict[str, Any] = wing.host(tensors, cached or {}) if mine else {}
 
     def _flat(self, tree: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The tree as plain data and tensors; whether ranks hold parts of it, which they agree on."""

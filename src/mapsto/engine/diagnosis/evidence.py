@@ -19,7 +19,7 @@ from ..reading import read_lines, read_shaped, shaped
 from ..record import RunRecord, as_float
 from ..shapes import Error, Launch
 from ..stall import Stall, read_stalls
-from ..survey.told import SetTold, SurveyTold, survey_of
+from ..survey.summary import SetSummary, SurveySummary, survey_of
 from . import thresholds
 from .alive import in_use
 
@@ -109,11 +109,11 @@ class Evidence:
 
     # -- data ----------------------------------------------------------------------------------------------------------
     @cached_property
-    def survey(self) -> SurveyTold | None:
+    def survey(self) -> SurveySummary | None:
         """What the data were like; None where that was not written down."""
         return survey_of(self.record.survey)
 
-    def set(self, name: str) -> SetTold | None:
+    def set(self, name: str) -> SetSummary | None:
         """What one set was like."""
         return self.survey.sets.get(name) if self.survey is not None else None
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..figures import number, share
-from ..survey.told import FieldTold
+from ..survey.summary import FieldSummary
 from . import thresholds
 from .evidence import Evidence
 from .finding import Finding, Gravity
 
 
-def _inputs(evidence: Evidence, name: str = "train") -> Iterator[tuple[str, FieldTold, bool]]:
+def _inputs(evidence: Evidence, name: str = "train") -> Iterator[tuple[str, FieldSummary, bool]]:
     """(field, what it is like, whether the model is surely given it) of the inputs of a set, as its batches hold them, or
     else as its source gives them."""
     survey, told = evidence.survey, evidence.set(name)
@@ -75,7 +75,9 @@ def input_constant(evidence: Evidence) -> list[Finding]:
     return found
 
 
-def _constant(evidence: Evidence, field: str, told: FieldTold, columns: list[tuple[int, float]], gravity: Gravity) -> Finding:
+def _constant(
+    evidence: Evidence, field: str, told: FieldSummary, columns: list[tuple[int, float]], gravity: Gravity
+) -> Finding:
     which = f"column{'s' if len(columns) > 1 else ''} {', '.join(str(i) for i, _ in columns[:8])} of {field!r}"
     several = len(columns) > 1
     values = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..figures import share
-from ..survey.told import Overlap, Repeats, SetTold
+from ..survey.summary import Overlap, Repeats, SetSummary
 from . import thresholds
 from .evidence import Evidence
 from .finding import Finding, Gravity
@@ -43,7 +43,7 @@ def records_repeated(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def _repeated(train: SetTold) -> float:
+def _repeated(train: SetSummary) -> float:
     """The share of repetitions; where a good part of the records was read, as many more as there must be in all."""
     told = train.repeats
     assert told is not None
@@ -62,7 +62,7 @@ def records_shared(evidence: Evidence) -> list[Finding]:
     return found
 
 
-def _shared(evidence: Evidence, name: str, told: Overlap, train: SetTold) -> list[Finding]:
+def _shared(evidence: Evidence, name: str, told: Overlap, train: SetSummary) -> list[Finding]:
     repeats = train.repeats or Repeats(0, 0, 0, 0, 0.0, [])
     copied = repeats.bits >= thresholds.TELLING_BITS and _repeated(train) >= thresholds.REPEATED
     chance = 0.0 if copied else repeats.alike / max(repeats.records, 1)  # what any new record would be found there by
@@ -105,5 +105,5 @@ def _pairs(examples: Sequence[tuple[int, int]], name: str) -> str:
     return ", ".join(f"{name} {a:,} = {b:,}" for a, b in examples)
 
 
-def _read(told: SetTold) -> str:
+def _read(told: SetSummary) -> str:
     return f"{'all' if told.read >= told.records else f'{told.read:,} of'} {told.records:,} records were read"

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ..figures import number, share
-from ..survey.told import Label
+from ..survey.summary import Label
 from . import thresholds
 from .endings import failure
 from .evidence import Evidence

@@ -87,7 +87,7 @@ class Progress:
 
     def _news(self, event: Event) -> str:
         """The metrics of a log, the speed, the share of time spent waiting for data, and what is left."""
-        return "  ".join([*_told(self._last, "train/"), *_speed(self._last), f"left {duration(self.left(event))}"])
+        return "  ".join([*_formatted(self._last, "train/"), *_speed(self._last), f"left {duration(self.left(event))}"])
 
     def left(self, event: Event) -> float:
         """Seconds to the end at this session's mean pace, evaluations and checkpoints included; NaN before a step was taken."""
@@ -96,7 +96,7 @@ class Progress:
 
     def _evaluated(self, event: Event) -> str:
         sets = list(dict.fromkeys(name.partition("/")[0] for name in event.metrics if not name.startswith("time/")))
-        told = [f"{name}: {'  '.join(_told(event.metrics, f'{name}/'))}" for name in sets]
+        told = [f"{name}: {'  '.join(_formatted(event.metrics, f'{name}/'))}" for name in sets]
         took = f"  ({short_time(event.metrics['time/evaluate'])})" if "time/evaluate" in event.metrics else ""
         self._valid = "  ".join(told)
         return f"{_at(event)}  {self._valid}{took}"
@@ -128,7 +128,7 @@ class Progress:
             f"epoch {event.epoch:.2f}",
             f"{duration(self.clock() - self._began)}, left {duration(self.left(event))}",
         )
-        news = "  ".join([*_told(self._last, "train/"), *_speed(self._last)])
+        news = "  ".join([*_formatted(self._last, "train/"), *_speed(self._last)])
         return Group(row, Text(shown_in_line(news), style="cyan", overflow="ellipsis", no_wrap=True))
 
 
@@ -174,7 +174,7 @@ def _at(event: Event) -> str:
     return f"step {event.step:>{width},}/{event.run.total_steps:,}"
 
 
-def _told(metrics: Mapping[str, float], prefix: str) -> list[str]:
+def _formatted(metrics: Mapping[str, float], prefix: str) -> list[str]:
     names = [n for n in metrics if n.startswith(prefix) and not n.startswith(f"{prefix}time/")]
     return [f"{name.removeprefix(prefix)} {number(metrics[name])}" for name in names]
 

@@ -20,12 +20,12 @@ import numpy as np
 from ...data.source import Indices
 from ...data.stream import PaddingBatch, size
 from ..folder import RunFolder
-from ..streams import untouched
+from ..streams import preserve_rng
 from ..wing import Program, Wing
 from .fields import Array, Field, array_of
 from .records import Gathered, drawn, numbers_of, read
+from .summary import Repeated, SetSummary, SurveySummary, survey_of
 from .targets import classes_of, labels_of, labels_within
-from .told import Repeated, SetTold, SurveyTold, survey_of
 
 log = logging.getLogger("mapsto")
 clock = time.perf_counter
@@ -44,9 +44,9 @@ class Survey:
 
     def __init__(self, folder: RunFolder, program: Program, wing: Wing, seed: int) -> None:
         self.folder, self.program, self.wing, self.seed = folder, program, wing, seed
-        self.told: SurveyTold | None = None
+        self.summary: SurveySummary | None = None
         self._fields: dict[str, Field] = {}
-        self._held: dict[str, list[Any]] = {}
+        self._cached: dict[str, list[Any]] = {}
         self._looking = self._new = False
         self._order: Callable[[int], Indices] | None = None
 
@@ -58,14 +58,16 @@ class Survey:
             about = dict(asked()) if asked is not None else {}
             inputs, target = about.pop("inputs", None), about.pop("target", None)
             stated = inputs is not None and target is not None
-            self.told = SurveyTold(inputs=list(inputs or ["input"]), target=target or "target", stated=stated, sets={}, **about)
+            self.summary = SurveySummary(
+                inputs=list(inputs or ["input"]), target=target or "target", stated=stated, sets={}, **about
+            )
             self._order = getattr(readers["train"], "indices", None)
             self._looking = self._new = True
             self._records(readers)
 
     def go_on(self) -> None:
         """Take up what an earlier session left in the folder."""
-        self.told = survey_of(self.folder.survey())
+        self.summary = survey_of(self.folder.survey())
 
     def _records(self, readers: Mapping[str, Any]) -> None:
         """Records of some sets, and those that they share with the training set, which is read last: first of all at the
@@ -87,8 +89,8 @@ class Survey:
             self._set("train", repeats=train.repeats())
 
     def _read(self, name: str, reader: Any, wanted: Indices) -> Gathered:
-        assert self.told is not None
-        gathered, fields, target = Gathered(), dict[str, Field](), self.told.target
+        assert self.summary is not None
+        gathered, fields, target = Gathered(), dict[str, Field](), self.summary.target
         labels: list[Array] = []
         kept: dict[str, list[Any]] = {}
         for numbers, batch in read(reader.source, wanted, SECONDS.get(name, SECONDS["valid"])):
@@ -107,7 +109,7 @@ class Survey:
             name,
             read=len(gathered.numbers),
             classes=classes_of(every, blocks) if every is not None else None,
-            raw={field: held.told() for field, held in fields.items()},
+            raw={field: held.summary() for field, held in fields.items()},
         )
         if (wanted_ := kept.pop(target, None)) and kept:
             self._set(name, labels=labels_within({f: v for f, v in kept.items() if len(v) == len(wanted_)}, wanted_))
@@ -139,8 +141,8 @@ class Survey:
         self._looking = False
 
     def _look(self, position: int, batch: Any) -> None:
-        assert self.told is not None
-        target = self.told.target
+        assert self.summary is not None
+        target = self.summary.target
         for part in batch if isinstance(batch, list) else [batch]:
             if isinstance(part, PaddingBatch) or not size(part):
                 continue
@@ -148,27 +150,27 @@ class Survey:
             numbers = self._order(position) if self._order is not None else np.arange(size(part))
             _add(self._fields, fields, numbers if len(numbers) == size(part) else np.full(size(part), -1))
             for field, value in fields.items():
-                self._held.setdefault(field, []).append(value)
-        self._set("train", batches=self.told.sets["train"].batches + 1)
+                self._cached.setdefault(field, []).append(value)
+        self._set("train", batches=self.summary.sets["train"].batches + 1)
         self._new = True
 
     def _settle(self) -> None:
         """What the first batches tell, taken together."""
-        held, self._held = _joined(self._held), {}
-        if self.told is None or not self._fields:
+        held, self._cached = _joined(self._cached), {}
+        if self.summary is None or not self._fields:
             return
-        target = held.pop(self.told.target, None)
+        target = held.pop(self.summary.target, None)
         found = labels_within(held, target) if target is not None else []
-        told = {name: field.told() for name, field in self._fields.items()}
-        self._set("train", fields=told, labels=[*self.told.sets["train"].labels, *found])
+        summary = {name: field.summary() for name, field in self._fields.items()}
+        self._set("train", fields=summary, labels=[*self.summary.sets["train"].labels, *found])
         self._fields = {}
 
     # -- evaluations -------------------------------------------------------------------------------------------------
     def evaluated(self, name: str, reader: Any, train: Any = None, *, alone: bool = False) -> None:
         """Look at some batches of a set that is evaluated, once in a run. train: the training reader, where the set's records
         are still to be compared with its own; alone: evaluate one batch twice too, in this one process."""
-        told = self.told
-        if told is None or (name in told.sets and told.sets[name].fields) or not hasattr(reader, "batch"):
+        summary = self.summary
+        if summary is None or (name in summary.sets and summary.sets[name].fields) or not hasattr(reader, "batch"):
             return
         with self._guarded():
             if train is not None:
@@ -187,49 +189,51 @@ class Survey:
             looked += 1
             if clock() - began > SECONDS["valid"]:
                 break
-        self._set(name, fields={field: found.told() for field, found in fields.items()}, batches=looked)
-        if alone and first is not None and self.told is not None and self.told.evaluation is None:
+        self._set(name, fields={field: found.summary() for field, found in fields.items()}, batches=looked)
+        if alone and first is not None and self.summary is not None and self.summary.evaluation is None:
             if "compile" not in self.program.summary().get("middleware", ()):  # which would compile for another size
                 first = {field: value[:EVALUATED] for field, value in first.items()}
             once, twice = (_number(self.program.evaluate([first] * times)["loss"]) for times in (1, 2))
             modes = dict(getattr(self.program, "modes", {}))
-            self.told = dataclasses.replace(self.told, evaluation=Repeated(once=once, twice=twice, **modes))
+            self.summary = dataclasses.replace(self.summary, evaluation=Repeated(once=once, twice=twice, **modes))
 
     # -- keeping -----------------------------------------------------------------------------------------------------
     def keep(self, *, end: bool = False) -> None:
         """Write down what is new, once the first batches have gone by; at the end of the run in any case."""
-        if self.told is None or not self._new or (self._looking and not end):
+        if self.summary is None or not self._new or (self._looking and not end):
             return
         self._looking = self._new = False
         with self._guarded():
             self._settle()
-            self.folder.write_survey(dataclasses.asdict(self.told))
+            self.folder.write_survey(dataclasses.asdict(self.summary))
 
     # -- parts -------------------------------------------------------------------------------------------------------
     def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The fields that the model is given; where the task does not tell, all but the target."""
-        assert self.told is not None
-        named = {name: batch[name] for name in self.told.inputs if name in batch}
-        return named or {name: value for name, value in batch.items() if name != self.told.target}
+        assert self.summary is not None
+        named = {name: batch[name] for name in self.summary.inputs if name in batch}
+        return named or {name: value for name, value in batch.items() if name != self.summary.target}
 
     def _set(self, name: str, **changes: Any) -> None:
-        assert self.told is not None
-        before = self.told.sets.get(name) or SetTold(records=changes.get("records", 0))
-        self.told = dataclasses.replace(self.told, sets={**self.told.sets, name: dataclasses.replace(before, **changes)})
+        assert self.summary is not None
+        before = self.summary.sets.get(name) or SetSummary(records=changes.get("records", 0))
+        self.summary = dataclasses.replace(
+            self.summary, sets={**self.summary.sets, name: dataclasses.replace(before, **changes)}
+        )
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Within it what is drawn leaves no trace in the run, the time is counted, and a fault is no fault of the run."""
         began, problem = clock(), ""
         try:
-            with untouched(self.wing):
+            with preserve_rng(self.wing):
                 yield
         except Exception as error:  # the run itself meets what is wrong with its data; a doctor tells the rest
             problem = f"{type(error).__name__}: {error}"[:200]
             log.debug("the data were not looked at in full", exc_info=error)
-        if (told := self.told) is not None:
-            problems = [*told.problems, *([problem] if problem and problem not in told.problems else [])]
-            self.told = dataclasses.replace(told, seconds=round(told.seconds + clock() - began, 4), problems=problems)
+        if (summary := self.summary) is not None:
+            problems = [*summary.problems, *([problem] if problem and problem not in summary.problems else [])]
+            self.summary = dataclasses.replace(summary, seconds=round(summary.seconds + clock() - began, 4), problems=problems)
 
 
 def _add(fields: dict[str, Field], values: Mapping[str, Any], numbers: Indices) -> None:

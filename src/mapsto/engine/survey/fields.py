@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .told import FieldTold
+from .summary import FieldSummary
 
 COLUMNS = 4096
 """Columns of a field that are told apart; of more, only the field as a whole is."""
@@ -29,7 +29,7 @@ def array_of(values: Any) -> Array | None:
 
 
 class Field:
-    """Gathers what the values of one field are like: `add` each batch of them, then `told`."""
+    """Gathers what the values of one field are like: `add` each batch of them, then `summary`."""
 
     def __init__(self, first: Any) -> None:
         found = array_of(first)
@@ -83,7 +83,7 @@ class Field:
         before = self._columns
         self._columns = {name: merge.get(name, np.add)(before[name], value) for name, value in new.items()} if before else new
 
-    def told(self) -> FieldTold:
+    def summary(self) -> FieldSummary:
         """What was gathered."""
         about: dict[str, Any] = {"kind": self.kind, "dtype": self.dtype, "records": self.records, "empty": self.empty}
         if self.tail is not None:
@@ -97,9 +97,11 @@ class Field:
                 "low": self.low,
                 "high": self.high,
             }
-        return FieldTold(**about, nonfinite=self.nonfinite, examples=self.examples, flat=self.flat, **self._columns_told())
+        return FieldSummary(
+            **about, nonfinite=self.nonfinite, examples=self.examples, flat=self.flat, **self._columns_summary()
+        )
 
-    def _columns_told(self) -> dict[str, Any]:
+    def _columns_summary(self) -> dict[str, Any]:
         held = self._columns
         if not held or self.records < 2:
             return {}

@@ -15,7 +15,7 @@ from ...core.random import generator
 from ...data.source import Batch, Indices
 from ..fingerprint import digest_of
 from .fields import array_of
-from .told import Overlap, Repeats
+from .summary import Overlap, Repeats
 
 CHUNK, BYTES, MOST = 4096, 32 << 20, 1 << 18
 """Records, and bytes, that are read at once at most; records that are read in all at most."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .fields import COLUMNS, Array, array_of
-from .told import Classes, Label
+from .summary import Classes, Label
 
 LEAST, OF_A_CLASS = 30, 5
 """Records, in all and of a class, below which an input that goes with the label may be chance."""

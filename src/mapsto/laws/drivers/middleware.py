@@ -53,7 +53,7 @@ class MiddlewareProgram(Protocol):
         """Copies of all that training makes, whatever groups the optimizer has: parameters, statistics, optimizer state."""
         ...
 
-    def held(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Copies of all that a step or evaluation that fails must leave: parameters, modes, and what the next step reads."""
         ...
 

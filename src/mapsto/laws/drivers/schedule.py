@@ -18,7 +18,7 @@ class Schedule(Protocol):
         """For each group the numbers that a schedule may set, by name: `lr`, and perhaps a momentum."""
         ...
 
-    def told(self) -> list[float] | None:
+    def reported_rates(self) -> list[float] | None:
         """The rate of each group in the schedule's own words; None where it has none beside `settings`."""
         ...
 

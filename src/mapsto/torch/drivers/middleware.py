@@ -95,7 +95,7 @@ class Driven:
         copies: dict[str, Any] = arrays(copy.deepcopy(found))
         return copies
 
-    def held(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         state = self.made.state
         decides = ("shard", "summing", "training", "step")
         return {

@@ -295,11 +295,11 @@ class Driven:
     """An optimizer and all parameters of a problem (`mapsto.laws.drivers.Optimizer`)."""
 
     problem: Problem
-    held: list[nn.Parameter]
+    parameter_list: list[nn.Parameter]
     optimizer: Any
 
     def parameters(self) -> list[Any]:
-        return [arrays(p.detach().clone()) for p in self.held]
+        return [arrays(p.detach().clone()) for p in self.parameter_list]
 
     def options(self) -> dict[str, Any]:
         return options(self.optimizer)
@@ -310,10 +310,10 @@ class Driven:
                 group["lr"] = change(group["lr"])
 
     def update(self, t: int, without: Sequence[int] = ()) -> None:
-        advance(self.problem, self.optimizer, self.held, t, without)
+        advance(self.problem, self.optimizer, self.parameter_list, t, without)
 
     def update_with(self, gradients: Sequence[Array]) -> None:
-        for parameter, gradient in zip(self.held, gradients, strict=True):
+        for parameter, gradient in zip(self.parameter_list, gradients, strict=True):
             parameter.grad = torch.from_numpy(gradient).to(parameter.dtype)
         self.optimizer.step()
 
@@ -322,7 +322,7 @@ class Driven:
         return found
 
     def state_of(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = arrays(plain(copy.deepcopy(dict(self.optimizer.state.get(self.held[number], {})))))
+        found: dict[str, Any] = arrays(plain(copy.deepcopy(dict(self.optimizer.state.get(self.parameter_list[number], {})))))
         return found
 
     def has_state(self) -> bool:
@@ -352,9 +352,13 @@ class Driver:
     ) -> Driven:
         problem = problem_for(trial, getattr(torch, dtype))
         start = problem.start() if parameters is None else parameters
-        held = [nn.Parameter(torch.from_numpy(values(p).copy()).to(problem.dtype)) for p in start]
-        given = held if groups is None else [{"params": [held[i] for i in numbers], **own} for numbers, own in groups]
-        return Driven(problem, held, build(trial, given, **options))
+        parameter_list = [nn.Parameter(torch.from_numpy(values(p).copy()).to(problem.dtype)) for p in start]
+        given = (
+            parameter_list
+            if groups is None
+            else [{"params": [parameter_list[i] for i in numbers], **own} for numbers, own in groups]
+        )
+        return Driven(problem, parameter_list, build(trial, given, **options))
 
 
 DRIVER = Driver()

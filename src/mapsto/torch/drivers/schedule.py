@@ -148,7 +148,7 @@ class Driven:
             for group in self.optimizer.param_groups
         ]
 
-    def told(self) -> list[float] | None:
+    def reported_rates(self) -> list[float] | None:
         return [float(x) for x in self.schedule.get_last_lr()] if hasattr(self.schedule, "get_last_lr") else None
 
     def advance(self, t: int) -> None:

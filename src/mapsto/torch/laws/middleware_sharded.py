@@ -54,7 +54,7 @@ def sharded_resume(trial: Trial) -> None:
         _run(trial, whole, SAVED)
         with trial.component("saving its state"):
             tree = _saved(whole.state_tree(), Path(told[0]))
-        cold = _held(whole)
+        cold = _local_tensors(whole)
         _run(trial, whole, LAST)
         fresh = _program(trial)
         with trial.component("restoring its state"):
@@ -64,9 +64,13 @@ def sharded_resume(trial: Trial) -> None:
             fresh.restore(_mapped(tree.plain, "program", lambda path, _: files[path]))
         _run(trial, fresh, LAST)
         same(
-            trial, "the state at the end", _held(fresh), _held(whole), cause="its state is not what it was, or not where it was"
+            trial,
+            "the state at the end",
+            _local_tensors(fresh),
+            _local_tensors(whole),
+            cause="its state is not what it was, or not where it was",
         )
-        trial.control("steps change the state", differs(cold, _held(whole)))
+        trial.control("steps change the state", differs(cold, _local_tensors(whole)))
         dist.barrier()  # the folder is there until both have read it
 
 
@@ -133,7 +137,7 @@ def _run(trial: Trial, made: Program, steps: int) -> None:
             made.step(own)
 
 
-def _held(made: Program) -> dict[str, Tensor]:
+def _local_tensors(made: Program) -> dict[str, Tensor]:
     """Copies of what this rank holds of the whole state, by path."""
     found: dict[str, Tensor] = {}
 

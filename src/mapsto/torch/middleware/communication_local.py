@@ -134,10 +134,10 @@ class LocalSGD:
         return {
             "optimizer": {n: _own(state.optimizer.state.get(p, {})) for n, p in named.items()},
             "weights": _own(named) if self.window else {},
-            "metrics": {n: PerRank(pair, afresh=True) for n, pair in self._held().items()},
+            "metrics": {n: PerRank(pair, afresh=True) for n, pair in self._window_sums().items()},
         }
 
-    def _held(self) -> dict[str, Tensor]:
+    def _window_sums(self) -> dict[str, Tensor]:
         """The (sum, weight) pairs of the window, added up."""
         found: dict[str, Tensor] = {}
         for metrics in self.window:

@@ -14,10 +14,10 @@ from ..mesh.one import local
 @contextmanager
 def kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Within it the tensors may be changed in place; they are copied back bitwise at its end, after an exception too."""
-    held = [local(t.detach()) for t in tensors]
-    saved = [t.clone() for t in held]
+    local_tensors = [local(t.detach()) for t in tensors]
+    saved = [t.clone() for t in local_tensors]
     try:
         yield
     finally:
-        if held:
-            torch._foreach_copy_(held, saved)
+        if local_tensors:
+            torch._foreach_copy_(local_tensors, saved)

@@ -22,7 +22,7 @@ START = 300.0
 
 
 @contextlib.contextmanager
-def _untouched() -> Iterator[None]:
+def _preserve_rng() -> Iterator[None]:
     """Ray draws names and ports from Python's global generator, which belongs to the run: nothing of it shows afterwards."""
     before = random.getstate()
     try:
@@ -57,7 +57,7 @@ class Cluster:
             self._join(address, processes)
         self._fits(processes)
 
-    @_untouched()
+    @_preserve_rng()
     def _join(self, address: str | None, processes: int) -> None:
         quiet = {"log_to_driver": False, "logging_level": "ERROR"}
         own = {"num_cpus": max(1, math.ceil(processes * self.cpus)), "include_dashboard": False} if address is None else {}
@@ -85,13 +85,13 @@ class Cluster:
             )
 
     # -- actors ------------------------------------------------------------------------------------------------------
-    @_untouched()
+    @_preserve_rng()
     def server(self) -> Any:
         """A new server, not built yet."""
         made = self.ray.remote(concurrency_groups={"exchange": 1})(Server)
         return self._kept(made.options(num_cpus=self.cpus, scheduling_strategy="SPREAD").remote())
 
-    @_untouched()
+    @_preserve_rng()
     def worker(self) -> Any:
         """A new worker, not built yet."""
         made = self.ray.remote(Worker)
@@ -107,7 +107,7 @@ class Cluster:
         with contextlib.suppress(Exception):
             self.ray.kill(actor)
 
-    @_untouched()
+    @_preserve_rng()
     def stop(self) -> None:
         """End every actor, and the cluster where it is this process's own; safe to call twice."""
         actors, self._actors = self._actors, []
@@ -138,7 +138,7 @@ class Cluster:
                 if isinstance(error, ServerLost):  # it waited for another, which is found out by asking all
                     waited.append(str(getattr(error, "cause", error)))
                 elif not self.is_loss(error):
-                    told(error, f"{who} {k}")
+                    reraise(error, f"{who} {k}")
                 else:
                     gone[k] = f"{who} {k} was lost ({type(error).__name__})"
         if gone or waited:
@@ -152,7 +152,7 @@ class Cluster:
         return isinstance(error, kinds) or isinstance(getattr(error, "cause", None), kinds)
 
 
-def told(error: BaseException, who: str) -> NoReturn:
+def reraise(error: BaseException, who: str) -> NoReturn:
     """Raise what an actor raised as an error of this process, with the actor's own traceback as its cause.
 
     The user's errors keep their kind; any other is a ClusterError that shows the traceback.

@@ -21,7 +21,7 @@ class Task:
     block: int
     worker: int
     actor: Any
-    told: Any
+    answer: Any
     shards: list[Any]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...core.errors import ClusterError
-from .cluster import START, Cluster, Lost, told
+from .cluster import START, Cluster, Lost, reraise
 from .dealing import Deal, Task
 from .exchange import ServerLost
 from .layout import Layout, Options
@@ -68,10 +68,10 @@ class WorkerPool:
         """
         answers: dict[int, Mapping[str, Any]] = {}
         while waiting := [t for (s, b), t in self.tasks.items() if s == step and b not in answers]:
-            calls = [t.told for t in waiting]
+            calls = [t.answer for t in waiting]
             arrived, _ = self.cluster.ray.wait(calls, num_returns=len(calls), timeout=self.options.timeout)
             for task in waiting:
-                if task.told in arrived:
+                if task.answer in arrived:
                     if (answer := self._answer(task)) is not None:
                         answers[task.block] = answer
                 elif self._is_here(task):
@@ -81,13 +81,13 @@ class WorkerPool:
     def _answer(self, task: Task) -> Mapping[str, Any] | None:
         """What a worker told; None where it is gone, and its blocks are with others now."""
         try:
-            found: Mapping[str, Any] = self.cluster.ray.get(task.told)
+            found: Mapping[str, Any] = self.cluster.ray.get(task.answer)
             return found
         except ServerLost as error:
             raise Lost([], str(getattr(error, "cause", error))) from error
         except Exception as error:  # noqa: BLE001  # whatever it raised
             if not self.cluster.is_loss(error):
-                told(error, f"worker {task.worker}, step {task.step}")
+                reraise(error, f"worker {task.worker}, step {task.step}")
             if self._is_here(task):
                 self._lose(task.worker, type(error).__name__)
             elif self.tasks.get((task.step, task.block)) is task:  # what it had computed was lost with its machine
@@ -121,11 +121,11 @@ class WorkerPool:
 
     def _finished(self, task: Task) -> bool:
         """Whether a task was done (or failed by itself) before its worker was lost."""
-        arrived, _ = self.cluster.ray.wait([task.told], timeout=0)
+        arrived, _ = self.cluster.ray.wait([task.answer], timeout=0)
         if not arrived:
             return False
         try:
-            self.cluster.ray.get(task.told)
+            self.cluster.ray.get(task.answer)
         except Exception as error:  # noqa: BLE001  # whatever it raised
             return not self.cluster.is_loss(error)
         return True
@@ -141,7 +141,7 @@ class WorkerPool:
                 self.cluster.ray.get(built)
             except Exception as error:  # noqa: BLE001  # whatever it raised
                 if not self.cluster.is_loss(error):
-                    told(error, f"worker {w}")
+                    reraise(error, f"worker {w}")
                 self.count(f"the new worker {w} was lost too ({type(error).__name__})")
                 self._replace(w)
                 continue

@@ -75,9 +75,9 @@ class Used:
     """Which parameters of a sharded module had a gradient: FSDP2 sends zeros in the place of those that had none."""
 
     def __init__(self, module: nn.Module, shards: int) -> None:
-        held = [(m, name, p) for m in _managed(module) for name, p in m.named_parameters(recurse=False) if p.requires_grad]
-        first = {id(p): i for i, (_, _, p) in reversed(list(enumerate(held)))}  # one that is tied stands there several times
-        self.places = [(m, name) for i, (m, name, p) in enumerate(held) if first[id(p)] == i]
+        managed = [(m, name, p) for m in _managed(module) for name, p in m.named_parameters(recurse=False) if p.requires_grad]
+        first = {id(p): i for i, (_, _, p) in reversed(list(enumerate(managed)))}  # one that is tied stands there several times
+        self.places = [(m, name) for i, (m, name, p) in enumerate(managed) if first[id(p)] == i]
         self.sharded = [m.get_parameter(name) for m, name in self.places]
         self.columns = [-(-p.shape[0] // shards) * (p.numel() // max(p.shape[0], 1)) for p in self.sharded]
         self.now: set[int] = set()
@@ -150,7 +150,7 @@ class TreeScatter:
             if first + rank < passes.block.stop:
                 self.tree.push((0, first + rank), part)
         # what waits for later passes keeps its part alone, not all that came with it
-        self.tree.held = [(node, part.clone() if _shares(part, received) else part) for node, part in self.tree.held]
+        self.tree.pending = [(node, part.clone() if _shares(part, received) else part) for node, part in self.tree.pending]
         if self.output is None:
             self.output = output_tensor
         output_tensor.fill_(nothing(output_tensor.dtype))

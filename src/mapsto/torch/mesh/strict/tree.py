@@ -25,24 +25,24 @@ class Tree(Generic[T]):
     def __init__(self, leaves: int, add: Callable[[T, T], T]) -> None:
         self.leaves, self.add = leaves, add
         self.height = (leaves - 1).bit_length()
-        self.held: list[tuple[Node, T]] = []
+        self.pending: list[tuple[Node, T]] = []
 
     def push(self, node: Node, value: T) -> None:
         """The next node to the right, and every sum that it completes."""
         level, index = node
         while level < self.height:
             if index % 2:
-                if not self.held or self.held[-1][0] != (level, index - 1):
+                if not self.pending or self.pending[-1][0] != (level, index - 1):
                     break  # the left half is another rank's
-                value = self.add(self.held.pop()[1], value)
+                value = self.add(self.pending.pop()[1], value)
             elif (index + 1) << level < self.leaves:
                 break  # the right half is to come
             level, index = level + 1, index // 2
-        self.held.append(((level, index), value))
+        self.pending.append(((level, index), value))
 
     def take(self) -> list[T]:
         """The partial sums so far, from left to right (of all leaves: the root alone); the tree is empty again."""
-        found, self.held = [value for _, value in self.held], []
+        found, self.pending = [value for _, value in self.pending], []
         return found
 
 
@@ -51,7 +51,7 @@ def cover(leaves: int, start: int, stop: int) -> list[Node]:
     tree: Tree[None] = Tree(leaves, lambda _left, _right: None)
     for leaf in range(start, stop):
         tree.push((0, leaf), None)
-    return [node for node, _ in tree.held]
+    return [node for node, _ in tree.pending]
 
 
 def root(leaves: int, nodes: Iterable[tuple[Node, T]], add: Callable[[T, T], T]) -> T:

@@ -1,4 +1,4 @@
-"""What a survey of the data tells, as it stands in the run folder: frozen values of counts, figures and record numbers."""
+"""The summary that a survey of the data writes into the run folder: frozen values of counts, figures and record numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...core.typed import validated
 
 
 @dataclass(frozen=True)
-class FieldTold:
+class FieldSummary:
     """One field over the records that were looked at.
 
     kind: `number`, `text` or `other`; tail: the shape of one record. Of numbers: nonfinite, records with a value that is not
@@ -90,13 +90,13 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class SetTold:
+class SetSummary:
     """One set. records: it holds; read: of them, as the source gives them (before transforms)."""
 
     records: int
     read: int = 0
-    raw: dict[str, FieldTold] = field(default_factory=dict)
-    fields: dict[str, FieldTold] = field(default_factory=dict)
+    raw: dict[str, FieldSummary] = field(default_factory=dict)
+    fields: dict[str, FieldSummary] = field(default_factory=dict)
     batches: int = 0
     repeats: Repeats | None = None
     overlap: Overlap | None = None
@@ -116,7 +116,7 @@ class Repeated:
 
 
 @dataclass(frozen=True)
-class SurveyTold:
+class SurveySummary:
     """All of it. inputs, target: the fields of a batch that the task reads, where it tells them (`stated`); embeddings: ids
     that each table of the model takes; normalises: whether the model begins with a normalisation; seconds: what
     it took; problems: why something could not be looked at."""
@@ -124,7 +124,7 @@ class SurveyTold:
     inputs: list[str]
     target: str
     stated: bool
-    sets: dict[str, SetTold]
+    sets: dict[str, SetSummary]
     embeddings: dict[str, int] = field(default_factory=dict)
     normalises: bool = False
     evaluation: Repeated | None = None
@@ -132,12 +132,12 @@ class SurveyTold:
     problems: list[str] = field(default_factory=list)
 
 
-def survey_of(data: Any) -> SurveyTold | None:
+def survey_of(data: Any) -> SurveySummary | None:
     """What a run folder's file holds; None where it holds none, or something else."""
     if not isinstance(data, dict) or not data:
         return None
     try:
-        found = validated(data, SurveyTold, "data.json")
+        found = validated(data, SurveySummary, "data.json")
     except SpecError:
         return None
-    return found if isinstance(found, SurveyTold) else None
+    return found if isinstance(found, SurveySummary) else None
