@@ -61,7 +61,7 @@ class Driven:
         self.bases, self.schedule, self.late = [1.0], schedule, late
     def settings(self):
         return [{"lr": 0.5 ** (max(self.schedule.t - self.late, 0) // self.schedule.period)}]
-    def told(self):
+    def reported_rates(self):
         return None
     def advance(self, t):
         self.schedule.t += 1
