@@ -12,7 +12,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .typed import say
+from .typed import format_type
 
 
 def is_protocol(hint: Any) -> bool:
@@ -76,7 +76,7 @@ def _unless(fits: bool, value: Any, hint: Any, at: str) -> str | None:
 
 
 def _say(hint: Any) -> str:
-    return hint.__name__ if is_protocol(hint) else say(hint)
+    return hint.__name__ if is_protocol(hint) else format_type(hint)
 
 
 def _is_a(value: Any, cls: Any) -> bool:

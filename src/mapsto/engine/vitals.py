@@ -41,14 +41,14 @@ class HealthProbe:
     """Asks the program of this process at each log, and puts together what all ranks tell."""
 
     def __init__(self, program: Program, ranks: Ranks) -> None:
-        self.tell = getattr(program, "vitals", None)  # a wing need not have it
+        self.probe = getattr(program, "vitals", None)  # a wing need not have it
         self.ranks = ranks
         self.logs = 0
 
     def __call__(self, steps: int, wall: float, data: float, cpu: float) -> tuple[dict[str, float], dict[str, Any]]:
         """(metrics, detail) of a log of so many steps and seconds: in all, waiting for data, of the processor's time."""
         self.logs += 1
-        own = dict(self.tell(samples(self.logs))) if self.tell is not None else {}
+        own = dict(self.probe(samples(self.logs))) if self.probe is not None else {}
         memory = {"resident": resident(), "device": own.get("device")}
         metrics = {f"memory/{name}": float(held) for name, held in memory.items() if held is not None}
         health = own.get("parameters")

@@ -258,4 +258,4 @@ def _number(value: Any) -> float | None:
     return found if np.isfinite(found) else None
 
 
-__all__ = ["Survey", "SurveyTold", "survey_of"]
+__all__ = ["Survey", "SurveySummary", "survey_of"]
