@@ -10,9 +10,11 @@ from tests.mutants import export as planted
 from torch import nn
 
 import mapsto
+from mapsto.check.targets import complete
 from mapsto.core.laws import Example, Subject, Trial, find_law, verdict
+from mapsto.laws.drivers import NotRun
 from mapsto.testing import laws_of
-from mapsto.torch.drivers.export_process import NotRun, run_elsewhere
+from mapsto.torch.drivers.export_process import run_elsewhere
 
 
 @laws_of("export/torch_export")
@@ -21,8 +23,9 @@ def test_our_own_keep_them(law):
 
 
 def judged(target, law, kind="export", **fields):
-    subject = Subject(kind=kind, label=f"here:{target.__name__}", reference="", target=target, example=Example(**fields))
-    return verdict(Trial(subject, find_law(law)))
+    label, example = f"here:{target.__name__}", Example(**fields)
+    subject = Subject(kind=kind, label=label, reference="", target=target, example=example, wing="torch")
+    return verdict(Trial(complete(subject), find_law(law)))
 
 
 def a_dict(model, *, inputs):

@@ -1,5 +1,9 @@
 """What a wing tells the laws of a native kind: one small driver a kind, numbers and NumPy arrays in and out."""
 
+from .export import ExportCase as ExportCase
+from .export import ExportDriver as ExportDriver
+from .export import NotRun as NotRun
+from .export import Run as Run
 from .layer import LayerDriver as LayerDriver
 from .loss import LossDriver as LossDriver
 from .loss import LossValue as LossValue

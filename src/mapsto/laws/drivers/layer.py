@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from ...core.laws import Example, Trial
 from ..compare import Array
+from .export import ExportDriver
 
 
 class LayerDriver(Protocol):
@@ -15,6 +16,9 @@ class LayerDriver(Protocol):
 
     Inputs are tuples of arrays, or of nested tuples, lists and dicts of them; outputs are leaves by path.
     """
+
+    exports: ExportDriver | None
+    """How the framework itself exports layers; None where it does not."""
 
     def settle(self, trial: Trial) -> Example:
         """The trial's example completed by trying: `inputs`, and in `more` what was found."""

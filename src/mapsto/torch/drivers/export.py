@@ -1,4 +1,4 @@
-"""Examples of exports: which models are exported, by what, and how the artefact is loaded; a `Cell` is one such case.
+"""The driver of exports: which models are exported, by what, and how the artefact is opened and run.
 
 For `export/...` the mapping is judged on small models; for a layer or model `export/torch_export` is what exports it.
 """
@@ -6,66 +6,80 @@ For `export/...` the mapping is judged on small models; for a layer or model `ex
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from ...core.errors import MissingExtra
 from ...core.laws import Subject, Trial
 from ...core.random import derive
+from ...laws.drivers import ExportCase, Run
 from ..export import onnx_session, torch_export
-from ..laws.compare import close_to_oracle, same
-from .export_models import SAMPLES, Sample
-from .layer_examples import build, in_dtype, inputs, settle
+from ..laws.compare import arrays, tensors
+from .export_models import SAMPLES, Sample, Tagger, ids
+from .export_process import run_elsewhere
+from .layer_examples import build, inputs, settle
+from .layer_passes import draws, reassign
 
-TRACED = 5
-"""Records in the example that is traced; no declared size is judged at this one alone."""
 SUFFIXES = (".pt2", ".onnx")
-"""Artefacts that can be loaded without being told how."""
+"""Artefacts that can be opened without being told how."""
 
 
 def complete(subject: Subject) -> Subject:
-    """The subject as it is: an export needs no example, only a `load` where its artefact is of an unknown sort."""
-    return subject
+    """The subject with its driver; it needs no example, only a `load` where its artefact is of an unknown sort."""
+    return replace(subject, driver=DRIVER)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One model exported by one mapping.
+class Case:
+    """One model exported by one mapping (`mapsto.laws.drivers.ExportCase`).
 
-    build: dtype -> a fresh instance, the same each time; inputs: (records, stream) -> inputs; blocked: modules that hold the
-    model's source; load: how an artefact becomes a function, `reference` names it for another process.
+    make: dtype -> a fresh instance; feed: (records, stream) -> inputs; by: (model, inputs, folder, dynamic) -> artefact;
+    load: an artefact as a function of tensors.
     """
 
     said: str
-    build: Callable[[torch.dtype], nn.Module]
-    inputs: Callable[[int, str], tuple[Any, ...]]
-    export: Callable[[nn.Module, tuple[Any, ...], Path, Any], Any]
+    tolerance: Literal["T0", "T2"]
+    sources: frozenset[str]
+    make: Callable[[torch.dtype], nn.Module]
+    feed: Callable[[int, str], tuple[Any, ...]]
+    by: Callable[[nn.Module, tuple[Any, ...], Path, Any], Any]
     load: Callable[[Any], Callable[..., Any]]
-    tolerance: str
-    blocked: frozenset[str]
-    reference: str = ""
+
+    def build(self, dtype: str = "float32") -> nn.Module:
+        return self.make(getattr(torch, dtype))
+
+    def inputs(self, size: int, stream: str) -> tuple[Any, ...]:
+        given: tuple[Any, ...] = arrays(self.feed(size, stream))
+        return given
+
+    def export(self, model: nn.Module, given: tuple[Any, ...], folder: Path, dynamic: Any) -> Any:
+        return self.by(model, tensors(given), folder, dynamic)
+
+    def open(self, artefact: Any) -> Run:
+        return partial(_run, self.load(artefact))
 
 
-def cells(trial: Trial) -> Iterator[Cell]:
-    """The cells of a trial's subject, the smallest model first."""
-    if trial.subject.kind == "export":
-        for sample in trial.example.more.get("models", SAMPLES):
-            yield of_export(trial, sample)
-    else:
-        yield of_layer(trial)
+def _run(call: Callable[..., Any], given: tuple[Any, ...], seed: int) -> dict[str, Any]:
+    """The tensors among the leaves of an output; an artefact keeps their order, and not always their names."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = [y for y in pytree.tree_leaves(call(*tensors(given))) if isinstance(y, Tensor)]
+    return _outputs(made)
+
+
+def _outputs(made: Sequence[Tensor]) -> dict[str, Any]:
+    return {f"output {i}": None if isinstance(y, FakeTensor) else arrays(y.detach().clone()) for i, y in enumerate(made)}
 
 
 # -- an export on small models -----------------------------------------------------------------------------------------
-def of_export(trial: Trial, sample: Sample) -> Cell:
+def of_export(trial: Trial, sample: Sample) -> Case:
     """The subject, an export, on one of the models."""
 
     def make(dtype: torch.dtype) -> nn.Module:
@@ -75,15 +89,14 @@ def of_export(trial: Trial, sample: Sample) -> Cell:
     def given(size: int, stream: str) -> tuple[Any, ...]:
         return sample.inputs(size, torch.Generator().manual_seed(derive(trial.seed, stream, size)))
 
-    return Cell(
+    return Case(
         said=sample.said,
-        build=make,
-        inputs=given,
-        export=mapping(trial),
+        tolerance=trial.example.more.get("tolerance", "T2"),
+        sources=frozenset({type(part).__module__ for part in make(torch.float32).modules() if not _of_torch(part)}),
+        make=make,
+        feed=given,
+        by=mapping(trial),
         load=lambda artefact: _load(trial, artefact),
-        tolerance=str(trial.example.more.get("tolerance", "T2")),
-        blocked=frozenset({type(part).__module__ for part in make(torch.float32).modules() if not _of_torch(part)}),
-        reference=_reference(trial),
     )
 
 
@@ -138,7 +151,9 @@ def _reference(trial: Trial) -> str:
 
 
 # -- a layer by torch.export -------------------------------------------------------------------------------------------
-def of_layer(trial: Trial, export: Callable[..., Any] = torch_export, suffix: str = ".pt2", tolerance: str = "T0") -> Cell:
+def of_layer(
+    trial: Trial, export: Callable[..., Any] = torch_export, suffix: str = ".pt2", tolerance: Literal["T0", "T2"] = "T0"
+) -> Case:
     """The subject, a layer or model, exported by `export`."""
     settle(trial)
     if trial.has("eager_only"):
@@ -146,16 +161,16 @@ def of_layer(trial: Trial, export: Callable[..., Any] = torch_export, suffix: st
     if not [x for x in pytree.tree_leaves(inputs(trial, 2)) if isinstance(x, Tensor)]:
         trial.skip("it takes no tensors")
     own = {type(part).__module__.partition(".")[0] for part in build(trial).modules() if not _of_torch(part)}
-    return Cell(
+    return Case(
         said=trial.subject.label.rpartition(":")[2],
-        build=lambda dtype: build(trial, dtype),
-        inputs=lambda size, stream: inputs(trial, size, stream=stream),
-        export=lambda model, given, folder, dynamic: export(
+        tolerance=tolerance,
+        sources=frozenset(own - {"__main__", "builtins"}),
+        make=lambda dtype: build(trial, dtype),
+        feed=lambda size, stream: inputs(trial, size, stream=stream),
+        by=lambda model, given, folder, dynamic: export(
             model, inputs=given, path=folder / f"model{suffix}", dynamic=dynamic, check=False
         ),
         load=load_file,
-        tolerance=tolerance,
-        blocked=frozenset(own - {"__main__", "builtins"}),
     )
 
 
@@ -163,105 +178,87 @@ def _of_torch(part: nn.Module) -> bool:
     return type(part).__module__.partition(".")[0] == "torch"
 
 
-# -- exporting and comparing -------------------------------------------------------------------------------------------
-@contextmanager
-def exported(
-    trial: Trial, cell: Cell, *, size: int = TRACED, dynamic: Any = None, model: nn.Module | None = None
-) -> Iterator[Any]:
-    """The artefact of a fresh instance (or of `model`), there within the block; an error of the export fails the law."""
-    if dynamic is None:
-        dynamic = trial.subject.kind == "export" and not trial.has("static")
-    with TemporaryDirectory(prefix="mapsto-export-") as folder:
-        with trial.component("exporting it"):
-            try:
-                artefact = cell.export(model or cell.build(torch.float32), cell.inputs(size, "traced"), Path(folder), dynamic)
-            except MissingExtra as missing:
-                trial.skip(str(missing))
-        yield artefact
+# -- for the laws of every wing ----------------------------------------------------------------------------------------
+class Driver:
+    """Exports as the laws see them (`mapsto.laws.drivers.ExportDriver`)."""
+
+    def cases(self, trial: Trial) -> Iterator[Case]:
+        if trial.subject.kind == "export":
+            for sample in trial.example.more.get("models", SAMPLES):
+                yield of_export(trial, sample)
+        else:
+            yield of_layer(trial)
+
+    def tied(self, trial: Trial) -> tuple[Case, Case, int]:
+        one, two = (of_export(trial, Sample(partial(Tagger, tied=tied), ids)) for tied in (True, False))
+        weight = Tagger().embed.weight
+        return one, two, weight.numel() * weight.element_size()
+
+    def call(self, model: nn.Module, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
+        return _run(model.eval(), given, seed)
+
+    def draws(self, model: nn.Module, given: tuple[Any, ...]) -> bool:
+        return draws(model.eval(), tensors(given))
+
+    def trained(self, case: ExportCase, seed: int) -> nn.Module:
+        model: nn.Module = case.build().train()
+        reassign(model, seed)
+        for part in list(model.children())[:1]:
+            part.eval()
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        return model
+
+    def train(self, model: nn.Module, seed: int) -> None:
+        reassign(model, seed)
+
+    def take(self, model: nn.Module, other: nn.Module) -> None:
+        with torch.no_grad():
+            for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+                mine.copy_(theirs)
+            for kept, now in zip(model.buffers(), other.buffers(), strict=True):
+                kept.copy_(now)
+
+    def state(self, model: nn.Module) -> dict[str, dict[str, Any]]:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        buffers = dict(model.named_buffers(remove_duplicate=False))
+        both = {**parameters, **buffers}
+        return {
+            "mode": {n or "itself": part.training for n, part in model.named_modules()},
+            "parameters": _copies(parameters),
+            "buffers": _copies(buffers),
+            "requires gradient": {n: x.requires_grad for n, x in both.items()},
+            "memory": {n: x.data_ptr() for n, x in both.items()},
+            "gradient": _copies({n: p.grad for n, p in model.named_parameters() if p.grad is not None}),
+        }
+
+    def sharing(self, model: nn.Module, artefact: Any) -> tuple[dict[str, str], dict[str, str]]:
+        got, want = (_first_names(m) for m in (dict(torch.export.load(artefact).state_dict), dict(model.state_dict())))
+        both = sorted(want.keys() & got.keys())
+        return {n: got[n] for n in both}, {n: want[n] for n in both}
+
+    def elsewhere(
+        self, trial: Trial, made: Sequence[tuple[ExportCase, Path, Sequence[tuple[Any, ...]]]], blocked: Sequence[str]
+    ) -> list[list[dict[str, Any]]]:
+        reference = _reference(trial)
+        if "<" in reference:
+            trial.undecided(
+                "`load` must be a function of a module (no lambda, no inner one), so that another process can import it"
+            )
+        imports = tuple(trial.example.more.get("runtime", ()))
+        artefacts = [(path, [tensors(given) for given in calls]) for _, path, calls in made]
+        results = run_elsewhere(artefacts, blocked=blocked, load=reference, imports=imports)
+        return [[_outputs(outputs) for outputs in calls] for calls in results]
 
 
-def loaded(trial: Trial, cell: Cell, artefact: Any) -> Callable[..., Any]:
-    """The artefact as a function of inputs."""
-    with trial.component("loading the artefact"):
-        return cell.load(artefact)
+DRIVER = Driver()
 
 
-def outputs(tree: Any) -> dict[str, Tensor]:
-    """The tensors among the leaves of an output; an artefact keeps their order, and not always their names."""
-    tensors = [y for y in pytree.tree_leaves(tree) if isinstance(y, Tensor)]
-    return {f"output {i}": y.detach().clone() for i, y in enumerate(tensors)}
+def _copies(named: dict[str, Any]) -> dict[str, Any]:
+    return {n: arrays(x.detach().clone()) for n, x in named.items()}
 
 
-def called(trial: Trial, what: str, call: Callable[..., Any], given: tuple[Any, ...], seed: int = 0) -> dict[str, Tensor]:
-    """The outputs of a call that must work, from a seed."""
-    with trial.component(what), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = outputs(call(*given))
-    for path, y in made.items():
-        if isinstance(y, FakeTensor):
-            said = f"{what}: {path} is a tensor without data"
-            trial.fail(said, first={"tensor": path}, cause="a tensor made while tracing was kept in a cache")
-    return made
-
-
-def agree(
-    trial: Trial,
-    cell: Cell,
-    what: str,
-    got: dict[str, Tensor],
-    model: nn.Module,
-    given: tuple[Any, ...],
-    *,
-    cause: str | None = None,
-) -> dict[str, Tensor]:
-    """Demand what the model gives in evaluation: its bits (T0), or its accuracy against float64 (T2). Returns what was due."""
-    want = called(trial, "the model itself", model.eval(), given)
-    if cell.tolerance == "T0":
-        same(trial, what, got, want, cause=cause)
-        return want
-    if [(y.shape, y.dtype) for y in got.values()] != [(y.shape, y.dtype) for y in want.values()]:
-        same(trial, what, got, want, cause=cause)
-    whole = {k: y for k, y in want.items() if not y.is_floating_point()}
-    same(trial, what, {k: got[k] for k in whole}, whole, cause=cause)
-    true = cell.build(torch.float64).eval()
-    take_weights(true, model)
-    exact = called(trial, "the model in float64", true, in_dtype(given, torch.float64))
-    close_to_oracle(trial, what, got, want, exact, floor=_floor(exact), cause=cause)
-    return want
-
-
-def take_weights(model: nn.Module, other: nn.Module) -> None:
-    """Copy parameters and buffers, those that no checkpoint holds included, from a model of the same form."""
-    with torch.no_grad():
-        for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
-            mine.copy_(theirs)
-        for kept, now in zip(model.buffers(), other.buffers(), strict=True):
-            kept.copy_(now)
-
-
-def _floor(exact: dict[str, Tensor]) -> float:
-    """Other kernels sum in another order: 16 roundings of the largest output, of which a sum of n terms has about sqrt(n)."""
-    largest = max(
-        (float(y.abs().nan_to_num().max()) for y in exact.values() if y.is_floating_point() and y.numel()), default=0.0
-    )
-    return 16 * torch.finfo(torch.float32).eps * largest
-
-
-def variations(given: tuple[Any, ...]) -> Sequence[tuple[str, tuple[Any, ...]]]:
-    """Inputs of the same form that take other branches: signs, sizes of values and masks turned over, ids moved on."""
-
-    def each(change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
-        made: tuple[Any, ...] = pytree.tree_map(lambda x: change(x) if isinstance(x, Tensor) else x, given)
-        return made
-
-    ways: Iterable[tuple[str, Callable[[Tensor], Tensor]]] = (
-        ("values negated", lambda x: -x if x.is_floating_point() else x.clone()),
-        ("values eightfold", lambda x: x * 8 if x.is_floating_point() else x.clone()),
-        ("all values one", lambda x: torch.ones_like(x) if x.is_floating_point() else x.clone()),
-        ("masks turned over", lambda x: ~x if x.dtype == torch.bool else x.clone()),
-        (
-            "whole numbers moved on",
-            lambda x: x if x.is_floating_point() or x.dtype == torch.bool else x.roll(1, -1) if x.dim() else x,
-        ),
-    )
-    return [(said, each(change)) for said, change in ways]
+def _first_names(state: dict[str, Tensor]) -> dict[str, str]:
+    """For each name the first name of the same weight."""
+    first: dict[tuple[Any, ...], str] = {}
+    return {n: first.setdefault((x.data_ptr(), tuple(x.shape)), n) for n, x in sorted(state.items()) if x.numel()}

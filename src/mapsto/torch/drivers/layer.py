@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
 from ...laws.compare import Array
-from ..laws.compare import arrays, differs, leaves
+from ..laws.compare import arrays, differs, leaves, tensors
+from .export import DRIVER as EXPORTS
 from .layer_examples import build, inputs, settle
 from .layer_passes import cotangents, differentiable, double, draws, observe, seen_by, with_gradient
 from .saved import as_bytes, from_bytes
@@ -89,6 +88,8 @@ def _drops(module: nn.Module) -> bool:
 class Driver:
     """Layers as the laws see them (`mapsto.laws.drivers.LayerDriver`)."""
 
+    exports = EXPORTS
+
     def settle(self, trial: Trial) -> Example:
         return settle(trial)
 
@@ -109,7 +110,7 @@ class Driver:
     def call(self, layer: nn.Module, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
         torch.manual_seed(seed % (1 << 63))
         with torch.no_grad():
-            made: dict[str, Any] = arrays(leaves(layer(*_tensors(given))))
+            made: dict[str, Any] = arrays(leaves(layer(*tensors(given))))
         return made
 
     def see(
@@ -126,17 +127,17 @@ class Driver:
         options: dict[str, Any] = {"backward": backward} if seed is None else {"backward": backward, "seed": seed}
         options["fixed"] = (*trial.example.more.get("fixed", ()), *fixed)
         with _frozen(layer, frozen):
-            made: dict[str, Any] = arrays(seen_by(trial, layer, _tensors(given), **options))
+            made: dict[str, Any] = arrays(seen_by(trial, layer, tensors(given), **options))
         return made
 
     def bare(self, layer: nn.Module, given: tuple[Any, ...], seed: int) -> tuple[tuple[Any, ...], list[str]]:
-        passed = _tensors(given)
-        tensors = {k: x for k, x in leaves(passed).items() if isinstance(x, Tensor)}
-        versions = {k: x._version for k, x in tensors.items()}
+        passed = tensors(given)
+        found = {k: x for k, x in leaves(passed).items() if isinstance(x, Tensor)}
+        versions = {k: x._version for k, x in found.items()}
         outputs = with_gradient(layer(*passed))
         if outputs:
             torch.autograd.backward(list(outputs.values()), cotangents(outputs, seed))
-        return tuple(arrays(passed)), [k for k, x in tensors.items() if x._version != versions[k]]
+        return tuple(arrays(passed)), [k for k, x in found.items() if x._version != versions[k]]
 
     def snapshot(self, layer: nn.Module) -> dict[str, dict[str, Any]]:
         return {
@@ -159,7 +160,7 @@ class Driver:
     ) -> tuple[float, dict[str, Array | None]]:
         """Buffers are cloned, so that a pass in training leaves the layer as it was."""
         fixed = tuple(trial.example.more.get("fixed", ()))
-        leaf, wrt = differentiable(_tensors(given), fixed)
+        leaf, wrt = differentiable(tensors(given), fixed)
         arguments = tuple(_cloned(x) for x in leaf) if trial.has("in_place") else leaf  # a leaf may not be written into
         weights = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in layer.named_parameters()}
         weights |= {n: torch.from_numpy(x).requires_grad_() for n, x in (parameters or {}).items()}
@@ -181,7 +182,7 @@ class Driver:
         return float(value.detach()), {path: arrays(g) for path, g in found.items()}
 
     def draws(self, layer: nn.Module, given: tuple[Any, ...]) -> bool:
-        return draws(layer, _tensors(given))
+        return draws(layer, tensors(given))
 
     def parameters(self, layer: nn.Module) -> dict[str, Array]:
         return {n: arrays(p.clone()) for n, p in layer.named_parameters()}
@@ -218,15 +219,6 @@ class Driver:
 
 
 DRIVER = Driver()
-
-
-def _tensors(tree: Any) -> Any:
-    """The tree with its arrays as tensors of their own."""
-    if isinstance(tree, np.ndarray):
-        return torch.from_numpy(tree.copy())
-    if type(tree) in (tuple, list):
-        return type(tree)(_tensors(x) for x in tree)
-    return {k: _tensors(v) for k, v in tree.items()} if isinstance(tree, dict) else copy.copy(tree)
 
 
 def _cloned(tree: Any) -> Any:

@@ -138,6 +138,21 @@ def double(trial: Trial, size: int = 2, *, training: bool = False) -> tuple[nn.M
     return build(trial, torch.float64).train(training), given
 
 
+def reassign(module: nn.Module, seed: int) -> None:
+    """New values for every floating parameter (in place) and buffer (a new tensor in its place)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
+                parameter.mul_(0.9).add_(0.1 * noise)
+        for part in module.modules():
+            for name, buffer in part._buffers.items():
+                if buffer is not None and buffer.is_floating_point():
+                    drawn = torch.rand(buffer.shape, generator=generator, dtype=torch.float64).to(buffer.dtype)
+                    setattr(part, name, buffer * 0.9 + 0.1 * drawn)
+
+
 def draws(module: nn.Module, given: tuple[Any, ...]) -> bool:
     """Whether a forward pass in the module's present mode draws from PyTorch's generator (and moves it)."""
     before = torch.get_rng_state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "max_error",
     "ratio_cause",
     "same",
+    "tensors",
 ]
 
 
@@ -33,7 +35,20 @@ def arrays(tree: Any) -> Any:
         return _array(tree)
     if isinstance(tree, Mapping):
         return {k: arrays(v) for k, v in tree.items()}
-    return [arrays(v) for v in tree] if isinstance(tree, (list, tuple)) else tree
+    if isinstance(tree, (list, tuple)):
+        return tuple(map(arrays, tree)) if type(tree) is tuple else [arrays(v) for v in tree]
+    return tree
+
+
+def tensors(tree: Any) -> Any:
+    """The tree of inputs with its arrays as tensors of their own, and copies of what else lies in it."""
+    if isinstance(tree, Exact):
+        return torch.from_numpy(tree.values).to(getattr(torch, tree.dtype))
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(tree.copy())
+    if type(tree) in (tuple, list):
+        return type(tree)(tensors(x) for x in tree)
+    return {k: tensors(v) for k, v in tree.items()} if isinstance(tree, dict) else copy.copy(tree)
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, Any] | Exact:

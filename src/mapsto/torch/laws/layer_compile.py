@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...core.laws import Laws, Trial
 from ...core.random import derive
 from ..drivers.layer_examples import build, inputs, settle
-from ..drivers.layer_passes import Call, double, seen_by
+from ..drivers.layer_passes import Call, double, reassign, seen_by
 from .compare import close_to_oracle, differs, leaves, same
 
 laws = Laws("layer", "model")
@@ -79,21 +79,6 @@ def _calls(trial: Trial, training: bool, backend: str) -> None:
         first = first or want
     if first["output"] and (list(eager.parameters()) or given):
         trial.control("the calls differ", differs(want["output"], first["output"]))
-
-
-def reassign(module: nn.Module, seed: int) -> None:
-    """New values for every floating parameter (in place) and buffer (a new tensor in its place)."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.is_floating_point():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
-                parameter.mul_(0.9).add_(0.1 * noise)
-        for part in module.modules():
-            for name, buffer in part._buffers.items():
-                if buffer is not None and buffer.is_floating_point():
-                    drawn = torch.rand(buffer.shape, generator=generator, dtype=torch.float64).to(buffer.dtype)
-                    setattr(part, name, buffer * 0.9 + 0.1 * drawn)
 
 
 def _stale(number: int, got: Any, want: Any, first: Any) -> str | None:
@@ -229,7 +214,7 @@ def dynamic_export(trial: Trial) -> None:
     shapes = moving(given, inputs(trial, traced + 1, torch.float64))
     with trial.case(size=traced, dtype="float64", by="torch.export"), compiling(), torch.no_grad():
         with trial.component("exporting it with a dynamic number of records"):
-            exported = torch.export.export(module, given, dynamic_shapes=_for_forward(module, shapes)).module()
+            exported = torch.export.export(module, given, dynamic_shapes=for_forward(module, shapes)).module()
         _exported(trial, sizes, traced, exported)
 
 
@@ -267,7 +252,7 @@ def moving(one: Any, other: Any) -> Any:
     return None
 
 
-def _for_forward(module: nn.Module, shapes: tuple[Any, ...]) -> Any:
+def for_forward(module: nn.Module, shapes: tuple[Any, ...]) -> Any:
     """Inside *args of forward, torch.export wants the shapes one level deeper."""
     import inspect
 
