@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from ..core.driven import Driven
 from ..core.laws import Laws, Trial
 from ..core.random import derive
 from .compare import differs, same
-from .drivers import ExportCase, ExportDriver, NotRun
+from .drivers import ExportCase, ExportDriver
 from .export_cases import TRACED, agree, called, compare_at_size, compare_on_fresh_inputs, exported, opened
 
 laws = Laws("export", "layer", "model")
@@ -18,10 +19,11 @@ laws = Laws("export", "layer", "model")
 
 def driver_of(trial: Trial) -> ExportDriver:
     """What drives an export, or the framework's own export where the subject is a layer."""
-    driver: ExportDriver | None = trial.driver if trial.subject.kind == "export" else trial.driver.exports
-    if driver is None:
+    held = trial.driver if trial.subject.kind == "export" else trial.driver.exports
+    if held is None:
         trial.skip("its framework has no export of its own")
-    return driver
+    driver: Any = Driven(held, ExportDriver, trial.subject.target, trial.undecided)
+    return cast("ExportDriver", driver)
 
 
 # -- other inputs ------------------------------------------------------------------------------------------------------
@@ -91,10 +93,9 @@ def without_source(trial: Trial) -> None:
                 )
             made.append((case, Path(artefact), [case.inputs(TRACED, f"elsewhere {i}") for i in range(2)]))
         blocked = sorted(set().union(*(case.sources for case, _, _ in made)))
-        try:
-            results = driver.elsewhere(trial, made, blocked)
-        except NotRun as error:
-            trial.fail(f"in a fresh process without {', '.join(blocked) or 'its source'}: {error}",
+        results = driver.elsewhere(trial, made, blocked)
+        if isinstance(results, str):
+            trial.fail(f"in a fresh process without {', '.join(blocked) or 'its source'}: {results}",
                        cause="the artefact holds references to code, and not the program itself")  # fmt: skip
         for (case, _, calls), found in zip(made, results, strict=True):
             with trial.case(model=case.said):

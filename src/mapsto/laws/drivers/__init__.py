@@ -2,7 +2,6 @@
 
 from .export import ExportCase as ExportCase
 from .export import ExportDriver as ExportDriver
-from .export import NotRun as NotRun
 from .export import Run as Run
 from .layer import LayerDriver as LayerDriver
 from .loss import LossDriver as LossDriver

@@ -12,10 +12,6 @@ Run = Callable[[tuple[Any, ...], int], dict[str, Any]]
 """(inputs, seed) -> outputs as arrays by their place (`output 0`); None for one without numbers, as while it is traced."""
 
 
-class NotRun(Exception):
-    """An artefact did not load or run in another process; the text is the last line of the error."""
-
-
 class ExportCase(Protocol):
     """One model that one mapping exports; inputs are tuples of arrays, or of nested tuples, lists and dicts of them.
 
@@ -91,6 +87,9 @@ class ExportDriver(Protocol):
 
     def elsewhere(
         self, trial: Trial, made: Sequence[tuple[ExportCase, Path, Sequence[tuple[Any, ...]]]], blocked: Sequence[str]
-    ) -> list[list[dict[str, Any]]]:
-        """Each artefact's outputs for its inputs, from seed 0, in a process that cannot import `blocked`. Raises NotRun."""
+    ) -> list[list[dict[str, Any]]] | str:
+        """Each artefact's outputs for its inputs, from seed 0, in a process that cannot import `blocked`.
+
+        Where one does not load or run there: the last line of the error.
+        """
         ...

@@ -23,7 +23,7 @@ from ...laws.drivers import ExportCase, Run
 from ..export import onnx_session, torch_export
 from ..laws.compare import arrays, tensors
 from .export_models import SAMPLES, Sample, Tagger, ids
-from .export_process import run_elsewhere
+from .export_process import NotRun, run_elsewhere
 from .layer_examples import build, inputs, settle
 from .layer_passes import draws, reassign
 
@@ -239,7 +239,7 @@ class Driver:
 
     def elsewhere(
         self, trial: Trial, made: Sequence[tuple[ExportCase, Path, Sequence[tuple[Any, ...]]]], blocked: Sequence[str]
-    ) -> list[list[dict[str, Any]]]:
+    ) -> list[list[dict[str, Any]]] | str:
         reference = _reference(trial)
         if "<" in reference:
             trial.undecided(
@@ -247,7 +247,10 @@ class Driver:
             )
         imports = tuple(trial.example.more.get("runtime", ()))
         artefacts = [(path, [tensors(given) for given in calls]) for _, path, calls in made]
-        results = run_elsewhere(artefacts, blocked=blocked, load=reference, imports=imports)
+        try:
+            results = run_elsewhere(artefacts, blocked=blocked, load=reference, imports=imports)
+        except NotRun as error:
+            return str(error)
         return [[_outputs(outputs) for outputs in calls] for calls in results]
 
 

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...laws.drivers import NotRun
-
 SECONDS = 120
 RUNNER = """
 import importlib, json, sys
@@ -73,6 +71,10 @@ for path, calls in torch.load(request["inputs"], weights_only=True):
 torch.save(outputs, request["outputs"])
 """
 """What the other process runs; it knows torch, and of an artefact nothing but its path."""
+
+
+class NotRun(Exception):
+    """An artefact did not load or run there; the text is the last line of the error."""
 
 
 def run_elsewhere(
