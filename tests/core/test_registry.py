@@ -432,6 +432,17 @@ def test_a_wing_that_cannot_be_used_is_told_when_it_is_asked_for_and_blocks_no_o
     assert [framework.name for framework in registry.frameworks()] == ["torch"]
 
 
+@pytest.mark.parametrize("said", [{"packages": "toy"}, {"preload": "toy"}, {"given": {"optimizer": "params"}}])
+def test_a_text_where_a_wing_names_several_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(RegistryError, match=r"wing 'toy': .* is the text '\w+', and names are wanted: \('\w+',\)"):
+        Framework(name="toy", **said)
+
+
+def test_laws_of_a_kind_that_is_not_there_are_refused() -> None:
+    with pytest.raises(UnknownName, match=r"laws of 'layr': there is no such kind; .*did you mean 'layer'"):
+        Laws("layr")
+
+
 def test_a_wing_is_added_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mapsto.core.wings.WINGS", {})
     one = add_wing(Framework(name="one"))
@@ -447,7 +458,8 @@ def test_a_disabled_distribution_brings_no_wing(install: Install, monkeypatch: p
     monkeypatch.setenv("MAPSTO_DISABLE", "plug-toy")
     registry.refresh()
     assert registry.wings() == ["torch"]
-    assert [e.key for e in registry.disabled()] == ["wing/toy"]
+    assert [e.key for e in registry.disabled()] == ["wing/toy", "optimizer/adamw"]
+    assert registry.misnamed() == []
 
 
 def test_the_names_of_a_spec_that_says_none_are_those_of_its_wing(monkeypatch: pytest.MonkeyPatch) -> None:

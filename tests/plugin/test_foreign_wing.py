@@ -148,8 +148,19 @@ def test_two_wings_have_one_name_and_listing_loads_no_framework(mapsto, site, lo
     assert run(loaded, "-c", code, environment={"PYTHONPATH": str(site)}).stdout.split() == ["False", "False"]
 
 
+def test_a_name_in_two_wings_is_checked_of_the_one_that_is_said(mapsto, tmp_path):
+    file = tmp_path / "found.json"
+    found = judged(mapsto, file, "adamw", "optimizer/adamw", "toy/optimizer/adamw", "trch/optimizer/adamw", "--laws", "formula")
+    said = "is a name in several wings: say one of torch/optimizer/adamw, toy/optimizer/adamw, or its wing (--wing)"
+    assert said in found["adamw"]["target"]
+    assert said in found["optimizer/adamw"]["target"]
+    assert found["toy/optimizer/adamw"] == {"optimizer.formula": "unknown"}
+    assert "there is no wing 'trch'; allowed: torch, toy; did you mean 'torch'?" in found["trch/optimizer/adamw"]["target"]
+
+
 def test_a_name_in_two_wings_is_shown_of_the_one_that_is_said(mapsto):
     assert "toyframe:Adam, from mapsto_toy 1.0, of the wing toy" in mapsto("show", "toy/optimizer/adamw").stdout
+    assert "in a spec of `wing: toy`: {use: adamw}" in mapsto("show", "adamw", "--wing", "toy").stdout
     said = mapsto("show", "optimizer/adamw").stderr
     assert "is a name in several wings: say one of torch/optimizer/adamw, toy/optimizer/adamw" in said
 
@@ -199,3 +210,86 @@ def test_a_spec_finds_the_names_of_its_wing(mapsto, tmp_path):
     (tmp_path / "spec.yaml").write_text(SPEC.replace("model: linear", 'model: "toyframe:Linear"\nmiddleware: [ema]'))
     said = mapsto("show", tmp_path / "spec.yaml", "--trust")
     assert "there is no middleware 'ema' in the wing toy (the wing torch has it)" in said.stdout + said.stderr
+
+
+def test_a_wing_that_trains_nothing_owes_no_law_of_programs_and_has_no_task_of_another(mapsto, tmp_path):
+    (tmp_path / "spec.yaml").write_text(
+        SPEC.replace("model: linear", 'model: "toyframe:Linear"').replace('task: "toyframe:task"', "")
+    )
+    said = mapsto("show", tmp_path / "spec.yaml", "--trust").stderr
+    assert "wing: toy names no program of its own" in said
+    assert "classification" not in said
+    found = judged(mapsto, tmp_path / "found.json", tmp_path / "spec.yaml", "--trust", "--kind", "program")
+    assert {*found["run"].values()} == {"not applicable"}
+    assert "task" not in found
+
+
+# -- wings that are broken ---------------------------------------------------------------------------------------------
+BROKEN = {
+    "gone": "",
+    "cracked": "import nothing_of_this_name",
+    "empty": "def complete(subject): ...",
+    "lazy": "def complete(subject):\n    import toylazy_drivers",
+}
+"""Wings of which only the module of laws is wrong: what stands in it, or nothing where it is missing."""
+GONE = "cannot be imported: ModuleNotFoundError: No module named"
+SAID = {
+    "gone": f"wing gone: its module of laws toygone_laws {GONE} 'toygone_laws'",
+    "cracked": f"wing cracked: its module of laws toycracked_laws {GONE} 'nothing_of_this_name' (SITE/toycracked_laws.py:1)",
+    "empty": "wing empty: `complete` of toyempty_laws gave None for toyempty:Layer, and a Subject is wanted: let it return the "
+    "subject",
+    "lazy": "wing lazy: `complete` of toylazy_laws failed for toylazy:Layer: ModuleNotFoundError: No module named "
+    "'toylazy_drivers' (SITE/toylazy_laws.py:2)",
+}
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("broken")
+    head = "from mapsto.core.wings import Framework\n"
+    wings = {
+        "absent": 'packages=("toyabsent_framework",)',
+        "texted": 'packages="toytexted"',
+        "spelt": 'given={"optimiser": ("params",)}',
+    }
+    for name, laws in BROKEN.items():
+        wings[name] = f'packages=("toy{name}",), laws="toy{name}_laws"'
+        (folder / f"toy{name}.py").write_text("class Layer: ...\n")
+        if laws:
+            (folder / f"toy{name}_laws.py").write_text(laws + "\n")
+    for name, said in wings.items():
+        (folder / f"toy{name}_wing.py").write_text(head + f'WING = Framework(name="{name}", {said})\n')
+    points = {name: f"toy{name}_wing:WING" for name in [*wings, "nowhere"]}
+    install(folder, "mapsto_broken", {"mapsto.wings": points, "mapsto.empt": {"layer/x": "toyempty:Layer"}})
+    return folder
+
+
+@pytest.fixture
+def in_broken(loaded: ForkServer, broken: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    return lambda *words, **more: run(loaded, "-m", "mapsto", *words, environment={"PYTHONPATH": str(broken), **more})
+
+
+def test_a_module_of_laws_that_is_missing_or_broken_is_told_in_a_line(in_broken, broken, tmp_path):
+    targets = [f"toy{name}:Layer" for name in BROKEN]
+    found = judged(in_broken, tmp_path / "found.json", *targets, "torch.nn:Identity", "--kind", "layer", "--laws", "gradients")
+    for name in BROKEN:
+        assert found[f"toy{name}:Layer"] == {"target": SAID[name].replace("SITE", str(broken))}
+    assert found["torch.nn:Identity"] == {"layer.gradients": "pass"}  # another wing's is judged all the same
+
+
+def test_wings_that_cannot_be_used_are_listed_with_the_reason(in_broken):
+    said = in_broken("list", "loss").stderr
+    assert "wing absent: its framework toyabsent_framework is not installed, so its names cannot be used" in said
+    assert "packages is the text 'toytexted', and names are wanted: ('toytexted',)" in said
+    assert "wing spelt of mapsto_broken 1.0: `given` names the kind 'optimiser'; allowed: " in said
+    assert "did you mean 'optimizer'?" in said
+    assert "wing/nowhere of mapsto_broken 1.0 cannot be imported from toynowhere_wing:WING" in said
+    assert "is of group 'mapsto.empt', and there is no wing 'empt'" in said
+    assert "did you mean 'empty'?" in said
+
+
+def test_a_wing_that_is_disabled_takes_its_names_with_it_in_silence(in_broken):
+    listed = in_broken("list", "loss", MAPSTO_DISABLE="mapsto-broken")
+    assert listed.stderr == ""
+    said = in_broken("show", "layer/linear", "--wing", "empty", MAPSTO_DISABLE="mapsto-broken").stderr
+    assert "there is no wing 'empty' (mapsto_broken 1.0 brings it, and MAPSTO_DISABLE leaves that out)" in said

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MapstoError, SpecError, UnknownName, nearest
-from ..core.law_wings import law_wing, law_wings
+from ..core.law_wings import complete, law_wings
 from ..core.laws import Example, Subject, example_of
 from ..core.load_spec import load_spec
 from ..core.parts import INJECTED, Checked, Part, check
@@ -52,12 +52,19 @@ class Problem:
 
 def named(target: str, kind: str | None = None, wing: str | None = None) -> list[Named | Problem]:
     """What a target names. Imports nothing where it is a registered name. Raises UnknownName, SpecError."""
+    _known_wing(wing)
     if _is_spec(target, kind):
         return [f if isinstance(f, Problem) else _named_by(f) for f in of_spec(target)]
     if ":" in target:
         return [_named_by(of_reference(target, kind, wing))]
     found = [(e.kind, registry.spelling(e)) for e in entries(target, kind, wing)]
     return [Named(kind=family, label=name, reference=name) for family, name in found]
+
+
+def _known_wing(wing: str | None) -> None:
+    """Raises UnknownName for a wing that is said and not there."""
+    if wing is not None:
+        registry.wing(wing)
 
 
 def _named_by(subject: Subject) -> Named:
@@ -67,6 +74,7 @@ def _named_by(subject: Subject) -> Named:
 def subjects(targets: Iterable[str], *, kind: str | None = None, wing: str | None = None) -> list[Subject]:
     """Every subject that the targets name, each once, imported here. Raises UnknownName, SpecError."""
     found: dict[tuple[str, str], Subject] = {}
+    _known_wing(wing)
     for target in targets:
         for subject in _subjects(target, kind, wing):
             found.setdefault((subject.kind, subject.label), subject)
@@ -101,12 +109,32 @@ def entries(target: str, kind: str | None = None, wing: str | None = None) -> li
     if installed:
         return installed
     if installed is not None:
-        raise UnknownName(f"the distribution {target} registers no mapping" + (f" of kind {kind}" if kind else ""))
+        raise UnknownName(
+            f"the distribution {target} registers no mapping" + (f" of kind {kind}" if kind else "") + _left_out()
+        )
+    if wrong := _misspelt(target):
+        raise UnknownName(wrong)
     names = {name for e in registry.entries(kind, wing) if e.kind not in UNCHECKED for name in (e.name, e.key)}
     raise UnknownName(
         f"{target!r} is no registered name, kind, installed distribution, import path (package.module:Thing or file.py:Thing) "
-        f"or spec; {_close(target, names)}"
+        f"or spec; {_close(target, names)}" + _left_out()
     )
+
+
+def _left_out() -> str:
+    """The entry points that are left out, one of which may be what is meant."""
+    return "".join(f"\n(left out: {said})" for said in registry.misnamed())
+
+
+def _misspelt(target: str) -> str | None:
+    """What is wrong with the wing of `wing/kind/name` or the kind of `kind/name`, where one is not there."""
+    words = target.split("/")
+    if len(words) == 3 and words[0] not in registry.wings():
+        return f"{target}: there is no wing {words[0]!r}; {nearest(words[0], registry.wings())}"
+    kind = words[-2] if len(words) in (2, 3) else None
+    if kind is not None and kind not in registry.kinds():
+        return f"{target}: there is no kind {kind!r}; {nearest(kind, registry.kinds())}"
+    return None
 
 
 def _close(name: str, allowed: set[str]) -> str:
@@ -123,12 +151,19 @@ def _by_name(target: str, kind: str | None, wing: str | None) -> list[Entry]:
     if slash:
         if family not in registry.kinds() or family in UNCHECKED or kind not in (None, family):
             return []
-        return _unrivalled([e for e in registry.entries(family, wing) if e.name == name])
+        return _of_one_wing(target, _unrivalled([e for e in registry.entries(family, wing) if e.name == name]))
     if target in registry.kinds() and kind is None:
         return _unrivalled([e for e in registry.entries(target, wing) if e.kind not in UNCHECKED])
     hits = _unrivalled([e for e in registry.entries(kind, wing) if e.name == target and e.kind not in UNCHECKED])
     if len({e.kind for e in hits}) > 1:
         raise UnknownName(f"{target!r} may be {' or '.join(registry.spelling(e) for e in hits)}: name one of them")
+    return _of_one_wing(target, hits)
+
+
+def _of_one_wing(target: str, hits: list[Entry]) -> list[Entry]:
+    """The entries of one name. Raises UnknownName where several wings have it, so that none is taken for the other."""
+    if len({e.wing for e in hits if e.wing}) > 1:
+        raise UnknownName(registry.in_several(target, hits))
     return hits
 
 
@@ -411,12 +446,6 @@ def files_of(subject: Subject) -> list[str]:
     run = str(Path(argument) / "spec.yaml") if within else ""
     found |= {p for p in (argument, path, run) if Path(p).suffix in (".py", ".yaml", ".yml") and Path(p).is_file()}
     return sorted(file for file in found if file)
-
-
-def complete(subject: Subject) -> Subject:
-    """The subject with what its wing finds of its example."""
-    wing = law_wing(subject.wing) if subject.wing is not None else None
-    return subject if wing is None else wing.complete(subject)
 
 
 def _stated(target: Any) -> Example:

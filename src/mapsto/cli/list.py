@@ -1,6 +1,7 @@
 """List what is registered: name, kind, wing (none: for all), where it comes from.
 
-Nothing that is listed is imported: the names are read from the metadata of installed distributions."""
+Nothing that is listed is imported: the names are read from the metadata of installed distributions. Of wings what they say
+of themselves is read, which loads no framework: one that cannot be used is told."""
 
 from __future__ import annotations
 
@@ -51,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     if not os.environ.get(DISABLE):  # else they are told before
         for said in registry.misnamed():
             note(f"left out: {said}")
+    for said in registry.unusable():
+        note(said)
     return 0
 
 

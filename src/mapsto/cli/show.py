@@ -45,6 +45,7 @@ LINES = 30
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="SPEC|KIND/NAME", help="a recipe, package.module:function, YAML, run folder, or name")
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="changes to the spec")
+    parser.add_argument("--wing", help="whose mapping is meant, where several wings have the name")
     parser.add_argument("--yaml", action="store_true", help="print the resolved spec as YAML")
     parser.add_argument("--import", dest="files", metavar="FILE", action="append", default=[], help="load a recipe file first")
     trusting.arguments(parser)
@@ -53,7 +54,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     for file in options.files:
         load_file(file)
-    entry = None if Path(options.what).exists() else find_entry(options.what)
+    entry = None if Path(options.what).exists() else find_entry(options.what, options.wing)
+    if entry is None and options.wing is not None:
+        options.parser.error("--wing goes with the name of a mapping; the wing of a spec is said as wing=NAME")
     if entry is not None:
         if options.yaml or options.overrides:
             options.parser.error(f"{entry.key} is one mapping; --yaml and overrides go with a spec")
@@ -90,28 +93,30 @@ def _show_untrusted(what: str) -> bool:
     return True
 
 
-def find_entry(text: str) -> Entry | None:
+def find_entry(text: str, wing: str | None = None) -> Entry | None:
     """The registered mapping that a text names, `kind/name` or a name that only one kind has; None where it may be a spec.
 
-    Raises UnknownName where it can only be a name and is none.
+    wing: whose it is, where it is not said as `wing/kind/name`. Raises UnknownName where it can only be a name and is none.
     """
+    if wing is not None:
+        registry.wing(wing)  # explains itself where there is none
     first, _, rest = text.partition("/")
-    wing = first if first in registry.wings() and rest.count("/") == 1 else None
-    text = rest if wing else text
+    if first in registry.wings() and rest.count("/") == 1:
+        wing, text = first, rest
     kind, slash, name = text.partition("/")
     if slash and kind.lower() in registry.kinds():
         found = [entry for entry in registry.entries(kind, wing) if entry.name == name]
         if len({entry.wing for entry in found if entry.wing}) > 1:
-            raise UnknownName(f"{text!r} is a name in several wings: say one of {', '.join(entry.full for entry in found)}")
+            raise UnknownName(registry.in_several(text, found))
         own = next((entry.wing for entry in found if entry.wing), wing or DEFAULT)
         registry.get(kind, name, own)  # explains itself where there is none, or two claim it
         return found[0]
-    found = [entry for entry in registry.entries() if entry.name == text]
+    found = [entry for entry in registry.entries(wing=wing) if entry.name == text]
     if len({entry.kind for entry in found}) > 1:
         several = ", ".join(dict.fromkeys(registry.spelling(entry) for entry in found))
         raise UnknownName(f"{text!r} is the name of several mappings: say one of {several}")
     if found:
-        return find_entry(found[0].key)
+        return find_entry(found[0].key, wing)
     if text.isidentifier():  # a spec has a dot, a colon or a slash in it
         names = {entry.name for entry in registry.entries()}
         raise UnknownName(f"there is no mapping {text!r}, nor a run folder or spec file of that name; {_close(text, names)}")
@@ -142,7 +147,8 @@ def show_entry(entry: Entry) -> None:
     else:
         write("no options")
     write()
-    write(f"in a spec: {_usage(entry, target)}")
+    of = f" of `wing: {entry.wing}`" if entry.wing not in (None, DEFAULT) else ""
+    write(f"in a spec{of}: {_usage(entry, target)}")
 
 
 def _text(target: Any) -> str:

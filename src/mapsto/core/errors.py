@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import traceback
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
@@ -93,6 +94,14 @@ def said_of(file: Any) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """What an error of a library says, in one line: its first, or the name of its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def told(error: BaseException) -> str:
+    """An error of somebody's module in one line: its kind, what it says, and below which line of theirs it was raised."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if not f.filename.startswith("<")]
+    own = [f for f in frames if f.filename != importlib.__file__]
+    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}{where}"
 
 
 MOST, LONGEST = 100, 80

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .errors import MissingExtra, RegistryError
+from .errors import MapstoError, MissingExtra, RegistryError, told
 from .laws import Subject
 from .registry import registry
 from .wings import DEFAULT
@@ -73,7 +74,10 @@ class LawWing:
 
 
 def law_wing(name: str) -> LawWing | None:
-    """What the checker asks of the wing of that name; None where its framework is not installed, or it says nothing of laws."""
+    """What the checker asks of the wing of that name; None where its framework is not installed, or it says nothing of laws.
+
+    Raises RegistryError where its module of laws is missing or cannot be imported.
+    """
     framework = registry.wing(name)
     if not framework.laws or not framework.installed:
         return None
@@ -81,12 +85,42 @@ def law_wing(name: str) -> LawWing | None:
         module = importlib.import_module(framework.laws)
     except MissingExtra:
         return None
+    except Exception as error:  # a wing's module may fail in any way while it is imported
+        raise RegistryError(f"wing {name}: its module of laws {framework.laws} cannot be imported: {told(error)}") from error
     made = LawWing()
     vars(made).update({name: found for name, found in vars(module).items() if name[0] != "_" and hasattr(LawWing, name)})
     return made
 
 
 def law_wings(*, default: bool = True) -> list[LawWing]:
-    """The wings whose framework is loaded in this process, which alone can have been touched here, and the default one."""
-    names = [f.name for f in registry.frameworks() if f.loaded or (default and f.name == DEFAULT)]
-    return [found for name in names if (found := law_wing(name)) is not None]
+    """The wings whose framework is loaded in this process, which alone can have been touched here, and the default one.
+
+    One whose module of laws cannot be imported is left out: whoever checks something of it is told.
+    """
+    found = []
+    for framework in registry.frameworks():
+        if framework.loaded or (default and framework.name == DEFAULT):
+            with contextlib.suppress(RegistryError):
+                found.append(law_wing(framework.name))
+    return [wing for wing in found if wing is not None]
+
+
+def complete(subject: Subject) -> Subject:
+    """The subject with its driver, and what its wing finds of its example.
+
+    Raises RegistryError where the wing's `complete` raises something, or gives something else.
+    """
+    wing = law_wing(subject.wing) if subject.wing is not None else None
+    if wing is None:
+        return subject
+    where = f"wing {subject.wing}: `complete` of {registry.wing(str(subject.wing)).laws}"
+    try:
+        made: Any = wing.complete(subject)
+    except MapstoError:
+        raise
+    except Exception as error:
+        raise RegistryError(f"{where} failed for {subject.label}: {told(error)}") from error
+    if not isinstance(made, Subject):
+        what = "None" if made is None else f"a {type(made).__name__}"
+        raise RegistryError(f"{where} gave {what} for {subject.label}, and a Subject is wanted: let it return the subject")
+    return made

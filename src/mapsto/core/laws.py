@@ -188,7 +188,7 @@ class Trial:
         """The subject's driver, behind the protocol that the law declares. Undecided where no wing gives one."""
         driver = self.subject.driver
         if driver is None:
-            self.undecided(f"no installed framework knows how to drive this {self.subject.kind}")
+            self.undecided(_driverless(self.subject))
         return driver if self.law.driver is None else Driven(driver, self.law.driver, self.subject.target, self.undecided)
 
     def has(self, tag: str) -> bool:
@@ -262,6 +262,12 @@ class Trial:
 
 def judge(trial: Trial) -> tuple[Status, str, Witness | None]:
     """Run the check of a trial: the verdict's status, its reason and the witness. Lets nothing but KeyboardInterrupt out."""
+    if trial.subject.kind == "program" and (wing := trial.subject.wing) and not registry.wing(wing).program:
+        return (
+            "not applicable",
+            f"the wing {wing} names no program of its own (`Framework.program`), so it trains nothing",
+            None,
+        )
     try:
         trial.law.check(trial)
     except Violation as broken:
@@ -279,6 +285,18 @@ def judge(trial: Trial) -> tuple[Status, str, Witness | None]:
     if same := [name for name, differs in trial.controls.items() if not differs]:
         return "vacuous", f"the control did not differ: {', '.join(same)}", None
     return "pass", "", None
+
+
+def _driverless(subject: Subject) -> str:
+    """Why nothing drives a subject."""
+    if subject.wing is None:
+        return f"no installed framework knows how to drive this {subject.kind}"
+    framework, what = registry.wing(subject.wing), f"nothing drives this {subject.kind}: the wing {subject.wing}"
+    if not framework.laws:
+        return f"{what} names no module of laws (`Framework.laws`)"
+    if not framework.installed:
+        return f"{what} is of {framework.packages[0]}, which is not installed"
+    return f"{what} has no driver for it (`complete` of {framework.laws})"
 
 
 def _crash(error: BaseException) -> str:
@@ -392,9 +410,18 @@ def all_laws(wings: Iterable[str | None] | None = None) -> dict[tuple[str, str |
     found: dict[tuple[str, str | None], Law] = {}
     for entry in registry.entries("law"):
         if entry.wing is None or entry.wing in wanted:
-            for law in registry.get("law", entry.name, entry.wing)():
+            for law in _declared(entry):
                 _enter(replace(law, wing=entry.wing), entry, found)
     return dict(sorted(found.items(), key=lambda item: (item[1].kinds[0], item[1].priority, item[1].id)))
+
+
+def _declared(entry: Entry) -> Sequence[Law]:
+    """The laws of an entry. Raises RegistryError that says whose they are."""
+    try:
+        made: Sequence[Law] = registry.get("law", entry.name, entry.wing)()
+    except UnknownName as error:  # of a kind
+        raise RegistryError(f"{entry.key} of {entry.origin}: {error}") from error
+    return made
 
 
 def _enter(law: Law, entry: Entry, found: dict[tuple[str, str | None], Law]) -> None:

@@ -171,14 +171,33 @@ class Registry:
         if name in WINGS:
             return WINGS[name]
         if name not in self.wings():
-            raise UnknownName(f"there is no wing {name!r}; {nearest(name, self.wings())}")
+            off = [entry.origin for entry in self.disabled() if (entry.kind, entry.name) == ("wing", name)]
+            also = f" ({off[0]} brings it, and {DISABLE} leaves that out)" if off else ""
+            raise UnknownName(f"there is no wing {name!r}{also}; {nearest(name, self.wings())}")
         claims = self._wings[name]
         found = _sole(f"wing {name}", claims)
         if not isinstance(found, Framework) or found.name != name:
             what = f"the wing {found.name!r}" if isinstance(found, Framework) else f"a {type(found).__name__}"
             where = f"wing {name} of {claims[0].origin}"
             raise RegistryError(f"{where}: {claims[0].reference} is {what}, and Framework(name={name!r}, ...) is wanted")
+        for kind in found.given:
+            if kind not in self.kinds():
+                where = f"wing {name} of {claims[0].origin}"
+                raise RegistryError(f"{where}: `given` names the kind {kind!r}; {nearest(kind, self.kinds())}")
         return found
+
+    def unusable(self) -> list[str]:
+        """Sentences on the wings that cannot be used: that cannot be imported, or whose framework is not installed."""
+        said = []
+        for name in self.wings():
+            try:
+                framework = self.wing(name)
+            except RegistryError as error:
+                said.append(" ".join(str(error).split()))
+                continue
+            if not framework.installed:
+                said.append(f"wing {name}: its framework {framework.packages[0]} is not installed, so its names cannot be used")
+        return said
 
     def frameworks(self) -> list[Framework]:
         """Every wing that can be used; one that cannot tells so when it is asked for by name."""
@@ -216,6 +235,10 @@ class Registry:
         """By what people name an entry: `kind/name`, or `wing/kind/name` where another wing has that name too."""
         alike = (e for e in self.entries(entry.kind) if e.name == entry.name)
         return entry.key if all(e.meets(entry) for e in alike) else entry.full
+
+    def in_several(self, text: str, entries: Iterable[Entry]) -> str:
+        """What to say of a name that several wings have where one is meant."""
+        return f"{text!r} is a name in several wings: say one of {', '.join(e.full for e in entries)}, or its wing (--wing)"
 
     def misnamed(self) -> list[str]:
         """What is wrong with entry points whose names say no kind and name; they are left out, and break nothing else."""
@@ -298,12 +321,13 @@ class Registry:
             owner, version = whose.get(id(point.dist), ("", ""))
             origin = f"{owner} {version}" if point.dist else "an unnamed distribution"
             wing, kind, name = _read(point)
+            entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point, wing=wing)
+            gone = {e.name for e in self._disabled if e.kind == "wing"} - self._wings.keys()
+            if (point.dist and _normal(owner) in off) or wing in gone:
+                self._disabled.append(entry)
+                continue
             if wrong := _wrong(point, wing, kind, name, {*WINGS, *self._wings}):
                 self._misnamed.append(f"{origin}: {wrong}")
-                continue
-            entry = Entry(kind, name, point.value.replace(" ", ""), origin, point=point, wing=wing)
-            if point.dist and _normal(owner) in off:
-                self._disabled.append(entry)
                 continue
             claims = self._wings.setdefault(name, []) if kind == "wing" else points.setdefault((kind, name, wing), [])
             if entry not in claims:

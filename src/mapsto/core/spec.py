@@ -268,7 +268,7 @@ class Spec:
 
 
 def _usual(wing: Any, slot: str) -> str | None:
-    """The name that stands in a slot where none is said; of a wing that is not there, which `check` tells, the usual one."""
+    """The name that stands in a slot where none is said; None of a wing that is not there, which `check` tells."""
     known = registry.wing(wing) if wing in registry.wings() else Framework(name="")
     return known.defaults.get(slot)
 

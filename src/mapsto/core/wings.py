@@ -38,10 +38,18 @@ class Framework:
     program: str = ""
     laws: str = ""
     given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    defaults: Mapping[str, str] = field(default_factory=lambda: {"task": "classification", "optimizer": "adamw"})
+    defaults: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     templates: str = ""
     requires: str = "mapsto"
+
+    def __post_init__(self) -> None:
+        """Raises RegistryError for a text where several names are wanted, whose letters would be taken for them."""
+        several: dict[str, Any] = {"packages": self.packages, "preload": self.preload}
+        several |= {f"given[{kind!r}]": names for kind, names in self.given.items()}
+        for what, names in several.items():
+            if isinstance(names, str):
+                raise RegistryError(f"wing {self.name!r}: {what} is the text {names!r}, and names are wanted: ({names!r},)")
 
     def owns(self, target: Any) -> bool:
         """Whether a class or function is of the framework or of its wing: by where it was defined; imports nothing."""

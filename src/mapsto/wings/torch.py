@@ -10,6 +10,7 @@ TORCH = Framework(
     program="mapsto.torch.wing",
     laws="mapsto.torch.laws",
     given={"optimizer": ("params",), "schedule": ("optimizer",)},
+    defaults={"task": "classification", "optimizer": "adamw"},
     preload=(
         *("mapsto.torch.wing", "mapsto.torch.mesh.ranks", "mapsto.torch.sharded_files"),
         *("torch.distributed.fsdp", "torch._dynamo"),  # sharding asks for it, and each rank would import it anew
