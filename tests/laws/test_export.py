@@ -12,9 +12,8 @@ from torch import nn
 import mapsto
 from mapsto.check.targets import complete
 from mapsto.core.laws import Example, Subject, Trial, find_law, verdict
-from mapsto.laws.drivers import NotRun
 from mapsto.testing import laws_of
-from mapsto.torch.drivers.export_process import run_elsewhere
+from mapsto.torch.drivers.export_process import NotRun, run_elsewhere
 
 
 @laws_of("export/torch_export")
