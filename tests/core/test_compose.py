@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mapsto
-from mapsto.core.compose import IN_LIST, Declared, Placed, arrange, declared, wrapped_by
+from mapsto.core.compose import Declared, declared, wrapped_by
 from mapsto.core.errors import ComposeError
-from mapsto.core.plan import distinct, plan, render
+from mapsto.core.plan import IN_LIST, Placed, arrange, distinct, plan, render
 from mapsto.core.registry import registry
 
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .compose import Placed
 from .errors import SpecError, UnknownName
 from .fields import from_mapping, listed, put, slot, validate
 from .initial import initial
 from .overrides import overridden
 from .parts import INJECTED, check
 from .plain import digest, live_objects, plain
-from .plan import implied_mesh, plan, suits
+from .plan import Placed, implied_mesh, plan, suits
 from .recipes import Kept, load_file
 from .registry import registry
 from .shown import OBEYED

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.compose import MAPPINGS, Placed, declared
+from ..core.compose import MAPPINGS, declared
 from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
-from ..core.plan import implied_mesh, plan
+from ..core.plan import Placed, implied_mesh, plan
 from ..core.random import derive
 from .mappings import label
 from .mesh.group import join, launched

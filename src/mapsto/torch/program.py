@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.compose import Placed
 from ..core.errors import ComposeError, MapstoError, SpecError, nearest
+from ..core.plan import Placed
 from .error_context import explain
 from .evaluate import evaluate, fetch, panels, predict
 from .mappings import (

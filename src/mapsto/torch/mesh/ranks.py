@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from ...core.axes import AXES, Axis, dealt, one_open, ranks_of, sizes
-from ...core.compose import Declared, Placed
+from ...core.compose import Declared
 from ...core.doors import typed
 from ...core.errors import ComposeError, SpecError
-from ...core.plan import MESH
+from ...core.plan import MESH, Placed
 from ...core.ranges import Count, Positive
 from ...core.registry import decorator
 from ...data.stream import PaddingBatch

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ...core.compose import Placed
 from ...core.errors import SpecError
+from ...core.plan import Placed
 from ..mappings import needs_closure
 from ..middleware.accumulation import Accumulate
 from ..middleware.averaging import EMA
