@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import SpecError, UnknownName
-from .fields import from_mapping, listed, put, slot, validate
 from .initial import initial
 from .overrides import overridden
 from .parts import INJECTED, check
@@ -18,8 +17,8 @@ from .plan import Placed, implied_mesh, plan, suits
 from .recipes import Kept, load_file
 from .registry import registry
 from .shown import OBEYED
-from .typed import shortened
-from .values import Frozen, Part, freeze, key_of
+from .typed import from_mapping, put, shortened, validate
+from .values import Frozen, Part, freeze, key_of, listed, slot
 from .wings import DEFAULT, Framework
 from .yaml_text import read_yaml, write_yaml
 

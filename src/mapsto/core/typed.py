@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import inspect
@@ -9,7 +10,7 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -173,3 +174,31 @@ def shortened(value: Any, width: int = 80) -> str:
     """The repr of a value in one line, cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+# -- the fields of a frozen dataclass ------------------------------------------------------------------------------------
+def put(value: Any, name: str, new: Any) -> None:
+    """Set a field of a frozen dataclass while it is being made."""
+    object.__setattr__(value, name, new)
+
+
+def validate(value: Any, names: Iterable[str], *, least: Mapping[str, int], prefix: str = "") -> None:
+    """Fit the named fields of a frozen dataclass to their types. least: the smallest number that a field may hold."""
+    hints = typing.get_type_hints(type(value))
+    for name in names:
+        fitted = validated(getattr(value, name), hints[name], f"{prefix}{name}")
+        put(value, name, fitted)
+        if fitted is not None and name in least and fitted < least[name]:
+            raise SpecError(f"{prefix}{name}: {fitted} is too small; the least is {least[name]}")
+
+
+def from_mapping(cls: Any, data: Mapping[str, Any], prefix: str) -> Any:
+    """A dataclass from a mapping of its fields. Raises SpecError for one that it lacks or does not know."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in data:
+        if key not in fields:
+            raise SpecError(f"{prefix}{key}: unknown key; {nearest(str(key), fields)}")
+    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in data]:
+        raise SpecError(f"{prefix}{missing[0]}: missing; a {cls.__name__} needs {', '.join(required)}")
+    return cls(**data)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from .errors import SpecError
 from .registry import registry, snake
+from .typed import shortened
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -117,6 +119,25 @@ def as_part(value: Any, default: str | None = None) -> Any:
         return Part(value.func, value.keywords)
     if isinstance(value, str) or inspect.isclass(value) or inspect.isroutine(value):
         return Part(value)
+    return value
+
+
+def slot(value: Any, path: str, default: str | None = None) -> Any:
+    """A part or a live object. Raises SpecError for plain data that is neither."""
+    part = as_part(value, default)
+    if isinstance(part, Frozen):
+        raise SpecError(f"{path}: a mapping needs the key 'use', which names what is used; {shortened(value)} has none")
+    if type(part) in (int, float, bool, tuple):
+        raise SpecError(f"{path}: {shortened(value)} is a {type(value).__name__}, and a name, a part or an object is wanted")
+    return part
+
+
+def listed(value: Any, path: str, what: str) -> Iterable[Any]:
+    """The items of a list. Raises SpecError for one value that stands where a list is wanted."""
+    if value is None:
+        return ()
+    if isinstance(value, (str, Part, Mapping)) or not isinstance(value, Iterable):
+        raise SpecError(f"{path}: a list is wanted, {what}; write [{shortened(value)}]")
     return value
 
 
