@@ -14,6 +14,7 @@ from ..core.errors import ComposeError, SpecError, nearest
 from ..core.parts import Part, as_part, build
 from ..core.plan import Placed, implied_mesh, plan
 from ..core.random import derive
+from ..core.spec import Spec
 from .mappings import label
 from .mesh.group import join, launched
 from .mesh.one import OneProcess
@@ -112,6 +113,29 @@ def build_program(
     _optimize(state, builder, optimizer, schedule, {**injected, **of_mesh}, getattr(ranks, "try_rule", None))
     made_task = build(as_part(task), "task", path="task", injected=injected)
     return Program(state, made_task, placed)
+
+
+def build_spec(spec: Spec, injected: Mapping[str, Any], initial: Any = None) -> Any:
+    """The program of a spec; a mesh that has a `program` of its own, such as one of servers, makes it."""
+    mesh = build(spec.mesh, "mesh", path="mesh", injected=injected)
+    if hasattr(mesh, "program"):
+        if initial is not None:
+            raise SpecError("init_from: servers build the model in processes of their own; start such a run without it")
+        return mesh.program(spec, injected)
+    return build_program(
+        spec.model,
+        spec.task,
+        spec.optimizer,
+        spec.schedule,
+        spec.middleware,
+        seed=spec.seed,
+        device=spec.device,
+        mesh=mesh,
+        micro_shards=spec.micro_shards,
+        strict=spec.strict,
+        injected=injected,
+        initial=initial,
+    )
 
 
 def _mesh(mesh: Any, micro_shards: int | None, strict: bool, injected: Mapping[str, Any]) -> Any:

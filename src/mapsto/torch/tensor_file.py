@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+PAIRS = "complex128"
+"""The key of a file's metadata that names the tensors which are complex, in double precision, and held as pairs of float64."""
 
 
 def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -22,3 +29,28 @@ def write(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def unsaved(tensor: Any, parts: bool) -> str | None:
+    """What a tensor is that no file can hold, or None."""
+    if tensor.is_quantized or tensor.layout is not torch.strided or tensor.dtype == torch.complex32:
+        return f"a tensor of {tensor.dtype}" + ("" if tensor.layout is torch.strided else f" in the layout {tensor.layout}")
+    if parts and tensor.dtype == torch.complex128:
+        return "a tensor of torch.complex128, which files of parts cannot hold: use complex64, or a mesh that only replicates"
+    return None
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    """Write named tensors of the host to a safetensors file, each with storage of its own."""
+    pairs = [name for name, tensor in tensors.items() if tensor.dtype == torch.complex128]
+    plain = {name: torch.view_as_real(t).contiguous() if name in pairs else t for name, t in tensors.items()}
+    write(plain, path, {PAIRS: json.dumps(pairs)} if pairs else None)
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read them back on the CPU."""
+    found: dict[str, Any] = safetensors.torch.load_file(path, device="cpu")
+    with safetensors.safe_open(path, "pt") as file:
+        pairs = json.loads((file.metadata() or {}).get(PAIRS, "[]"))
+    # Copied, since a file aligns by 8 bytes, and a kernel that copies 16 at once ends the process on an odd address.
+    return {**found, **{name: torch.view_as_complex(found[name].clone()) for name in pairs}}

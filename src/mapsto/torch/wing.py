@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,44 +9,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import SpecError, require
+from ..core.errors import require
 from ..core.parts import build as build_part
 from ..core.spec import Spec
 
 torch = require("torch", "torch", "the torch wing")
-safetensors = require("safetensors.torch", "torch", "the torch wing")
+require("safetensors.torch", "torch", "the torch wing")
 
-from . import tensor_file  # noqa: E402
-from .build import build_program  # noqa: E402
+from .build import build_program  # noqa: E402, F401  # of the protocol
+from .build import build_spec as build  # noqa: E402, F401  # of the protocol
 from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
 from .mesh.one import is_part  # noqa: E402, F401  # of the protocol
 from .placement import known_device  # noqa: E402
 from .rates import rates, try_rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
-
-
-def build(spec: Spec, injected: Mapping[str, Any], initial: Any = None) -> Any:
-    """The program of a spec; a mesh that has a `program` of its own, such as one of servers, makes it."""
-    mesh = build_part(spec.mesh, "mesh", path="mesh", injected=injected)
-    if hasattr(mesh, "program"):
-        if initial is not None:
-            raise SpecError("init_from: servers build the model in processes of their own; start such a run without it")
-        return mesh.program(spec, injected)
-    return build_program(
-        spec.model,
-        spec.task,
-        spec.optimizer,
-        spec.schedule,
-        spec.middleware,
-        seed=spec.seed,
-        device=spec.device,
-        mesh=mesh,
-        micro_shards=spec.micro_shards,
-        strict=spec.strict,
-        injected=injected,
-        initial=initial,
-    )
+from .tensor_file import load_tensors, save_tensors, unsaved  # noqa: E402, F401  # of the protocol
 
 
 def refuse(spec: Spec) -> None:
@@ -92,35 +69,6 @@ def plan(spec: Spec, example: Mapping[str, Any], records: int, injected: Mapping
 def is_tensor(value: Any) -> bool:
     """Whether a leaf of the state tree goes into the tensor file."""
     return isinstance(value, torch.Tensor)
-
-
-PAIRS = "complex128"
-"""The key of a file's metadata that names the tensors which are complex, in double precision, and held as pairs of float64."""
-
-
-def unsaved(tensor: Any, parts: bool) -> str | None:
-    """What a tensor is that no file can hold, or None."""
-    if tensor.is_quantized or tensor.layout is not torch.strided or tensor.dtype == torch.complex32:
-        return f"a tensor of {tensor.dtype}" + ("" if tensor.layout is torch.strided else f" in the layout {tensor.layout}")
-    if parts and tensor.dtype == torch.complex128:
-        return "a tensor of torch.complex128, which files of parts cannot hold: use complex64, or a mesh that only replicates"
-    return None
-
-
-def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
-    """Write named tensors of the host to a safetensors file, each with storage of its own."""
-    pairs = [name for name, tensor in tensors.items() if tensor.dtype == torch.complex128]
-    plain = {name: torch.view_as_real(t).contiguous() if name in pairs else t for name, t in tensors.items()}
-    tensor_file.write(plain, path, {PAIRS: json.dumps(pairs)} if pairs else None)
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """Read them back on the CPU."""
-    found: dict[str, Any] = safetensors.load_file(path, device="cpu")
-    with safetensors.safe_open(path, "pt") as file:
-        pairs = json.loads((file.metadata() or {}).get(PAIRS, "[]"))
-    # Copied, since a file aligns by 8 bytes, and a kernel that copies 16 at once ends the process on an odd address.
-    return {**found, **{name: torch.view_as_complex(found[name].clone()) for name in pairs}}
 
 
 def prepare() -> None:
