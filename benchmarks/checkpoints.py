@@ -40,9 +40,8 @@ def measure(name: str, folder: Path, rounds: int, width: int, steps: int) -> lis
 
     from mapsto import Spec, use
     from mapsto.core.spec import CheckpointPlan
-    from mapsto.engine.checkpoints.best import Best
     from mapsto.engine.checkpoints.checkpoint import Checkpoints
-    from mapsto.engine.checkpoints.saves import Saves
+    from mapsto.engine.checkpoints.saves import Best, Saves
     from mapsto.engine.folder import Onlooker, RunFolder
     from mapsto.engine.run import Run
 

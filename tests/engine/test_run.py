@@ -15,7 +15,7 @@ from runs import fit, numpy_spec, saved, trajectory
 
 import mapsto
 from mapsto.core.errors import CheckpointError, DataError, MapstoError, SpecError
-from mapsto.engine.checkpoints.best import Best
+from mapsto.engine.checkpoints.saves import Best
 from mapsto.engine.folder import LOCK, RunFolder
 from mapsto.engine.run import Run
 
@@ -437,7 +437,7 @@ def test_only_one_process_trains_in_a_folder(tmp_path):
 
     code = f"""
 import sys; sys.path[:0] = {sys.path!r}
-from mapsto.engine.checkpoints.best import Best
+from mapsto.engine.checkpoints.saves import Best
 from mapsto.engine.folder import RunFolder
 with RunFolder({str(tmp_path / "run")!r}).lock():
     print("held", flush=True)

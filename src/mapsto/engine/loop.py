@@ -18,9 +18,8 @@ from typing import Any
 from ..core.errors import CheckpointError, DataError, DivergenceError, MapstoError
 from ..core.spec import Spec, digest
 from ..data.stream import PaddingBatch, size
-from .checkpoints.best import Best
 from .checkpoints.checkpoint import Checkpoint, Checkpoints, restoring, step_of
-from .checkpoints.saves import Saves
+from .checkpoints.saves import Best, Saves
 from .dispatch import Dispatch
 from .events import Event, EventName, RunView
 from .folder import RunFolder

@@ -1,25 +1,68 @@
-"""The checkpoints of a loop: at most one is being written at a time, while the run goes on where its plan says so."""
+"""The checkpoints of a loop: which are the best so far, and at most one that is being written while the run goes on."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
-from ...core.errors import CheckpointError
+from ...core.errors import CheckpointError, SpecError, nearest
 from ...core.spec import CheckpointPlan
 from ..folder import SPEC, RunFolder
 from ..ranks import lead
-from .background import Background
-from .best import Best
 from .checkpoint import Checkpoints
 
+T = TypeVar("T")
 clock = time.perf_counter
 Written = tuple[Path, float, float]
 """Where a checkpoint is, and the seconds `took` and `waited` of it."""
+
+
+@dataclass
+class Best:
+    """The steps of the `count` best values of `metric`, best first; where values are equal the earlier stays ahead."""
+
+    count: int
+    metric: str
+    mode: Literal["min", "max"]
+    entries: list[dict[str, Any]] = field(default_factory=list)
+
+    def rank(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take an evaluation in. Raises SpecError where it has no such metric; not-a-number is never among the best."""
+        if self.count == 0:
+            return
+        if self.metric not in metrics:
+            raise SpecError(f"checkpoint.metric: an evaluation gives no {self.metric!r}; {nearest(self.metric, metrics)}")
+        value = float(metrics[self.metric])
+        if math.isnan(value) or step in self.steps():
+            return
+        sign = 1.0 if self.mode == "min" else -1.0
+        ranked = sorted([*self.entries, {"step": step, "value": value}], key=lambda e: (sign * e["value"], e["step"]))
+        self.entries = ranked[: self.count]
+
+    def is_new(self, step: int) -> bool:
+        """Whether this step is among the best."""
+        return step in self.steps()
+
+    def steps(self) -> list[int]:
+        return [entry["step"] for entry in self.entries]
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint and its manifest hold it."""
+        return {"metric": self.metric, "mode": self.mode, "entries": list(self.entries)}
+
+    def restore(self, state: Mapping[str, Any], exists: Callable[[int], bool]) -> list[str]:
+        """Put a state back; sentences on what of it cannot be the best any more."""
+        if (state["metric"], state["mode"]) != (self.metric, self.mode):
+            return [f"the best is counted afresh: it was the {state['mode']} of {state['metric']}"] if state["entries"] else []
+        self.entries = [e for e in state["entries"] if exists(e["step"])][: self.count]
+        gone = [e for e in state["entries"] if not exists(e["step"])]
+        return [f"the best checkpoint of step {e['step']} ({self.metric} {e['value']:.6g}) is gone" for e in gone]
 
 
 @dataclass(frozen=True)
@@ -98,3 +141,36 @@ class Saves:
         if thread is not None:
             with contextlib.suppress(Exception):
                 thread.result()
+
+
+class Background(Generic[T]):
+    """A function carried out in a thread; `result` waits for what it returns, or raises what it raised.
+
+    told: called in that thread when it is done. The thread does not hold up the end of the process.
+    """
+
+    def __init__(self, work: Callable[[], T], told: Callable[[], None]) -> None:
+        self._work, self._told = work, told
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="mapsto-checkpoint", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._work())
+        except BaseException as error:  # noqa: BLE001  # raised again by whoever asks for the result
+            self._error = error
+        self._done.set()
+        self._told()
+
+    @property
+    def done(self) -> bool:
+        return self._done.is_set()
+
+    def result(self) -> T:
+        """Wait, and raise what was raised."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
