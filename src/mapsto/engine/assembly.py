@@ -39,6 +39,7 @@ class Assembly(Generic[P]):
         self.folder = folder
         self._begins = True
         self._alone = False
+        self._checked: Spec | None = None
         self._init: dict[str, Any] | None = None
         self._readers: dict[str, Any] = {}
 
@@ -95,7 +96,8 @@ class Assembly(Generic[P]):
         return self._build(self.spec)
 
     def _build(self, spec: Spec, length: Mapping[str, int] | None = None) -> P:
-        spec.check()
+        if spec is not self._checked:
+            spec.check()
         injected = {**(length or self._length), "seed": self.spec.seed}
         initial = None
         if spec.init_from is not None and self._begins:

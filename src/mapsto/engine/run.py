@@ -114,7 +114,8 @@ class Run(Trained[P]):
             self._begins = False
             if self._init is not None and not self._moved:  # a program that took weights to begin with is none to go on with
                 del self.__dict__["program"]
-        checked(self.spec, begins=start is None and ranks.world == 1)  # of several, each looks for the weights itself
+        # Of several ranks each looks for the weights itself.
+        self._checked = checked(self.spec, begins=start is None and ranks.world == 1)
         if self._alone:  # what evaluated is not what trains
             del self.__dict__["program"]
             self._alone, self._at = False, None
