@@ -172,6 +172,8 @@ def judged(mapsto, file: Path, *words: object) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for line in file.read_text().splitlines():
         record = json.loads(line)
+        if "end" in record:
+            continue
         found.setdefault(record["subject"], {})[record["law"]] = record["status"] if record["id"] else record["reason"]
     return found
 

@@ -19,7 +19,7 @@ laws = Laws("export", "layer", "model")
 
 def driver_of(trial: Trial) -> ExportDriver:
     """What drives an export, or the framework's own export where the subject is a layer."""
-    held = trial.driver if trial.subject.kind == "export" else trial.driver.exports
+    held = trial.driver if trial.subject.kind == "export" else getattr(trial.driver, "exports", None)
     if held is None:
         trial.skip("its framework has no export of its own")
     driver: Any = Driven(held, ExportDriver, trial.subject.target, trial.undecided)

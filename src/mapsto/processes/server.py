@@ -151,6 +151,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         for target, descriptor in zip((1, 2), descriptors, strict=False):
             os.dup2(descriptor, target)
             os.close(descriptor)
+        sys.stdout, sys.stderr = _stream(1, sys.stdout), _stream(2, sys.stderr)
         os.environ.update(request["environment"])
         faulthandler.enable()  # a crash says where
         module, _, function = request["call"].partition(":")
@@ -161,6 +162,12 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     except BaseException as error:  # noqa: BLE001  # told by the exit code and on its own stderr
         sys.excepthook(type(error), error, error.__traceback__)
     leave(code)
+
+
+def _stream(descriptor: int, like: Any) -> Any:
+    """A stream of text on a descriptor: the server's own remembers of another file that it could seek there."""
+    buffering = 1 if descriptor == 2 else -1
+    return open(descriptor, "w", buffering, encoding=like.encoding, errors=like.errors, closefd=False)
 
 
 def leave(code: int) -> NoReturn:

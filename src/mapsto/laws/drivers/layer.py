@@ -18,7 +18,7 @@ class LayerDriver(Protocol):
     """
 
     exports: ExportDriver | None
-    """How the framework itself exports layers; None where it does not."""
+    """How the framework itself exports layers; None, or left out, where it does not."""
 
     def settle(self, trial: Trial) -> Example:
         """The trial's example completed by trying: `inputs`, and in `more` what was found."""
