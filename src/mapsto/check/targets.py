@@ -354,7 +354,7 @@ def of_spec(argument: str) -> tuple[Subject | Problem, ...]:
     for path, kind, part in spec.parts():
         if not isinstance(part, Part):
             made = of_target(part, kind, wing=spec.wing)
-            found.append(replace(made, label=path, reference=f"{argument}#{path}"))
+            found.append(replace(made, label=path, reference=f"{argument}#{path}", spec=spec))
             continue
         try:
             checked = check(part, kind, path, injected=INJECTED, wing=spec.wing)
@@ -392,7 +392,7 @@ def _of_part(checked: Checked, argument: str, spec: Spec) -> Subject:
     example = replace(stated, args={**stated.args, **args})
     subject = Subject(
         kind=kind.name, label=checked.path, reference=f"{argument}#{checked.path}", target=checked.target, example=example,
-        make=make, wing=spec.wing if kind.native else None,
+        make=make, wing=spec.wing if kind.native else None, spec=spec,
     )  # fmt: skip
     return complete(subject)
 

@@ -86,7 +86,8 @@ class Subject:
     """What is checked: `target` is a class, a factory or (then `make` copies it) an instance; `reference` finds it again.
 
     driver: how the laws of its kind build, feed and read it; its wing gives it;
-    wing: the framework that it is native to; None where its kind serves all.
+    wing: the framework that it is native to; None where its kind serves all;
+    spec: the recipe that it is a part of, whose data and model are then what it is fed, where its author states nothing else.
     """
 
     kind: str
@@ -97,6 +98,7 @@ class Subject:
     make: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     driver: Any = field(default=None, repr=False, compare=False)
     wing: str | None = None
+    spec: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

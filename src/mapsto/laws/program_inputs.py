@@ -47,6 +47,12 @@ def thirteen(reader: Any, records: int = RECORDS) -> Any:
     return Part(reader.use, {**reader.args, **{n: v for n, v in {"batch_size": records, "workers": 0}.items() if n in takes}})
 
 
+def first_batch(spec: Spec, size: int) -> dict[str, Any]:
+    """So many records of the recipe's training data, as its reader gives them: the fields of its first batches."""
+    found = micro_shard(reader_of(spec, records=size), 0, 0, 1)
+    return {f: v[:size] for f, v in found.items()}
+
+
 def injected(spec: Spec, reader: Any) -> dict[str, Any]:
     """What parts of the spec that leave it open are told of these steps."""
     return {"total_steps": STEPS, "steps_per_epoch": max(int(reader.batches_per_epoch), 1), "seed": spec.seed}

@@ -17,3 +17,5 @@ from .program import Sums as Sums
 from .schedule import Schedule as Schedule
 from .schedule import ScheduleDriver as ScheduleDriver
 from .surgery import SurgeryDriver as SurgeryDriver
+from .task import TaskDriver as TaskDriver
+from .task import TaskValue as TaskValue

@@ -26,6 +26,7 @@ COMPLETE = {
     "middleware": "..drivers.middleware",
     "program": "..drivers.program",
     "surgery": "..drivers.surgery",
+    "task": "..drivers.task",
     "export": "..drivers.export",
     "op": "..drivers.op",
 }
