@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,46 @@ def test_a_wing_imports_no_other_framework() -> None:
             found = imports(path.read_text(), module_name(path), path.name == "__init__.py")
             tops = {name.partition(".")[0] for name, _, _ in found}
             assert not tops & (FRAMEWORKS - {wing, "flax", "optax", "keras"}), path
+
+
+NEUTRAL = ("core", "engine", "data", "launch", "check", "laws", "formulas", "tasks")
+NAMES_A_FRAMEWORK = re.compile(rf"(^|[/.:])({'|'.join(sorted(FRAMEWORKS))})([/.:]|$)")
+NAMED = {  # where a neutral room names a framework in code, and why it may
+    ("core/wings", "torch"),  # the wing of what names none: a default has to be something
+    ("launch/signed_store", "torch.rendezvous.mapsto"),  # a key of torch.distributed's own store, which agents of nodes keep
+}
+
+
+def named_in_code(source: str) -> list[str]:
+    """Texts that name a framework as code does: a module or a path. What people read holds blanks, or is a docstring."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in prose]
+    return [text for text in texts if NAMES_A_FRAMEWORK.search(text) and not any(sign.isspace() for sign in text.strip())]
+
+
+def test_no_neutral_room_names_a_framework_in_code() -> None:
+    found = {
+        (str(path.relative_to(SOURCE).with_suffix("")), text)
+        for room in NEUTRAL
+        for path in sources(SOURCE / room)
+        for text in named_in_code(path.read_text())
+    }
+    assert found == NAMED
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import sys\nsys.modules['torch']", ["torch"]),
+        ("x = '/jax/' in file", ["/jax/"]),
+        ("name.startswith('torch.utils.data')", ["torch.utils.data"]),
+        ("f'{x}'.removeprefix('torch.')", ["torch."]),
+        ("'As torch.'\ntry_this = 'call torch.no_grad() less'\nbug = 'pytorch#12'", []),
+    ],
+)
+def test_names_in_code_are_seen_and_prose_is_not(source: str, found: list[str]) -> None:
+    assert named_in_code(source) == found
 
 
 # -- the checks themselves ---------------------------------------------------------------------------------------------

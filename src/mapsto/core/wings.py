@@ -28,6 +28,7 @@ class Framework:
     name: as in `wing: NAME` of a spec and in the group `mapsto.NAME`; packages: whose classes and functions are the
     framework's own, the first of which is to be installed; program, laws: the modules that implement
     `mapsto.engine.wing.Wing` and `mapsto.core.law_wings.LawWing` (empty: it trains nothing, it says nothing of subjects);
+    native: the module that implements `mapsto.core.native.Native`, which imports nothing of the framework by itself;
     given: kind -> the leading parameters that the wing supplies; defaults: slot of a spec -> the name that stands there where
     none is said; preload: modules that ranks need, imported once before they are forked; templates: the package of what
     `mapsto new` writes; requires: what a package that extends this wing depends on.
@@ -37,6 +38,7 @@ class Framework:
     packages: tuple[str, ...] = ()
     program: str = ""
     laws: str = ""
+    native: str = ""
     given: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
@@ -78,6 +80,10 @@ WINGS: dict[str, Framework] = {}
 """Wings that were added in this process, by name; those of installed distributions are found by the registry."""
 
 
+ARRAY_TYPES: dict[type, str] = {}
+"""The wing of each type whose values have been asked about (`mapsto.core.native`); nothing for types of no framework."""
+
+
 def add_wing(framework: Framework) -> Framework:
     """Add a wing that no distribution brings. Raises RegistryError where another wing already has the name."""
     if not isinstance(framework, Framework):
@@ -85,6 +91,7 @@ def add_wing(framework: Framework) -> Framework:
     if WINGS.get(framework.name, framework) != framework:
         raise RegistryError(f"wing {framework.name!r} is already declared")
     WINGS[framework.name] = framework
+    ARRAY_TYPES.clear()
     return framework
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, MapstoError
+from ..core.native import loaded
 from ..core.parts import build
 from ..core.registry import registry
 from ..core.values import Part
@@ -86,7 +87,7 @@ def gathers(value: Any, *, claimed: bool = False) -> bool:
     if declared is not None:
         return bool(declared)
     claimed = claimed or registry.name_of("source", type(value)) is not None
-    if not claimed and (isinstance(value, Sequence) or hasattr(value, "__getitems__") or _is_torch(value)):
+    if not claimed and (isinstance(value, Sequence) or hasattr(value, "__getitems__") or _of_framework(value)):
         return False
     asked = [np.resize(np.array([0, len(value) - 1], np.int64), count) for count in (2, 3)]  # no other axis is of both sizes
     try:
@@ -165,6 +166,6 @@ def _count(values: Any) -> int:
         return -1
 
 
-def _is_torch(value: Any) -> bool:
-    """Whether it is a torch data set, told without importing torch."""
-    return any(c.__module__.startswith("torch.utils.data") and c.__name__ == "Dataset" for c in type(value).__mro__)
+def _of_framework(value: Any) -> bool:
+    """Whether it is a data set of a framework that is loaded."""
+    return any(own.is_dataset(value) for own in loaded().values())

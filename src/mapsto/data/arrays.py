@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError, first_line
+from ..core.native import native, native_of, wing_of_array
 from ..core.registry import decorator
-from .source import Batch, Indices, Source, are_indices, check_indices, is_tensor
+from .source import Batch, Indices, Source, are_indices, check_indices
 
 
 @decorator("source")("arrays")
@@ -71,10 +71,10 @@ def npz_arrays(path: Path) -> dict[str, Any]:
 
 def _array(name: str, value: Any) -> Any:
     listed = value if isinstance(value, (list, tuple)) else None
-    if is_tensor(value):
-        if value.device.type != "cpu":
-            raise DataError(f"arrays: field {name!r} is on {value.device}; a source holds CPU tensors")
-        value = value.detach()
+    if (own := native_of(value)) is not None:
+        if device := own.on_device(value):
+            raise DataError(f"arrays: field {name!r} is on {device}; a source holds CPU tensors")
+        value = own.detached(value)
     elif listed and isinstance(listed[0], (str, bytes)):
         return list(listed)
     else:
@@ -112,10 +112,11 @@ def _gather(values: Any) -> tuple[Any, Any]:
         return values, _pick
     if isinstance(values, np.ndarray):
         return values, _rows if values.dtype.isnative else _native_rows
+    own = native(wing_of_array(values))
     try:
-        return values.numpy(), _tensor_rows
+        return own.to_numpy(values), own.rows
     except (TypeError, RuntimeError):  # bfloat16, sparse and the like have no NumPy twin
-        return values, _select
+        return values, own.take
 
 
 def _rows(values: Any, indices: Indices) -> Any:
@@ -127,14 +128,5 @@ def _native_rows(values: Any, indices: Indices) -> Any:
     return values.take(indices, 0).astype(values.dtype.newbyteorder("="))
 
 
-def _tensor_rows(values: Any, indices: Indices) -> Any:
-    return sys.modules["torch"].from_numpy(values.take(indices, 0))
-
-
 def _pick(values: list[Any], indices: Indices) -> list[Any]:
     return [values[i] for i in indices.tolist()]
-
-
-def _select(values: Any, indices: Indices) -> Any:
-    torch = sys.modules["torch"]
-    return torch.index_select(values, 0, torch.from_numpy(np.ascontiguousarray(indices, np.int64)))

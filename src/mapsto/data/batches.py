@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError
+from ..core.native import native
 from .fields import LIST, Field, Types, Unfit, overflows, type_hint
 from .source import is_tensor
 
@@ -62,14 +62,13 @@ def _stacked(values: Sequence[Any], dtype: Any, said: Any) -> Any:
 
 
 def _tensors(field: Field, values: Sequence[Any]) -> Any:
-    torch = sys.modules["torch"]
     if any(v is not None and not (is_tensor(v) and v.dtype == field.element) for v in values):
         raise Unfit(f"is no tensor of {field.element}, as elsewhere")
     if field.shape is None or field.missing:
-        return [None if v is None else v.clone() for v in values]
+        return [None if v is None else native(field.wing).stack([v], field.shape or (), field.element)[0] for v in values]
     if any(v is None or v.shape != field.shape for v in values):
         raise Unfit(f"is no tensor of shape {field.shape}, as elsewhere")
-    return torch.stack(list(values)) if len(values) else torch.empty((0, *field.shape), dtype=field.element)
+    return native(field.wing).stack(values, field.shape, field.element)
 
 
 def _cast(value: Any, dtype: Any, said: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from ..core.errors import DataError, nearest
+from ..core.native import native, native_of, wing_of_array
 from ..core.ranges import Share
 from ..core.registry import decorator
 from .adapt import as_source
@@ -87,8 +87,8 @@ def _fitted(values: Any, like: Any, name: str) -> Any:
     """
     if isinstance(like, list) or (isinstance(values, list) and not is_tensor(like)):
         return list(values)
-    if is_tensor(like):
-        return values.to(like.dtype)
+    if (own := native_of(like)) is not None:
+        return own.cast(values, like.dtype)
     values = np.asarray(values)
     if like.dtype.kind in "US" or values.dtype == like.dtype:
         return values
@@ -109,8 +109,8 @@ def concatenate(pieces: list[Any], name: str) -> Any:
     if any(map(_is_text, pieces)) and any(hasattr(p, "dtype") and not _is_text(p) for p in pieces):
         raise DataError(f"field {name!r} is text in one of the sources that are joined, and numbers in another")
     try:
-        if all(is_tensor(p) for p in pieces):
-            return sys.modules["torch"].cat(pieces)
+        if len(wings := {*map(wing_of_array, pieces)}) == 1 and (wing := wings.pop()):
+            return native(wing).concatenate(pieces)
         return np.concatenate([np.asarray(p) for p in pieces])
     except (ValueError, RuntimeError):
         shapes = ", ".join(str(tuple(np.shape(p)[1:])) for p in pieces)
@@ -127,7 +127,8 @@ def _ordered(values: Any, order: Indices) -> Any:
     """The records of a field in `order`."""
     if isinstance(values, list):
         return [values[i] for i in order.tolist()]
-    return values[sys.modules["torch"].from_numpy(order)] if is_tensor(values) else values.take(order, axis=0)
+    own = native_of(values)
+    return own.take(values, order) if own is not None else values.take(order, axis=0)
 
 
 @decorator("source")("split")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import DataError, nearest
-from .source import is_tensor
+from ..core.native import wing_of_array
 
 Shape = tuple[int, ...]
 WHOLE = ("int", "wide", "long", "big")
@@ -30,17 +30,19 @@ class Field:
     """What is known of a field.
 
     kind: `numbers` of Python, `array`, `tensor`, `object`, or `nothing` where all values are missing; element: of numbers
-    one of WHOLE, REAL, bool and none (an empty list), else the dtype; shape: of each record, None where they differ.
+    one of WHOLE, REAL, bool and none (an empty list), else the dtype; shape: of each record, None where they differ; wing:
+    of tensors, whose framework they are of.
     """
 
     kind: str
     element: Any = None
     shape: Shape | None = ()
     missing: bool = False
+    wing: str = ""
 
     @property
     def dtype(self) -> Any:
-        """The NumPy (or torch) type of a batch."""
+        """The type of a batch, NumPy's or of tensors the framework's."""
         return np.dtype(DTYPES.get(self.element, np.int64)) if self.kind == "numbers" else self.element
 
 
@@ -58,8 +60,8 @@ def field_of_value(value: Any) -> Field:
         return NOTHING
     if isinstance(value, str):
         return OBJECT
-    if is_tensor(value):
-        return Field("tensor", value.dtype, tuple(value.shape))
+    if wing := wing_of_array(value):
+        return Field("tensor", value.dtype, tuple(value.shape), wing=wing)
     if isinstance(value, (np.ndarray, np.generic)) or type(value).__module__.startswith("PIL."):
         array = np.asarray(value)
         return OBJECT if array.dtype.kind in "OUSV" else Field("array", array.dtype.newbyteorder("="), array.shape)
@@ -126,7 +128,7 @@ def merge(one: Field, other: Field) -> Field:
             return replace(OBJECT, missing=missing)
         return Field("numbers", element, shape, missing)
     if one.element == other.element:
-        return Field(one.kind, one.element, shape, missing)
+        return Field(one.kind, one.element, shape, missing, one.wing)
     if one.kind == "tensor" or np.dtype(one.element).kind != np.dtype(other.element).kind:
         raise Unfit(f"is {other.element} here, and {one.element} before")
     return Field(one.kind, np.promote_types(one.element, other.element), shape, missing)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict
 
 from ..core.errors import DataError
+from ..core.native import loaded
 from .combine import concatenate
 from .doors import typed, whole
 from .source import Batch
@@ -255,10 +255,10 @@ class Positions:
 
 
 def _ranks_here() -> tuple[int, int]:
-    """Rank and world size of this process; torch is asked where it is loaded, and never imported."""
-    distributed = getattr(sys.modules.get("torch"), "distributed", None)
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        return int(distributed.get_rank()), int(distributed.get_world_size())
+    """Rank and world size of this process; frameworks are asked where they are loaded, and none is imported."""
+    for own in loaded().values():
+        if (found := own.ranks()) is not None:
+            return found
     said = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
     if odd := next((name for name, text in said.items() if not text.strip().isdecimal()), None):
         raise DataError(f"loader: the environment says {odd}={said[odd]!r}, and a whole number is wanted")

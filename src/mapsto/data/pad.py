@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError, nearest
+from ..core.native import native_of
 from ..core.ranges import Count
 from ..core.registry import decorator
 from .doors import typed
@@ -80,7 +81,7 @@ class Pad:
     def _padded(self, rows: Any, field: str) -> tuple[Array, Array, Array]:
         """(the array, where it holds what was given, the lengths)."""
         if is_tensor(rows) or (len(rows) and is_tensor(rows[0])):
-            rows = [row.numpy() for row in rows]
+            rows = [row if own is None else own.to_numpy(row) for row in rows for own in (native_of(row),)]
         try:
             if self.max_length is not None:
                 rows = [row[: self.max_length] for row in rows]

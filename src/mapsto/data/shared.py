@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import require
-from .source import Batch, is_tensor
+from ..core.native import native, native_of, wing_of_array
+from .source import Batch
 
 LEAST = 1 << 17
 """Arrays below this many bytes are quicker through the pipe."""
@@ -85,7 +85,7 @@ def pack(batch: Batch, slots: Slots | None, turn: int) -> Mapping[str, Any]:
         array = large[name]
         assert array is not None
         np.frombuffer(view, array.dtype, array.size, start).reshape(array.shape)[...] = array
-        placed[name] = (start, array.dtype, array.shape, is_tensor(batch[name]))
+        placed[name] = (start, array.dtype, array.shape, wing_of_array(batch[name]))
     return {"plain": {n: v for n, v in batch.items() if n not in placed}, "placed": placed, "size": size, "order": list(batch)}
 
 
@@ -98,23 +98,19 @@ def unpack(content: Mapping[str, Any], slots: Slots | None, turn: int) -> Batch:
     view = slots.view(turn, content["size"])
     assert view is not None
     batch = dict(content["plain"])
-    for name, (start, dtype, shape, tensor) in content["placed"].items():
+    for name, (start, dtype, shape, wing) in content["placed"].items():
         array = np.frombuffer(view, dtype, int(np.prod(shape)), start).reshape(shape).copy()
-        batch[name] = _tensor(array) if tensor else array
+        batch[name] = native(wing).from_numpy(array) if wing else array
     return {name: batch[name] for name in content["order"]}
 
 
 def _plain_array(value: Any) -> np.ndarray[Any, Any] | None:
     """The array to place in shared memory, or None where the pipe does as well or better."""
-    if is_tensor(value):
+    if (own := native_of(value)) is not None:
         try:
-            value = value.numpy()
+            value = own.to_numpy(value)
         except (TypeError, RuntimeError):  # bfloat16 and the like have no NumPy twin
             return None
     if not isinstance(value, np.ndarray) or value.dtype.hasobject or value.nbytes < LEAST:
         return None
     return value
-
-
-def _tensor(array: np.ndarray[Any, Any]) -> Any:
-    return require("torch", "torch", "a batch of tensors").from_numpy(array)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError, nearest
+from ..core.native import native_of, wing_of_array
 
 Batch: TypeAlias = dict[str, Any]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -45,9 +45,8 @@ def notes_of(reader: Any) -> list[str]:
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether `value` is a torch tensor; never imports torch (where it is not imported there can be no tensor)."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    """Whether `value` is an array of a framework; imports none (where it is not imported there can be no such array)."""
+    return bool(wing_of_array(value))
 
 
 def record_count(source: Any) -> int:
@@ -108,8 +107,8 @@ def field_of(batch: Mapping[str, Any], name: str, who: str) -> Any:
 
 def lengths_of(values: Any, name: str) -> npt.NDArray[np.int64]:
     """The length of each record of a field: of a list its items' lengths, of a 1-D integer array the values themselves."""
-    if is_tensor(values):
-        values = values.numpy()
+    if (own := native_of(values)) is not None:
+        values = own.to_numpy(values)
     if isinstance(values, np.ndarray) and values.dtype != object:
         if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
             shape = f"{values.dtype} array of shape {values.shape}"

@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.native import native_of
 from ..core.values import Part
 from ..data.bucket import Bucketed
 from ..data.reader import Batches
-from ..data.source import is_tensor
 
 RECORDS, POSITIONS, SLICE = 24, 8, 4
 """Records read one by one, positions at which a slice of a batch is read, and about how many records such a slice has."""
@@ -99,7 +98,8 @@ def _guarded(read: Callable[[], Any], about: dict[str, Any] | None = None) -> st
 def described(value: Any) -> str:
     """The type of a field and the shape of one record of it."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape[1:])}"
+        own = native_of(value)
+        return f"{value.dtype if own is None else own.dtype_name(value.dtype)} {list(value.shape[1:])}"
     return f"list of {type(value[0]).__name__}" if isinstance(value, list) and value else type(value).__name__
 
 
@@ -121,10 +121,9 @@ def _feed(found: Any, value: Any) -> None:
         found.update(b"[%d" % len(value))
         for item in value:
             _feed(found, item)
-    elif is_tensor(value):
-        plain = value.detach().cpu().contiguous().reshape(-1)
+    elif (own := native_of(value)) is not None:
         found.update(f"{value.dtype} {tuple(value.shape)} ".encode())
-        found.update(plain.view(sys.modules["torch"].uint8).numpy().tobytes())
+        found.update(own.to_bytes(value))
     elif isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
         array = np.asarray(value)
         found.update(f"{array.dtype.str} {array.shape} ".encode())

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from ..core.native import is_framework_file
 from .flight_recorder import collectives, divergence, listed
 
 FOLLOWS = re.compile(
@@ -148,7 +149,7 @@ def _diverged(ends: Sequence[End], waited: Sequence[End]) -> Failure | None:
 def _place(end: End) -> str:
     """Where a rank was: the innermost line of its stack that is none of the framework's, or else its last collective."""
     stack = end.record["traceback"] if end.record is not None else _tail(end.log, 1000)
-    found = [f"{file}:{line}" for file, line in re.findall(r'File "([^"]+)", line (\d+)', stack) if "/torch/" not in file]
+    found = [f"{file}:{line}" for file, line in re.findall(r'File "([^"]+)", line (\d+)', stack) if not is_framework_file(file)]
     inner = found[:1] if end.record is None else found[-1:]  # a stack from faulthandler begins with the innermost
     last = collectives(end.flight)[-1:]
     if inner and (end.record is None or not last):

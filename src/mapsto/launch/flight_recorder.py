@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-KEPT = 200
-"""Entries of a rank that are kept."""
+from ..core.native import loaded
+
 ALIKE = ("allreduce", "all_reduce", "broadcast", "reduce", "allgather", "all_gather")
 """Collectives to which every rank brings a tensor of one shape; others, such as all_to_all, may bring what they like."""
 DTYPES = {"Float": "float32", "Double": "float64", "Half": "float16", "Long": "int64", "Int": "int32", "Byte": "uint8"}
@@ -30,18 +29,9 @@ class Collective:
         return f"{self.name} of {self.sizes}" if self.sizes else self.name
 
 
-def entries(modules: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The last collectives of this process, where torch.distributed is in use; nothing elsewhere."""
-    torch = modules.get("torch")
-    distributed = getattr(torch, "distributed", None)
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return []
-    try:
-        text = modules["torch"]._C._distributed_c10d._dump_fr_trace_json(includeCollectives=True, onlyActive=False)
-        found = json.loads(text)["entries"]
-    except Exception:  # noqa: BLE001  # private to torch: where it has changed, there is nothing to tell
-        return []
-    return [dict(entry) for entry in found[-KEPT:]]
+def entries() -> list[dict[str, Any]]:
+    """The last collectives of this process, of each framework that is loaded and keeps them; nothing where none does."""
+    return [entry for own in loaded().values() for entry in own.collectives()]
 
 
 def collectives(found: Sequence[Mapping[str, Any]]) -> list[Collective]:

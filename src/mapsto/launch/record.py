@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ def _write(logs: Path, rank: int, error: BaseException, step: Callable[[], int |
         "explained": isinstance(error, MapstoError),
     }
     put(logs / "errors" / f"rank-{rank}.json", record)
-    put(logs / "flight" / f"rank-{rank}.json", entries(sys.modules))
+    put(logs / "flight" / f"rank-{rank}.json", entries())
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun tells of it, and waits for this form
         extra = {"py_callstack": record["traceback"], "timestamp": str(int(time.time()))}
         put(Path(file), {"message": {"message": f"{type(error).__name__}: {error}", "extraInfo": extra}})

@@ -9,6 +9,7 @@ TORCH = Framework(
     packages=("torch", "mapsto.torch"),
     program="mapsto.torch.wing",
     laws="mapsto.torch.laws",
+    native="mapsto.wings.torch_native",
     given={"optimizer": ("params",), "schedule": ("optimizer",)},
     defaults={"task": "classification", "optimizer": "adamw"},
     preload=(

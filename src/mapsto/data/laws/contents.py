@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.native import native_of
 from ..source import is_tensor
 
 
@@ -50,11 +51,10 @@ def digest(value: Any) -> str:
 
 
 def _feed(made: Any, value: Any) -> None:
-    if is_tensor(value):
-        made.update(f"tensor {value.dtype}".encode())
-        value = value.detach().float() if "bfloat16" in str(value.dtype) else value.detach()
-        value = value.numpy()
-    if isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
+    if (own := native_of(value)) is not None:
+        made.update(f"tensor {value.dtype} {tuple(value.shape)}".encode())
+        made.update(own.to_bytes(value))
+    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype != object:
         array = np.ascontiguousarray(value)
         made.update(f"{array.dtype}{np.shape(value)}".encode())
         made.update(array.tobytes())

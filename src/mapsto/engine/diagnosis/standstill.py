@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...core.native import is_framework_file
 from ..figures import duration
 from ..stall import Stall
 from . import thresholds
@@ -56,7 +57,7 @@ def _phase(stall: Stall) -> str:
 
 def _culprit(stood: list[Stall]) -> Stall:
     """The rank that does not stand in the framework, where others do and so wait for it; else the one that came least far."""
-    elsewhere = [s for s in stood if (place := of_stacks(s.stacks)) and "/torch/" not in place[0].file]
+    elsewhere = [s for s in stood if (place := of_stacks(s.stacks)) and not is_framework_file(place[0].file)]
     return min(elsewhere if len(elsewhere) < len(stood) and elsewhere else stood, key=lambda s: (s.step, s.rank))
 
 
