@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import RegistryError
 from ..core.laws import TOLERANCES, Law, Trial
+from .needs import needs
 
 PRIORITIES = {
     0: "P0: it gates (`--gate` runs these alone)",
@@ -73,12 +74,16 @@ def page(laws: Sequence[Law]) -> str:
         *(f"| {name} | {_cell(text)} |" for name, text in TOLERANCES.items()),
         "",
         f"{PRIORITIES[0]}; {PRIORITIES[1]}; {PRIORITIES[2]}.",
+        "",
+        "A law *of all* is neutral: it judges mappings of every wing, native kinds through its driver, of which it says "
+        "what it needs ([a wing of one's own](plugins.md#a-wing-of-ones-own)). One of a wing judges that wing's alone.",
     ]
     for kind in dict.fromkeys(w.kinds[0] for w in laws):
         own = [w for w in laws if w.kinds[0] == kind]
-        lines += ["", f"## {kind}", "", "| law | id | | | what it says |", "|---|---|---|---|---|"]
+        lines += ["", f"## {kind}", "", "| law | id | | | of | what it says |", "|---|---|---|---|---|---|"]
         lines += [
-            f"| [`{w.name}`](#{_anchor(w)}) | {w.id} | P{w.priority} | {w.tolerance} | {_cell(first_sentence(w.statement))} |"
+            f"| [`{w.name}`](#{_anchor(w)}) | {w.id} | P{w.priority} | {w.tolerance} | {w.wing or 'all'} "
+            f"| {_cell(first_sentence(w.statement))} |"
             for w in own
         ]
         for law in own:
@@ -93,6 +98,8 @@ def _entry(law: Law) -> list[str]:
     lines += [f"* Why: {_end(law.why)}", f"* To satisfy it: {_end(law.satisfy)}"]
     if law.catches:
         lines.append(f"* Catches: {'; '.join(law.catches)}.")
+    if law.driver is not None and (read := needs(law)):
+        lines.append(f"* Driver: `{law.driver.__name__}`, of which it needs {_and([f'`{name}`' for name in read])}.")
     return lines
 
 

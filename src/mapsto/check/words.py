@@ -38,6 +38,7 @@ def details(made: Verdict, law: Law | None, *, script: bool = False) -> list[str
             lines.append(f"  likely cause: {w.cause}")
     if law is not None and made.status in ("fail", "vacuous"):
         lines.append(f"  to satisfy it: {law.satisfy}")
+        lines += [f"  in {made.wing}: {made.advice}"] if made.advice else []
     if made.status == "unknown" and made.output.strip():
         lines += ["  it printed:", *(f"    {line}" for line in made.output.strip().splitlines()[-SHOWN:])]
     if made.id:

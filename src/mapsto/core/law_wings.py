@@ -6,6 +6,7 @@ import contextlib
 import importlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from .errors import MapstoError, MissingExtra, RegistryError, told
@@ -27,6 +28,10 @@ class LawWing:
     def complete(self, subject: Subject) -> Subject:
         """The subject with its driver, and an example found from its signature where its author stated none (or half)."""
         return subject
+
+    def words(self) -> Mapping[str, str]:
+        """Law -> how to satisfy it in the framework's own words, beside what the law says for all."""
+        return {}
 
     def globals(self) -> dict[str, Any]:
         """The framework's global settings that no component may change (default dtype, device, modes, threads, ...)."""
@@ -123,4 +128,4 @@ def complete(subject: Subject) -> Subject:
     if not isinstance(made, Subject):
         what = "None" if made is None else f"a {type(made).__name__}"
         raise RegistryError(f"{where} gave {what} for {subject.label}, and a Subject is wanted: let it return the subject")
-    return made
+    return replace(made, words=wing.words())

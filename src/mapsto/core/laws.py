@@ -85,7 +85,8 @@ class Example:
 class Subject:
     """What is checked: `target` is a class, a factory or (then `make` copies it) an instance; `reference` finds it again.
 
-    driver: how the laws of its kind build, feed and read it; its wing gives it;
+    driver: how the laws of its kind build, feed and read it; words: law -> how to satisfy it in the framework's own words;
+    its wing gives them;
     wing: the framework that it is native to; None where its kind serves all;
     spec: the recipe that it is a part of, whose data and model are then what it is fed, where its author states nothing else.
     """
@@ -99,6 +100,7 @@ class Subject:
     driver: Any = field(default=None, repr=False, compare=False)
     wing: str | None = None
     spec: Any = field(default=None, repr=False, compare=False)
+    words: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ class Verdict:
     output: str = ""
     reference: str = ""
     wing: str | None = None
+    advice: str = ""
 
 
 class Outcome(BaseException):
@@ -329,6 +332,7 @@ def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
         output=output,
         reference=trial.subject.reference,
         wing=trial.subject.wing,
+        advice=trial.subject.words.get(trial.law.name, ""),
     )
     return settle(made, trial.example)
 

@@ -14,15 +14,16 @@ from .compare import differs, same
 from .drivers import ExportCase, ExportDriver
 from .export_cases import TRACED, agree, called, compare_at_size, compare_on_fresh_inputs, exported, opened
 
-laws = Laws("export", "layer", "model")
+laws = Laws("export", "layer", "model", driver=ExportDriver)
 
 
 def driver_of(trial: Trial) -> ExportDriver:
     """What drives an export, or the framework's own export where the subject is a layer."""
-    held = trial.driver if trial.subject.kind == "export" else getattr(trial.driver, "exports", None)
-    if held is None:
-        trial.skip("its framework has no export of its own")
-    driver: Any = Driven(held, ExportDriver, trial.subject.target, trial.undecided)
+    driver: Any = trial.driver
+    if trial.subject.kind != "export":
+        if (held := getattr(driver, "exports", None)) is None:
+            trial.skip("its framework has no export of its own")
+        driver = Driven(held, ExportDriver, trial.subject.target, trial.undecided)
     return cast("ExportDriver", driver)
 
 
@@ -33,7 +34,7 @@ def driver_of(trial: Trial) -> ExportDriver:
     priority=0,
     seconds=90,
     why="A trace holds one path through the program; a number or branch that the example decided is wrong for other inputs.",
-    satisfy="Keep numbers as tensors (no .item(), float() or if on a tensor's value): torch.where, or torch.cond.",
+    satisfy="Keep numbers in arrays: make none a Python number, and choose between values by a selection, not by a branch.",
     catches=("pytorch#80973", "a Python float of a tensor baked into the graph", "a branch frozen when tracing"),
 )
 def fresh_inputs(trial: Trial) -> None:
@@ -74,7 +75,7 @@ def dynamic_range(trial: Trial) -> None:
     priority=0,
     seconds=150,
     why="An artefact that needs the training code, its package or its version is not deployed but copied.",
-    satisfy="Save a program (torch.export.save, ONNX), not a pickle; name modules that register operators in `runtime`.",
+    satisfy="Save a program and not a pickle of objects; name modules that register operators in `runtime`.",
     catches=("a pickled module", "an operator that only the training package registers"),
 )
 def without_source(trial: Trial) -> None:

@@ -27,7 +27,7 @@ STEP, ATOL, RTOL = 1e-6, 1e-5, 1e-3
     priority=0,
     tolerance="T3",
     why="A wrong backward trains to something, only worse; no shape or loss check sees it.",
-    satisfy="Let autograd differentiate, or check a hand-written backward with torch.autograd.gradcheck in float64.",
+    satisfy="Let the framework differentiate, or hold a hand-written backward pass against finite differences in float64.",
     catches=("a custom autograd.Function whose backward forgets a factor", "a detach in the middle of a forward pass"),
 )
 def gradients(trial: Trial) -> None:
@@ -45,7 +45,7 @@ def gradients(trial: Trial) -> None:
     priority=1,
     tolerance="T3",
     why="Gradient penalties, Hessian products and meta-learning differentiate a backward pass.",
-    satisfy="Write a backward of your own (autograd.Function) with differentiable operations, or do not declare the tag.",
+    satisfy="Write a backward pass of your own with differentiable operations, or do not declare the tag.",
     catches=("a backward that saves detached or numpy values",),
 )
 def double_gradients(trial: Trial) -> None:
@@ -101,7 +101,7 @@ def _compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, 
         measured=float(abs(got[at] - want[at])),
         allowed=f"{ATOL} + {RTOL} |x|",
         first={"tensor": path.removeprefix("parameter ")},
-        cause=f"its {what} is missing: detached or not returned" if missing else ratio,
+        cause=f"its {what} is missing: cut off or not returned" if missing else ratio,
     )
 
 
@@ -169,14 +169,12 @@ def _of_inputs(path: str, fixed: tuple[int, ...]) -> bool:
     "state",
     priority=0,
     tolerance="T0",
-    why="What is not in the state_dict is lost in every checkpoint, and nothing says so.",
-    satisfy="Hold tensors as parameters or buffers, and everything else as constructor arguments or through get_extra_state.",
+    why="What is not in the saved state is lost in every checkpoint, and nothing says so.",
+    satisfy="Hold arrays where the framework saves them, and everything else as constructor arguments or in what it saves.",
     catches=("keras#17383", "a running mean in a plain attribute", "a random projection that is not a buffer"),
 )
 def state(trial: Trial) -> None:
-    """A fresh instance with the loaded state_dict gives the same outputs and gradients, and all tensors that are used
-    are in it.
-    """
+    """A fresh instance with the loaded state gives the same outputs and gradients, and all arrays that are used are in it."""
     driver: LayerDriver = trial.driver
     layer, given = driver.used(trial, 3)
     want = driver.see(trial, layer, given)

@@ -217,7 +217,7 @@ def _candidates(trial: Trial, pieces: list[tuple[Any, ...]]) -> dict[str, list[f
     "reductions",
     priority=0,
     tolerance="T1",
-    why="reduction='sum' divided by the count must be the mean, and an ignored target must be as if it were not there.",
+    why="The sum divided by the count must be the mean, and an ignored target must be as if it were not there.",
     satisfy="Compute unreduced losses once, mask them, and derive sum and mean from them; count only what is kept.",
     catches=("unsloth-zoo#1023", "a mean that divides twice", "label smoothing that reaches ignored targets"),
 )
@@ -243,7 +243,7 @@ def _reductions(trial: Trial) -> None:
         plain = driver.look(trial, driver.build(trial, reduction="none", **override), given)
         total = driver.look(trial, driver.build(trial, reduction="sum", **override), given)
         if plain.losses is None:
-            trial.fail("with reduction='none' it returns a scalar", measured=plain.form, allowed="unreduced")
+            trial.fail("without a reduction it returns a scalar", measured=plain.form, allowed="unreduced")
         same(trial, "the sum against none", _values(total), _values(plain), tolerance="T1", cause="another reduction")
         mean = driver.look(trial, driver.build(trial, reduction=mean_name(trial), **override), given)
         if (stated_mean := trial.example.more.get("mean")) is not None:

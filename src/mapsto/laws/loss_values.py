@@ -82,7 +82,7 @@ def _finite(trial: Trial, said: str, seen: LossValue) -> None:
     priority=1,
     tolerance="T2",
     why="Logits of 100 are ordinary in half precision, and exp(12) is no float16: one overflow ends the run.",
-    satisfy="Work from logits with log_softmax, logsigmoid, logsumexp or softplus; never take the log of an exp.",
+    satisfy="Work from logits with log-softmax, log-sigmoid, log-sum-exp or softplus; never take the log of an exp.",
     catches=("exp overflow", "the log of a softmax that underflowed", "a square in float16"),
 )
 def extreme(trial: Trial) -> None:

@@ -190,7 +190,7 @@ def _its_norm(trial: Trial, metrics: dict[str, float], name: str, oracle: dict[s
     priority=0,
     seconds=120,
     why="State that no checkpoint holds makes a resumed run another run, from the first step on.",
-    satisfy="Keep in state_dict() all that the next step depends on, and put it back in load_state_dict().",
+    satisfy="Save all that the next step depends on, and put all of it back.",
     catches=("averages that start afresh", "a loss scale that starts again", "a counter of updates that is lost"),
 )
 def resume(trial: Trial) -> None:
@@ -201,7 +201,7 @@ def resume(trial: Trial) -> None:
     saved = [_tree(whole)]
     for step in range(last):
         run(trial, whole, step + 1)
-        with trial.component("its state_dict"):
+        with trial.component("saving its state"):
             saved.append(_tree(whole))
     evaluated, arrays = whole.evaluation_weights(), [driver.arrays(tree) for tree in saved]
     for cut in range(last):
@@ -212,7 +212,7 @@ def resume(trial: Trial) -> None:
             _restored(trial, made, saved[cut])
             same(trial, "the state right after a restore", driver.arrays(made.state_tree()), arrays[cut])
             run(trial, made, last)
-            end, cause = driver.arrays(made.state_tree()), "state that no state_dict holds"
+            end, cause = driver.arrays(made.state_tree()), "state that is not in what it saves"
             same(trial, "the state at the end", end, arrays[last], cause=cause)
             same(trial, "the weights of an evaluation at the end", made.evaluation_weights(), evaluated, cause=cause)
     trial.control("a cold start differs", differs(arrays[0], arrays[last]))

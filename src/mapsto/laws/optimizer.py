@@ -123,8 +123,8 @@ def descends(trial: Trial) -> None:
     "resume",
     priority=0,
     tolerance="T0",
-    why="What is not in state_dict() is lost when a run goes on from a checkpoint, and the run is another one from there.",
-    satisfy="Keep all that later updates depend on in self.state[parameter] or in the groups, never in attributes.",
+    why="What is not saved is lost when a run goes on from a checkpoint, and the run is another one from there.",
+    satisfy="Save all that later updates depend on: what is kept of each parameter, and the options of the groups.",
     catches=("torchtitan#4615", "davda54/sam#39", "a step count in an attribute"),
 )
 def resume(trial: Trial) -> None:
@@ -139,10 +139,9 @@ def resume(trial: Trial) -> None:
     "resume_low_precision",
     priority=0,
     tolerance="T0",
-    why="State in float32 beside bfloat16 weights is there for its precision; Optimizer.load_state_dict casts it to the "
+    why="State in float32 beside bfloat16 weights is there for its precision; a framework that loads it may cast it to the "
     "weights' dtype.",
-    satisfy="Restore dtypes after load_state_dict (mapsto.torch.saving.restore_optimizer does), or override "
-    "_process_value_according_to_param_policy.",
+    satisfy="Put state back in the dtypes in which it was saved.",
     catches=("pytorch#43706",),
 )
 def resume_low_precision(trial: Trial) -> None:

@@ -24,7 +24,7 @@ MOVING = 12
     priority=0,
     tolerance="T0",
     why="Frozen, unused and routed-past parameters have no gradient, and must not drift.",
-    satisfy="Skip a parameter whose .grad is None before anything else, decay included.",
+    satisfy="Skip a parameter that has no gradient before anything else, decay included.",
     catches=("pytorch#100701", "weight decay on a parameter without gradient", "a norm over an empty tensor"),
 )
 def missing_gradients(trial: Trial) -> None:

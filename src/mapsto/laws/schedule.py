@@ -97,7 +97,7 @@ def _format_arguments(args: Mapping[str, Any]) -> str:
     priority=0,
     tolerance="T0",
     why="A run that was interrupted goes on with another learning rate than it would have had.",
-    satisfy="Keep everything the next rate depends on in state_dict() (and not in closures or in the optimizer alone).",
+    satisfy="Save everything the next rate depends on (and keep none of it in closures or in the optimizer alone).",
     catches=("pytorch#60265", "lightly-train#301", "a counter that is not in the state_dict"),
 )
 def resume(trial: Trial) -> None:

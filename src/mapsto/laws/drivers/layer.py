@@ -14,7 +14,9 @@ from .export import ExportDriver
 class LayerDriver(Protocol):
     """How layers and models are built, called, differentiated and saved; what `build` gives only the driver knows.
 
-    Inputs are tuples of arrays, or of nested tuples, lists and dicts of them; outputs are leaves by path.
+    Inputs are tuples of arrays, or of nested tuples, lists and dicts of them. What is told of them is told by path: of inputs
+    `input 0`, `input 1` (of nested ones `input 0[1]`, `input 0.mask`), of parameters `parameter NAME` with the names that
+    `parameters` gives; of outputs any, such as `output` or `[0]`, the same ones in each pass.
     """
 
     exports: ExportDriver | None

@@ -18,7 +18,11 @@ class Optimizer(Protocol):
         ...
 
     def options(self) -> dict[str, Any]:
-        """The options of the first group by their usual names: `lr`, `weight_decay`, `betas`, ..."""
+        """The options of the first group by their usual names, such as `lr`, `weight_decay`, `betas`.
+
+        Laws read `lr` and `weight_decay` (two groups differ by them; without an `lr` that is a float groups are not judged) and
+        `maximize` (then the first update goes uphill). All of them are given to the `formula` that an author states.
+        """
         ...
 
     def set_rate(self, change: Callable[[float], float], *, first: bool = False) -> None:
@@ -70,9 +74,10 @@ class OptimizerDriver(Protocol):
         groups: Sequence[tuple[Sequence[int], Mapping[str, Any]]] | None = None,
         **options: Any,
     ) -> Optimizer:
-        """A fresh one with the example's arguments and these options.
+        """A fresh one with the example's arguments and, over them, these options, which are those of an author's `variants`.
 
-        parameters: their values (default: the problem's start; further ones get gradients of zero); groups: numbers of
+        dtype: of the parameters, `float64`, `float32` or `bfloat16`; one that the framework has not is skipped, which says why
+        (`trial.skip("it has no bfloat16")`), and arrays of `bfloat16` are told as `compare.Exact`. parameters: their values (default: the problem's start; further ones get gradients of zero); groups: numbers of
         parameters with their own options, what is in none being left alone (default: one group of all).
         """
         ...

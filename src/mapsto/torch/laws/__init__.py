@@ -43,6 +43,28 @@ def preload() -> None:
         importlib.import_module(name)
 
 
+WORDS = {
+    "layer.gradients": "check a hand-written backward with torch.autograd.gradcheck",
+    "layer.double_gradients": "write an autograd.Function whose backward is made of differentiable operations",
+    "layer.state": "hold tensors as parameters or buffers (register_buffer), everything else in get_extra_state",
+    "loss.extreme": "F.log_softmax, F.logsigmoid, torch.logsumexp and F.softplus",
+    "optimizer.resume": "keep it in self.state[parameter] or in the groups, never in attributes",
+    "optimizer.resume_low_precision": "Optimizer.load_state_dict casts state to the parameter's dtype: restore dtypes after it "
+    "(mapsto.torch.saving.restore_optimizer does), or override _process_value_according_to_param_policy",
+    "optimizer.missing_gradients": "skip a parameter whose .grad is None",
+    "schedule.resume": "everything in state_dict(), and nothing in the lambdas of a LambdaLR",
+    "middleware.resume": "state_dict() and load_state_dict(tree)",
+    "export.fresh_inputs": "no .item(), float() or `if` on a tensor's value: torch.where, or torch.cond",
+    "export.without_source": "torch.export.save or ONNX",
+}
+"""Law -> how to satisfy it, in the words of PyTorch."""
+
+
+def words() -> Mapping[str, str]:
+    """How to satisfy laws of all wings, in PyTorch's words."""
+    return WORDS
+
+
 def infer_kind(target: Any) -> str | None:
     """layer, optimizer, schedule or loss, by class or signature; None where it is none of them."""
     if isinstance(target, torch.nn.modules.loss._Loss) or (
