@@ -77,7 +77,8 @@ class OptimizerDriver(Protocol):
         """A fresh one with the example's arguments and, over them, these options, which are those of an author's `variants`.
 
         dtype: of the parameters, `float64`, `float32` or `bfloat16`; one that the framework has not is skipped, which says why
-        (`trial.skip("it has no bfloat16")`), and arrays of `bfloat16` are told as `compare.Exact`. parameters: their values (default: the problem's start; further ones get gradients of zero); groups: numbers of
+        (`trial.skip("it has no bfloat16")`), and arrays of `bfloat16` are told as `compare.Exact`.
+        parameters: their values (default: the problem's start; further ones get gradients of zero); groups: numbers of
         parameters with their own options, what is in none being left alone (default: one group of all).
         """
         ...
