@@ -57,6 +57,33 @@ class Dampened(Momentum):
         super().one(w, 0.5 * g, i, group)
 
 
+class Signs(Momentum):
+    """By the sign of each part of the gradient."""
+
+    def one(self, w: Any, g: Any, i: int, group: Mapping[str, Any]) -> None:
+        w -= group["lr"] * (np.sign(g.real) + 1j * np.sign(g.imag) if np.iscomplexobj(g) else np.sign(g))
+
+
+class SignsOfPairs(Momentum):
+    def one(self, w: Any, g: Any, i: int, group: Mapping[str, Any]) -> None:
+        w -= group["lr"] * g / np.abs(g)
+
+
+class Compensated(Momentum):
+    """What rounding takes away comes with the next update."""
+
+    def one(self, w: Any, g: Any, i: int, group: Mapping[str, Any]) -> None:
+        exact = w - group["lr"] * g + self.kept.get(i, 0.0)
+        w[...] = bfloat16(exact)
+        self.kept[i] = exact - w
+
+
+def bfloat16(numbers: Any) -> Any:
+    """The nearest numbers whose lower half is empty, ties to even."""
+    bits = numbers.astype("float32").view("uint32")
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype("uint32").view("float32")
+
+
 def rule(w: Any, g: Any, t: int, memory: dict[str, Any], *, lr: float, momentum: float, weight_decay: float, **_: Any) -> Any:
     memory["v"] = momentum * memory.get("v", np.zeros_like(g)) + g
     return w - lr * (memory["v"] + weight_decay * w)
@@ -65,6 +92,7 @@ def rule(w: Any, g: Any, t: int, memory: dict[str, Any], *, lr: float, momentum:
 class Driven:
     def __init__(self, problem: Problem, held: list[Any], optimizer: Momentum) -> None:
         self.problem, self.held, self.optimizer = problem, held, optimizer
+        self.low = False
 
     def parameters(self) -> list[Any]:
         return copy.deepcopy(self.held)
@@ -85,6 +113,8 @@ class Driven:
         self.optimizer.update(
             self.held, [g if g is None else g.astype(p.dtype) for g, p in zip(gradients, self.held, strict=True)]
         )
+        for p in self.held if self.low else ():
+            p[...] = bfloat16(p)
 
     def state(self) -> dict[str, Any]:
         return {f"momentum {i}": v.copy() for i, v in self.optimizer.kept.items()}
@@ -111,13 +141,20 @@ class Driver:
         self, trial: Trial, *, dtype: str = "float64", parameters: Any = None, groups: Any = None, **options: Any
     ) -> Driven:
         problem = self.problem(trial)
-        held = [np.array(p, dtype=dtype) for p in (problem.start() if parameters is None else parameters)]
+        low = dtype == "bfloat16"
+        start = problem.start() if parameters is None else parameters
+        held = [bfloat16(p) if low else np.array(p, dtype=dtype) for p in start]
         chosen = [{"numbers": list(numbers), **own} for numbers, own in groups or [(range(len(held)), {})]]
-        return Driven(problem, held, trial.subject.target(chosen, **{**trial.example.args, **options}))
+        made = Driven(problem, held, trial.subject.target(chosen, **{**trial.example.args, **options}))
+        made.low = low
+        return made
 
 
 def judged(target: type, law: str) -> Verdict:
-    example = Example(more={"formula": rule, "variants": ({"weight_decay": 0.1}, {"momentum": 0.0})})
+    example = Example(
+        tags=frozenset({"low_precision", "complex"}),
+        more={"formula": rule, "variants": ({"weight_decay": 0.1}, {"momentum": 0.0})},
+    )
     subject = Subject(kind="optimizer", label=target.__name__, reference="", target=target, example=example, driver=Driver())
     return verdict(Trial(subject, find_law(f"optimizer.{law}")))
 
@@ -128,9 +165,17 @@ def test_a_right_one_keeps_them(law: str) -> None:
     assert made.status == "pass", made.reason
 
 
+@pytest.mark.parametrize(("target", "law"), [(Signs, "complex"), (Momentum, "complex"), (Compensated, "low_precision")])
+def test_a_right_one_keeps_what_it_claims(target: type, law: str) -> None:
+    made = judged(target, law)
+    assert made.status == "pass", made.reason
+
+
 @pytest.mark.parametrize(
     ("target", "law", "cause"),
     [
+        (SignsOfPairs, "complex", "a square without a conjugate"),
+        (Momentum, "low_precision", "updates below half a unit in the last place are rounded away"),
         (Dampened, "formula", "the first update is 0.5 of what it should be"),
         (Uphill, "descends", "a sign"),
         (Forgets, "resume", None),

@@ -1,18 +1,17 @@
-"""Laws of optimizers in their contexts: loss scaling, shards, other kernels, low precision, complex and sparse gradients."""
+"""Laws of optimizers in their contexts: loss scaling, shards, other kernels, sparse gradients."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
-from ..drivers.optimizer import Problem, build, fill, options, problem_for, run, settle, state, weights
+from ..drivers.optimizer import Problem, build, fill, options, problem_for, run, state, weights
 from .compare import close_to_oracle, differs, same
 
 laws = Laws("optimizer")
@@ -221,78 +220,7 @@ def _compiled(problem: Problem, trial: Trial, chosen: dict[str, Any]) -> dict[st
     return weights(parameters)
 
 
-# -- low precision -----------------------------------------------------------------------------------------------------
-@laws.law(
-    "O9",
-    "low_precision",
-    priority=1,
-    tolerance="T4",
-    why="In bfloat16 an update below 1/256 of the weight is rounded away: training stops and the loss looks merely flat.",
-    satisfy="Round stochastically, carry the rounding error (Kahan), or keep a float32 copy; or do not claim `low_precision`.",
-    catches=("updates lost to rounding", "a compensation that is never added back"),
-)
-def low_precision(trial: Trial) -> None:
-    """Declared `low_precision`: bfloat16 parameters of size one still move at lr = 1e-4, all but a share (`stuck`: 0.05)."""
-    settle(trial)
-    if not trial.has("low_precision"):
-        trial.skip("it does not declare `low_precision`")
-    allowed = float(trial.example.more.get("stuck", 0.05))
-    with trial.case(dtype="bfloat16", lr=1e-4, steps=300):
-        stuck = _stuck(trial, None)
-        trial.demand(
-            stuck <= allowed,
-            f"{stuck:.0%} of the parameters never moved",
-            measured=stuck,
-            allowed=allowed,
-            first={"tensor": "parameter 0"},
-            cause="updates below half a unit in the last place are rounded away",
-        )
-        trial.control("AdamW in plain bfloat16 is stuck", _stuck(trial, torch.optim.AdamW) > max(allowed, 0.9))
-
-
-def _stuck(trial: Trial, other: Any) -> float:
-    parameter = nn.Parameter(torch.linspace(1.0, 1.9, 64).view(8, 8).bfloat16())
-    optimizer = other([parameter], lr=1e-4, weight_decay=0.0) if other is not None else build(trial, [parameter], lr=1e-4)
-    start = parameter.detach().clone()
-    for t in range(300):
-        torch.manual_seed(t)
-        parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-    return float((parameter.detach() == start).double().mean())
-
-
-# -- complex and sparse ------------------------------------------------------------------------------------------------
-@laws.law(
-    "O10",
-    "complex",
-    priority=2,
-    tolerance="T1",
-    why="A complex parameter is two real ones; a rule that squares without conjugating is another rule.",
-    satisfy="Update view_as_real of parameters, gradients and state.",
-    catches=("a second moment g * g of a complex gradient",),
-)
-def complex_parameters(trial: Trial) -> None:
-    """Declared `complex`: complex parameters move as the real ones that view_as_real makes of them."""
-    problem = problem_for(trial)
-    if not trial.has("complex"):
-        trial.skip("it does not declare `complex`")
-    pairs = replace(problem, shapes=tuple((*s, 2) for s in problem.shapes))
-    real = pairs.parameters()
-    made = [nn.Parameter(torch.view_as_complex(p.detach().clone())) for p in real]
-    of_real, of_complex = build(trial, real), build(trial, made)
-    for t in range(5):
-        fill(pairs, real, t)
-        for parameter, twin in zip(made, real, strict=True):
-            assert twin.grad is not None
-            parameter.grad = torch.view_as_complex(twin.grad.clone())
-        with trial.case(dtype="complex128", step=t + 1), trial.component("an update of complex parameters"):
-            of_real.step()
-            of_complex.step()
-            got = {f"parameter {i}": torch.view_as_real(p.detach()) for i, p in enumerate(made)}
-            same(trial, "complex against real", got, weights(real), tolerance="T1", cause="a square without a conjugate")
-    trial.control("the parameters moved", differs(weights(real), weights(pairs.parameters())))
-
-
+# -- sparse ------------------------------------------------------------------------------------------------------------
 @laws.law(
     "O10b",
     "sparse",
