@@ -16,7 +16,7 @@ def pool() -> Iterator[None]:
     """
     ray = pytest.importorskip("ray")
     from mapsto.core.listening import ray_on_loopback
-    from mapsto.torch.servers.cluster import Cluster
+    from mapsto.servers.cluster import Cluster
 
     spare: dict[str, list[object]] = {"server": [], "worker": []}
     made = {kind: getattr(Cluster, kind) for kind in spare}

@@ -17,8 +17,8 @@ import torch
 
 from mapsto import Run, Spec, use
 from mapsto.core.errors import ClusterError, DataError, SpecError
+from mapsto.servers.program import ServedProgram
 from mapsto.torch.servers.mesh import Servers
-from mapsto.torch.servers.program import ServedProgram
 
 pytestmark = [
     pytest.mark.usefixtures("pool"),

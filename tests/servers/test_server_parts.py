@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mapsto.core.errors import DataError
-from mapsto.torch.servers import partition, wire
-from mapsto.torch.servers.dealing import Deal, blocks
-from mapsto.torch.servers.exchange import Exchange, ServerLost
+from mapsto.servers import partition
+from mapsto.servers.dealing import Deal, blocks
+from mapsto.servers.exchange import ServerLost
+from mapsto.torch.servers import trees, wire
+from mapsto.torch.servers.exchange import Exchange
 from mapsto.torch.servers.mesh import Servers
 from mapsto.torch.servers.tables import Tables, sparse_tables, split_by_rows
 
@@ -61,8 +63,8 @@ def test_a_state_tree_that_is_cut_and_joined_is_what_it_was(shapes: list[list[in
         "optimizer": {"state": state, "groups": [{"lr": 0.1}]},
         "step": 7,
     }
-    cut = [partition.cut(tree, full, shards, k) for k in range(servers)]
-    joined = partition.join([wire.unpack_tree(wire.pack_tree(part)) for part in cut], full, shards)
+    cut = [trees.cut(tree, full, shards, k) for k in range(servers)]
+    joined = trees.join([wire.unpack_tree(wire.pack_tree(part)) for part in cut], full, shards)
     _same(tree, joined)
 
 

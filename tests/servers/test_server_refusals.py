@@ -132,7 +132,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     import ray
 
     from mapsto.core.errors import ClusterError
-    from mapsto.torch.servers.cluster import Cluster
+    from mapsto.servers.cluster import Cluster
 
     def init(*_: Any, **__: Any) -> None:
         raise ConnectionError("Could not find any running Ray instance.")
@@ -140,7 +140,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(ClusterError, match="no Ray cluster answers at '10.0.0.1:6379': ConnectionError: Could not find"):
-        Cluster("10.0.0.1:6379", 3, cpus=1, gpus=0)
+        Cluster("10.0.0.1:6379", 3, cpus=1, gpus=0, actors=(object, object))
 
 
 def test_what_is_shipped_is_the_trajectory_and_nothing_else() -> None:

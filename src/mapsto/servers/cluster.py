@@ -11,11 +11,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from ...core.errors import ClusterError, MapstoError, require
-from ...core.listening import ray_on_loopback
+from ..core.errors import ClusterError, MapstoError, require
+from ..core.listening import ray_on_loopback
 from .exchange import ServerLost
-from .server import Server
-from .worker import Worker
 
 START = 300.0
 """Seconds that the processes of a parameter server may take to start."""
@@ -42,11 +40,11 @@ class Lost(Exception):  # an event that is dealt with, not an error that is told
 class Cluster:
     """Ray as this process sees it: a cluster of its own, one by its address, or that to which the process is joined already.
 
-    Only a cluster of its own, or a connection of its own, is ended by `stop`.
+    Only a cluster of its own, or a connection of its own, is ended by `stop`. actors: the classes of a server and a worker.
     """
 
-    def __init__(self, address: str | None, processes: int, *, cpus: float, gpus: float) -> None:
-        self.cpus, self.gpus = cpus, gpus
+    def __init__(self, address: str | None, processes: int, *, cpus: float, gpus: float, actors: tuple[type, type]) -> None:
+        self.cpus, self.gpus, self._classes = cpus, gpus, actors
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self.ray: Any = require("ray", "ray", "a mesh of servers")
         self._surroundings = contextlib.ExitStack()
@@ -88,13 +86,13 @@ class Cluster:
     @_preserve_rng()
     def server(self) -> Any:
         """A new server, not built yet."""
-        made = self.ray.remote(concurrency_groups={"exchange": 1})(Server)
+        made = self.ray.remote(concurrency_groups={"exchange": 1})(self._classes[0])
         return self._kept(made.options(num_cpus=self.cpus, scheduling_strategy="SPREAD").remote())
 
     @_preserve_rng()
     def worker(self) -> Any:
         """A new worker, not built yet."""
-        made = self.ray.remote(Worker)
+        made = self.ray.remote(self._classes[1])
         options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
         return self._kept(made.options(**options).remote())
 

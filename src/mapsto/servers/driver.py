@@ -11,16 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ...core.errors import ClusterError
-from ..mappings import Metrics
-from . import partition, wire
-from .blueprint import Shipment
+from ..core.errors import ClusterError
 from .cluster import START, Cluster, Lost
-from .layout import Layout, Options
+from .layout import Actors, Layout, Options
 from .worker_pool import WorkerPool
 
 log = logging.getLogger("mapsto")
 T = TypeVar("T")
+Metrics = dict[str, Any]
 
 
 class Driver:
@@ -34,8 +32,9 @@ class Driver:
     cluster: Cluster
     pool: WorkerPool
 
-    def __init__(self, options: Options, shipment: Shipment, layout: Layout, total: int | None) -> None:
-        self.options, self.shipment, self.layout, self.total = options, shipment, layout, total
+    def __init__(self, options: Options, shipment: Any, layout: Layout, actors: Actors, total: int | None) -> None:
+        """shipment: what every process builds its part from; total: the steps of the run, where known."""
+        self.options, self.shipment, self.layout, self.actors, self.total = options, shipment, layout, actors, total
         self.version = self.saved = self.sent = 0
         self.rates: dict[str, float] = {}
         self.lags: Counter[int] = Counter()
@@ -51,7 +50,8 @@ class Driver:
         """Start the processes, and give the servers the state of a program. Raises ClusterError."""
         options = self.options
         self.folder = options.folder or tempfile.mkdtemp(prefix="mapsto-servers-")
-        self.cluster = Cluster(options.address, options.servers + options.workers, cpus=options.cpus, gpus=options.gpus)
+        processes, classes = options.servers + options.workers, (self.actors.server, self.actors.worker)
+        self.cluster = Cluster(options.address, processes, cpus=options.cpus, gpus=options.gpus, actors=classes)
         try:
             self._shipped = self.cluster.ray.put(self.shipment)
             self.servers = [self.cluster.server() for _ in range(options.servers)]
@@ -210,9 +210,7 @@ class Driver:
 
     def tree(self) -> dict[str, Any]:
         """The state of all servers put together, in form that of one program without its buffers."""
-        trees = self._steady(lambda: self._ask("tree"))
-        found: dict[str, Any] = partition.join([wire.unpack_tree(t) for t in trees], self.layout.shapes, self.layout.shards)
-        return found
+        return self.actors.join(self._steady(lambda: self._ask("tree")))
 
     def load(self, tree: Mapping[str, Any]) -> None:
         """Put a program's state on the servers."""
@@ -224,8 +222,7 @@ class Driver:
         self.save()
 
     def _load(self, tree: Mapping[str, Any]) -> None:
-        parts = [partition.cut(tree, self.layout.shapes, self.layout.shards, k) for k in range(len(self.servers))]
-        self._ask("load", [(wire.pack_tree(part),) for part in parts])
+        self._ask("load", [(self.actors.cut(tree, k),) for k in range(len(self.servers))])
         self.version = self.sent = int(tree["step"])
         self.pool.tasks.clear()
         self._observed, self._again = [], []

@@ -3,31 +3,60 @@
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from torch import nn
-
-from ...core.errors import ClusterError
-from ..evaluate import fetch
-from ..mappings import Metrics
-from ..program import Program
-from .driver import Driver
+from ..core.errors import ClusterError
+from .driver import Driver, Metrics
 from .layout import Layout, Options
 
 log = logging.getLogger("mapsto")
+
+
+class Plain(Protocol):
+    """A wing's program of one process: of the engine's protocol what is asked here."""
+
+    state: Any
+    task: Any
+    seed: int
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def awaits(self) -> tuple[str, ...]: ...
+    def fetch(self, window: Sequence[Metrics], /) -> dict[str, float]: ...
+    def rates(self) -> dict[str, float]: ...
+    def observe(self, metrics: Mapping[str, float], /) -> None: ...
+    def evaluate(self, batches: Iterable[Any], /) -> dict[str, float]: ...
+    def predict(self, batches: Iterable[Any], /) -> Iterator[dict[str, Any]]: ...
+    def panels(self, batches: Iterable[Any], /) -> list[dict[str, Any]]: ...
+    def weights(self) -> dict[str, Any]: ...
+    def state_tree(self) -> dict[str, Any]: ...
+    def restore(self, tree: Mapping[str, Any], /, *, reschedule: bool = False) -> None: ...
+    def summary(self) -> dict[str, Any]: ...
 
 
 class ServedProgram:
     """program of one process -> the same program, whose parameters lie on servers while it trains.
 
     The processes start with the first step and end with `close`, after which it holds what they had come to. Evaluation,
-    prediction and checkpoints are those of one process, on parameters gathered from the servers.
+    prediction and checkpoints are those of one process (`plain`), on parameters gathered from the servers. complete: what the
+    servers hold together -> the whole state tree of `plain`.
     """
 
-    def __init__(self, plain: Program, options: Options, layout: Layout, make: Callable[[], Driver]) -> None:
-        self.plain, self.options, self.layout, self._make = plain, options, layout, make
+    def __init__(
+        self,
+        plain: Plain,
+        options: Options,
+        layout: Layout,
+        make: Callable[[], Driver],
+        complete: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:
+        self.plain, self.options, self.layout, self._make, self._complete = plain, options, layout, make, complete
         self.state, self.task, self.seed = plain.state, plain.task, plain.seed
         self.driver: Driver | None = None
         self.failed = self._attention = False
@@ -53,7 +82,7 @@ class ServedProgram:
         self._attention = wanted
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """One process's model, with the parameters of the servers as they are now."""
         return self._whole().model
 
@@ -87,10 +116,9 @@ class ServedProgram:
             self._gathered = driver.version
         return self.driver
 
-    @staticmethod
-    def fetch(window: Sequence[Metrics]) -> dict[str, float]:
+    def fetch(self, window: Sequence[Metrics]) -> dict[str, float]:
         """As of one process; of what is named `.../max` the maximum."""
-        found = fetch(window)
+        found = self.plain.fetch(window)
         largest = {name: max(float(m[name]) for m in window if name in m) for name in found if name.endswith("/max")}
         return {**found, **largest}
 
@@ -148,7 +176,7 @@ class ServedProgram:
     def summary(self) -> dict[str, Any]:
         """For people: sizes, device, plan, and what lies where."""
         options, layout = self.options, self.layout
-        held = [sum(len(rows[n]) * shape[1:].numel() for n, shape in layout.shapes.items()) for rows in layout.shards]
+        held = [sum(len(rows[n]) * math.prod(shape[1:]) for n, shape in layout.shapes.items()) for rows in layout.shards]
         ahead = f"up to {options.staleness} steps ahead" if options.staleness else "in step"
         servers = [f"server {k} holds {size:,} of {sum(held):,} parameters" for k, size in enumerate(held)]
         return {**self.plain.summary(), "mesh": [f"{options.workers} workers, {ahead}", *servers]}
@@ -167,14 +195,10 @@ class ServedProgram:
             self._end()
         self.driver, self.failed = None, False
 
-    def _whole(self) -> Program:
+    def _whole(self) -> Plain:
         """One process's program with the state of the servers."""
         driver = self.driver
         if driver is not None and self._gathered != driver.version:
-            tree = driver.tree()
-            named = {id(p): n for n, p in self.plain.model.named_parameters() if n in self.layout.shapes}
-            own = self.plain.model.state_dict(keep_vars=True)  # a tied weight stands there under each of its names
-            model = {n: tree["model"][named[id(v)]] if id(v) in named else v for n, v in own.items()}
-            self.plain.restore({**tree, "model": model})
+            self.plain.restore(self._complete(driver.tree()))
             self._gathered = driver.version
         return self.plain

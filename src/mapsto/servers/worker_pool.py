@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ...core.errors import ClusterError
+from ..core.errors import ClusterError
 from .cluster import START, Cluster, Lost, reraise
 from .dealing import Deal, Task
 from .exchange import ServerLost

@@ -18,12 +18,12 @@ from ...core.spec import Spec
 from ...core.values import Part, use
 from ...data.stream import read
 from ...laws.program_inputs import STEPS, injected, reader_of, spec_of, thirteen
+from ...servers.program import ServedProgram
 from ..drivers.program import program_of
 from ..losses import Weight
 from ..mappings import Batch, Loss
 from ..program import Program
 from ..servers.mesh import Servers
-from ..servers.program import ServedProgram
 from ..state import Builder, State
 from .compare import differs, same
 

@@ -1,67 +1,24 @@
-"""Scalars that all servers come to know: the norm of a gradient that lies on several, a flag that one of them raised."""
+"""What middleware on a server may ask of the mesh: the norm of a gradient that lies on several, a flag that one raised."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from ...core.errors import ClusterError
+from ...servers import exchange
 from ..mesh.one import OneProcess
 
-Tag = tuple[int, int]
-Send = Callable[[Tag, int, float], object]
 
-
-class ServerLost(ClusterError):
-    """A server did not answer another process in time, or is gone."""
-
-
-class Exchange(OneProcess):
-    """What a middleware may ask of the mesh, on a server: each tells the others its value, and all sum in one order.
-
-    All servers ask the same in the same order, since they compose the same middlewares on gradients of the same names.
-    """
+class Exchange(exchange.Exchange, OneProcess):
+    """The mesh of a server: all tell each other a number of their own rows, and all sum in one order."""
 
     def __init__(self, rank: int, servers: int, timeout: float) -> None:
-        super().__init__()
-        self.rank, self.world, self.timeout = rank, servers, timeout
-        self._peers: Sequence[Send] = ()
-        self._generation, self._asked = 0, 0
-        self._inbox: dict[Tag, dict[int, float]] = {}
-        self._arrived = threading.Condition()
+        OneProcess.__init__(self)
+        exchange.Exchange.__init__(self, rank, servers, timeout)
 
-    def connect(self, peers: Sequence[Send], generation: int) -> None:
-        """Who else there is, by how each is sent to; what an earlier generation sent is forgotten."""
-        with self._arrived:
-            self._peers, self._generation, self._asked = peers, generation, 0
-            self._inbox = {tag: values for tag, values in self._inbox.items() if tag[0] >= generation}
-
-    def receive(self, tag: Tag, rank: int, value: float) -> None:
-        """Take what another server sent; called while `gather` waits in another thread."""
-        with self._arrived:
-            if tag[0] >= self._generation:
-                self._inbox.setdefault(tag, {})[rank] = value
-                self._arrived.notify_all()
-
-    def gather(self, value: float) -> list[float]:
-        """Every server's value, by server. Raises ServerLost naming those that sent none within the time."""
-        tag = (self._generation, self._asked)
-        self._asked += 1
-        for send in self._peers:
-            send(tag, self.rank, value)
-        self.receive(tag, self.rank, value)
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self._inbox[tag]) == self.world, self.timeout):
-                silent = [str(k) for k in range(self.world) if k not in self._inbox[tag]]
-                raise ServerLost(f"server {self.rank} waited {self.timeout:g} s for a value of server {', '.join(silent)}")
-            found = self._inbox.pop(tag)
-        return [found[k] for k in range(self.world)]
-
-    # -- what middlewares ask ----------------------------------------------------------------------------------------
     def agree(self, flag: Tensor) -> Tensor:
         """The largest of a flag over the servers."""
         if self.world == 1:

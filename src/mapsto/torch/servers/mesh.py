@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ...core.doors import typed
@@ -10,18 +11,21 @@ from ...core.errors import SpecError, require
 from ...core.ranges import Count, NonNegative, Positive, Whole
 from ...core.registry import decorator
 from ...core.spec import Spec
+from ...servers.dealing import blocks
+from ...servers.driver import Driver
+from ...servers.layout import Actors, Layout
+from ...servers.partition import partition
+from ...servers.program import ServedProgram
 from ..mesh.group import launched
 from ..mesh.one import OneProcess
+from ..program import Program
 from ..state import Builder, State
 from .blueprint import Blueprint
-from .dealing import blocks
-from .driver import Driver
-from .layout import Layout
-from .partition import partition
-from .program import ServedProgram
-from .server import DECLARED
+from .server import DECLARED, Server
 from .tables import sparse_tables
+from .trees import packed_part, whole
 from .validation import admit, admit_with_tables
+from .worker import Worker
 
 
 @decorator("mesh")("servers")
@@ -86,8 +90,11 @@ class Servers:
         admit_with_tables(plain, sparse_tables(plain.model))
         layout = Layout({n: p.shape for n, p in trained.items()}, shards, blocks(micro_shards, self.workers))
         shipment = blueprint.ship()
+        actors = Actors(Server, Worker, cut=partial(packed_part, layout), join=partial(whole, layout))
         total = injected.get("total_steps")
-        return ServedProgram(plain, self, layout, lambda: Driver(self, shipment, layout, total))
+        return ServedProgram(
+            plain, self, layout, lambda: Driver(self, shipment, layout, actors, total), partial(_complete, plain, layout)
+        )
 
     def _check(self, spec: Spec, micro_shards: int) -> None:
         if launched():
@@ -100,6 +107,13 @@ class Servers:
             )
         if spec.device.startswith("cuda") and not self.gpus:
             raise SpecError(f"device: workers have no GPU to compute on with {spec.device!r}: say mesh.gpus=1, or device=cpu")
+
+
+def _complete(plain: Program, layout: Layout, tree: dict[str, Any]) -> dict[str, Any]:
+    """The state of one process's program: that of the servers, and the buffers that it has itself."""
+    named = {id(p): n for n, p in plain.model.named_parameters() if n in layout.shapes}
+    own = plain.model.state_dict(keep_vars=True)  # a tied weight stands there under each of its names
+    return {**tree, "model": {n: tree["model"][named[id(v)]] if id(v) in named else v for n, v in own.items()}}
 
 
 class _Place(OneProcess):

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ...core.compose import Declared
 from ...core.errors import CheckpointError
 from ...core.plan import MESH
+from ...servers.partition import Rows
 from ..mappings import Grad, Metrics
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
-from . import partition, wire
+from . import trees, wire
 from .blueprint import Shipment
 from .exchange import Exchange
 
@@ -35,7 +36,7 @@ class ServerMesh(Exchange):
     __mapsto__ = DECLARED
     micro_shards = 1
 
-    def __init__(self, rows: partition.Rows, rank: int, servers: int, timeout: float) -> None:
+    def __init__(self, rows: Rows, rank: int, servers: int, timeout: float) -> None:
         super().__init__(rank, servers, timeout)
         self.rows = rows
 
@@ -86,12 +87,12 @@ def _total(sent: Sequence[Any], parameter: nn.Parameter) -> Tensor:
     return total
 
 
-def held_rows(model: nn.Module, rows: partition.Rows) -> nn.Module:
+def held_rows(model: nn.Module, rows: Rows) -> nn.Module:
     """A module without a forward pass: those rows of the trained parameters, the others and the buffers, by their names."""
     root = nn.Module()
     for name, parameter in model.named_parameters():
         if name in rows:
-            parameter = nn.Parameter(partition.rows_from(parameter.detach(), rows[name]).clone())
+            parameter = nn.Parameter(trees.rows_from(parameter.detach(), rows[name]).clone())
         _parent(root, name).register_parameter(name.rpartition(".")[2], parameter)
     for name, buffer in model.named_buffers():
         _parent(root, name).register_buffer(name.rpartition(".")[2], buffer)
@@ -112,7 +113,7 @@ class Server:
     One thread changes the state; another takes what other servers send while the first waits for it.
     """
 
-    def build(self, shipment: Shipment, rank: int, shards: Sequence[partition.Rows], timeout: float) -> str:
+    def build(self, shipment: Shipment, rank: int, shards: Sequence[Rows], timeout: float) -> str:
         """Make the optimizer and the middleware over the rows of server `rank`; where this runs."""
         blueprint = shipment.open()
         self.rank, self.rows = rank, shards[rank]

@@ -1,4 +1,4 @@
-"""Which rows of which parameter lie on which server, and state trees cut and joined accordingly.
+"""State trees cut and joined by the rows that lie on each server.
 
 Every server knows every parameter by its name; of those that lie elsewhere it holds none of the rows. So groups, names and
 averages are in form the same on all of them, and a tree of the whole is that of the pieces with the rows put together.
@@ -6,48 +6,27 @@ averages are in form the same on all of them, and a tree of the whole is that of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-NONE = range(0)
-Rows = Mapping[str, range]
-"""Parameter name -> the rows (indices of the first axis) that one server holds; a scalar counts as one row."""
+from ...servers.layout import Layout
+from ...servers.partition import Rows
+from . import wire
 
 
-def partition(parameters: Mapping[str, Tensor], servers: int, *, split: bool = True) -> list[dict[str, range]]:
-    """The rows that each of `servers` holds, balanced by bytes.
+def packed_part(layout: Layout, tree: Any, server: int) -> Any:
+    """Of a program's state tree what one server holds, packed for the way."""
+    return wire.pack_tree(cut(tree, layout.shapes, layout.shards, server))
 
-    A parameter of more than half a server's share is cut into equal ranges of rows, one a server (`split`); the others
-    stay whole and go, the largest first, to the server that has least.
-    """
-    sizes = {name: p.numel() * p.element_size() for name, p in parameters.items()}
-    share = sum(sizes.values()) / servers
-    found: list[dict[str, range]] = [dict.fromkeys(parameters, NONE) for _ in range(servers)]
-    load = [0.0] * servers
-    for name in sorted(parameters, key=lambda n: -sizes[n]):  # stable: equal sizes stay in the model's order
-        rows = rows_of(parameters[name])
-        if split and servers > 1 and sizes[name] > share / 2 and rows >= servers:
-            for k in range(servers):
-                own = range(rows * k // servers, rows * (k + 1) // servers)
-                found[k][name] = own
-                load[k] += sizes[name] * len(own) / rows
-        else:
-            k = load.index(min(load))
-            found[k][name] = range(rows)
-            load[k] += sizes[name]
+
+def whole(layout: Layout, parts: Sequence[Any]) -> dict[str, Any]:
+    """The tree of one program, without its buffers, of the packed ones of all servers."""
+    found: dict[str, Any] = join([wire.unpack_tree(part) for part in parts], layout.shapes, layout.shards)
     return found
-
-
-def rows_of(tensor: Tensor) -> int:
-    return tensor.shape[0] if tensor.dim() else 1
-
-
-def is_split(name: str, shards: Sequence[Rows]) -> bool:
-    """Whether more than one server holds rows of a parameter."""
-    return sum(1 for rows in shards if rows[name]) > 1
 
 
 def rows_from(tensor: Tensor, rows: range) -> Tensor:
@@ -57,7 +36,7 @@ def rows_from(tensor: Tensor, rows: range) -> Tensor:
     return tensor if rows else tensor.new_empty(0)
 
 
-def cut(tree: Any, shapes: Mapping[str, torch.Size], shards: Sequence[Rows], server: int) -> Any:
+def cut(tree: Any, shapes: Mapping[str, tuple[int, ...]], shards: Sequence[Rows], server: int) -> Any:
     """Of a canonical state tree what one server holds.
 
     Below a parameter's name, tensors of its shape are cut by rows; where nothing of a parameter lies on the server, its
@@ -77,7 +56,7 @@ def cut(tree: Any, shapes: Mapping[str, torch.Size], shards: Sequence[Rows], ser
     return walk(tree, None)
 
 
-def join(trees: Sequence[Any], shapes: Mapping[str, torch.Size], shards: Sequence[Rows]) -> Any:
+def join(trees: Sequence[Any], shapes: Mapping[str, tuple[int, ...]], shards: Sequence[Rows]) -> Any:
     """The canonical state tree of the servers' own: the inverse of `cut`."""
 
     def walk(held: Sequence[tuple[int, Any]], name: str | None) -> Any:
@@ -97,6 +76,8 @@ def join(trees: Sequence[Any], shapes: Mapping[str, torch.Size], shards: Sequenc
 
     def having(key: Any, held: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
         """Those that have a key; where it is a parameter's name, those that hold rows of it (all, where it has none)."""
-        return [(k, v[key]) for k, v in held if key in v and (key not in shapes or shards[k][key] or not shapes[key].numel())]
+        return [
+            (k, v[key]) for k, v in held if key in v and (key not in shapes or shards[k][key] or not math.prod(shapes[key]))
+        ]
 
     return walk(list(enumerate(trees)), None)

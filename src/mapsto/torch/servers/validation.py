@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ...core.errors import SpecError
 from ...core.plan import Placed
+from ...servers.partition import Rows, is_split
 from ..mappings import needs_closure
 from ..middleware.accumulation import Accumulate
 from ..middleware.averaging import EMA
@@ -22,7 +23,6 @@ from ..middleware.precision import MixedPrecision
 from ..middleware.sharpness import SAM
 from ..middleware.timing import Timing
 from ..program import Program
-from . import partition
 from .tables import sparse_tables
 
 ELEMENTWISE = (
@@ -45,7 +45,7 @@ REASONS: dict[type, str] = {
 }
 
 
-def admit(program: Program, shards: Sequence[partition.Rows], micro_shards: int) -> None:
+def admit(program: Program, shards: Sequence[Rows], micro_shards: int) -> None:
     """Raises SpecError naming what in a program cannot be trained by servers and workers."""
     _layers(program.model, micro_shards)
     _optimizer(program, shards)
@@ -70,13 +70,13 @@ def _layers(model: nn.Module, micro_shards: int) -> None:
         )
 
 
-def _optimizer(program: Program, shards: Sequence[partition.Rows]) -> None:
+def _optimizer(program: Program, shards: Sequence[Rows]) -> None:
     optimizer, kind = program.optimizer, type(program.optimizer)
     if needs_closure(optimizer):
         raise SpecError(f"optimizer: {kind.__name__} evaluates the objective itself, several times a step: a server cannot")
     if isinstance(optimizer, ELEMENTWISE) or getattr(optimizer, "elementwise", False):
         return
-    split = [n for n in program.state.names if partition.is_split(n, shards)]
+    split = [n for n in program.state.names if is_split(n, shards)]
     if split:
         raise SpecError(
             f"optimizer: {kind.__name__} is not known to act on each element for itself, and {split[0]!r} would be split by "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +12,16 @@ from torch import Tensor
 
 from ...core.errors import SpecError
 from ...data.stream import PaddingBatch
+from ...servers.exchange import ServerLost
+from ...servers.partition import Rows
+from ...servers.streams import Streams
 from ..error_context import error_context
 from ..mappings import Grad, Metrics
 from ..mesh.one import OneProcess
 from ..placement import place
 from ..state import Builder, State
-from . import partition, wire
+from . import trees, wire
 from .blueprint import Blueprint, Shipment
-from .exchange import ServerLost
 from .server import DECLARED
 from .tables import Tables, split_by_rows
 
@@ -51,7 +52,7 @@ class WorkerMesh(OneProcess):
 class Worker:
     """The actor: one thread, one block of micro-shards after another."""
 
-    def build(self, shipment: Shipment, number: int, shards: Sequence[partition.Rows], timeout: float) -> str:
+    def build(self, shipment: Shipment, number: int, shards: Sequence[Rows], timeout: float) -> str:
         """Build the model and the reader of worker `number`; where this runs."""
         self.blueprint: Blueprint = shipment.open()
         self.number, self.shards, self.timeout = number, shards, timeout
@@ -59,7 +60,8 @@ class Worker:
         self.program = self.blueprint.program(self.mesh)
         self.state = self.program.state
         self.parameters = dict(zip(self.state.names, self.state.parameters, strict=True))
-        self.streams = Streams(self.blueprint)
+        plan = self.blueprint
+        self.streams = Streams(plan.train_reader(), plan.micro_shards, plan.injected.get("total_steps"))
         self.checked = False
         return f"{os.uname().nodename} (process {os.getpid()})"
 
@@ -128,7 +130,7 @@ class Worker:
             if parameter.grad is not None:
                 for k, rows in enumerate(self.shards):
                     if rows[name]:
-                        found[k][name] = wire.pack(partition.rows_from(parameter.grad, rows[name]))
+                        found[k][name] = wire.pack(trees.rows_from(parameter.grad, rows[name]))
         for name, ids, values in self.mesh.tables.gradients():
             for k, part in split_by_rows(ids, {k: rows[name] for k, rows in enumerate(self.shards)}).items():
                 local = ids[part] - self.shards[k][name].start
@@ -142,7 +144,7 @@ class Worker:
         calls = [server.pull.remote(have, leave) for server, have in zip(self.servers, self.versions, strict=True)]
         for k, (version, held) in enumerate(self._get(calls)):
             for name, packed in held.items():
-                wire.write(packed, partition.rows_from(self.parameters[name].detach(), self.shards[k][name]))
+                wire.write(packed, trees.rows_from(self.parameters[name].detach(), self.shards[k][name]))
                 self.pulled += packed.nbytes
             self.versions[k] = version
             yield version
@@ -170,34 +172,6 @@ class Worker:
         finally:
             self.seconds += time.perf_counter() - began
         return found
-
-
-class Streams:
-    """The training data by block of micro-shards: a stream each, gone on with while steps follow one another."""
-
-    def __init__(self, blueprint: Blueprint) -> None:
-        self.reader, self.shards = blueprint.train_reader(), blueprint.micro_shards
-        self.stop: int | None = blueprint.injected.get("total_steps")
-        self._open: dict[range, tuple[int, Any, Any]] = {}
-
-    def read(self, step: int, block: range) -> list[Any]:
-        """The micro-shards of a block at a step."""
-        due, context, stream = self._open.pop(block, (-1, None, None))
-        if due != step:
-            if context is not None:
-                context.__exit__(None, None, None)
-            context = self.reader.stream(step, self.stop, shard=tuple(block), shards=self.shards)
-            stream = context.__enter__()
-        _, batches = next(iter(stream))
-        self._open[block] = (step + 1, context, stream)
-        return list(batches)
-
-    def close(self) -> None:
-        """End what the streams started."""
-        for _, context, _ in self._open.values():
-            with contextlib.suppress(Exception):
-                context.__exit__(None, None, None)
-        self._open.clear()
 
 
 def _plain(value: Any) -> Any:
