@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mapsto.core import native
-from mapsto.core.wings import ARRAY_TYPES, WINGS, Framework, add_wing
+from mapsto.core.wings import ARRAY_TYPES, NATIVE, WINGS, Framework, add_wing
 from mapsto.data.arrays import Arrays
 from mapsto.data.combine import Concatenated
 from mapsto.data.laws.contents import content
@@ -67,6 +67,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield Tiny
     del WINGS["tiny-arrays"]
     ARRAY_TYPES.clear()
+    NATIVE.clear()
 
 
 MAKERS = {"torch": lambda values: torch.as_tensor(values), "tiny": Tiny}

@@ -62,7 +62,7 @@ def first_sentence(text: str) -> str:
 
 
 def page(laws: Sequence[Law]) -> str:
-    """docs/laws.md: every law by kind."""
+    """The page docs/laws.md in Markdown: a table of the laws of each kind, and a section on every law."""
     lines = [
         "# The laws",
         "",

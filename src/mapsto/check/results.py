@@ -95,7 +95,7 @@ class Results:
         return sorted(found.values(), key=lambda group: ORDER.index(group[0].status))
 
     def summary(self) -> str:
-        """The whole in a sentence."""
+        """A sentence that says how many verdicts of each status there are, and how long the check took."""
         subjects = {(v.kind, v.subject) for v in self.verdicts}
         statuses = ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items(), key=lambda item: item[0] not in BAD))
         judged = f"{len(self.verdicts)} verdicts on {len(subjects)} {'mapping' if len(subjects) == 1 else 'mappings'}"

@@ -41,7 +41,7 @@ class Stream:
         return len(self._owed) == 1
 
     def lines(self, v: Verdict) -> Iterator[Text]:
-        """What a verdict adds."""
+        """The lines that a new verdict adds to what is on the terminal."""
         laws, made = self._owed.get((v.kind, v.subject), ()), self._made.setdefault((v.kind, v.subject), [])
         made.append(v)
         if self.lists:

@@ -62,7 +62,7 @@ def number(value: object) -> str:
 
 
 def pairs(data: Mapping[str, object], between: str) -> str:
-    """`size=1, dtype=float64`."""
+    """The items of a mapping in a line, such as `size=1, dtype=float64`."""
     return ", ".join(f"{k}{between}{v}" for k, v in data.items())
 
 

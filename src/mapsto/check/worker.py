@@ -64,7 +64,7 @@ def limit_memory(size: int) -> None:
 
 
 def serve(requests: int, answers: int, rank: int, world: int, store: str) -> None:
-    """Answer requests until their descriptor closes."""
+    """Answer the checker's requests, a JSON line each, until the descriptor that they come from is closed."""
     own = os.getpid()
     if world > 1:
         for wing in law_wings():

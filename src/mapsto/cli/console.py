@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write(text: str = "") -> None:
-    """Print a result."""
+    """Print a result on standard output."""
     print(shown(text))
 
 

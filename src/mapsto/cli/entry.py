@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, argparse.Namespace]:
-    """The verb's module and its options."""
+    """The module of the verb that the command line names, and its parsed options."""
     words = list(argv)
     if not words or words[0].startswith("-"):
         top = _top()

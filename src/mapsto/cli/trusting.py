@@ -61,5 +61,5 @@ def _of_file(file: Path) -> list[Code]:
 
 
 def listed(codes: Sequence[Code]) -> str:
-    """Code in a sentence."""
+    """Pieces of code (imports, references) as a part of a sentence."""
     return ", ".join(map(str, codes))

@@ -38,7 +38,7 @@ class LawWing:
         return {}
 
     def put_back(self, settings: Mapping[str, Any]) -> None:
-        """Set them as they were."""
+        """Set the framework's global settings as `globals` gave them."""
 
     def use_one_thread(self) -> None:
         """Compute in one thread, as workers do, so that sums have one order everywhere."""
@@ -51,7 +51,7 @@ class LawWing:
         return {}
 
     def put_streams(self, states: Mapping[str, Any]) -> None:
-        """Put them back to such states."""
+        """Put the framework's global random streams back to states that `streams` gave."""
 
     def run_parts(self) -> dict[str, Any]:
         """The slots of a small run by which observers and programs are judged: a model of 8 inputs and 3 classes with dropout

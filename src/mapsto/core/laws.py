@@ -236,7 +236,7 @@ class Trial:
         cause: str | None = None,
         script: str | None = None,
     ) -> NoReturn:
-        """The law is broken."""
+        """End the trial with the verdict that the law is broken."""
         raise Violation(
             Witness(
                 said=said,

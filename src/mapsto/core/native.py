@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 from .errors import RegistryError
 from .registry import registry
-from .wings import ARRAY_TYPES
+from .wings import ARRAY_TYPES, NATIVE
 
 
 class Native(Protocol):
@@ -84,7 +84,9 @@ class Native(Protocol):
 
 def native(wing: str) -> Native:
     """What the wing says of its framework, which is imported where it is not. Raises UnknownName, ImportError."""
-    return cast(Native, importlib.import_module(registry.wing(wing).native))
+    if wing not in NATIVE:
+        NATIVE[wing] = importlib.import_module(registry.wing(wing).native)
+    return cast(Native, NATIVE[wing])
 
 
 def loaded() -> dict[str, Native]:

@@ -294,5 +294,5 @@ def build(
 
 
 def label(target: Any) -> str:
-    """A target in an error sentence."""
+    """The name of a part's target as error sentences say it: its own, or the reference that imports it."""
     return getattr(target, "__name__", None) or reference_of(target)

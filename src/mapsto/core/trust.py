@@ -117,7 +117,7 @@ def trusted_file() -> Path:
 
 
 def untrusted(codes: Iterable[Code]) -> list[Code]:
-    """Those that have not been trusted."""
+    """Those of the named pieces of code that the user has not trusted yet."""
     try:
         known = set(trusted_file().read_text(encoding="ascii", errors="replace").split())
     except (OSError, RuntimeError):  # none yet, or no home directory

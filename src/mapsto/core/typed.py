@@ -146,7 +146,7 @@ def choices_of(hint: Any) -> list[str]:
 
 
 def format_type(hint: Any) -> str:
-    """A hint in words."""
+    """A type hint as error sentences say it, such as `int | None` or `finite float > 0`."""
     if hint is EMPTY:
         return "a value"
     if typing.get_origin(hint) is typing.Annotated:

@@ -82,6 +82,8 @@ WINGS: dict[str, Framework] = {}
 
 ARRAY_TYPES: dict[type, str] = {}
 """The wing of each type whose values have been asked about (`mapsto.core.native`); nothing for types of no framework."""
+NATIVE: dict[str, Any] = {}
+"""What each wing says of its framework, once it was asked: data ask for each field of each batch."""
 
 
 def add_wing(framework: Framework) -> Framework:
@@ -92,6 +94,7 @@ def add_wing(framework: Framework) -> Framework:
         raise RegistryError(f"wing {framework.name!r} is already declared")
     WINGS[framework.name] = framework
     ARRAY_TYPES.clear()
+    NATIVE.clear()
     return framework
 
 

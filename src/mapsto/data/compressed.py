@@ -37,7 +37,7 @@ def opened(path: Path, who: str) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path, who: str) -> bytes:
-    """All plain bytes of a file."""
+    """All bytes of a file as they were before it was compressed."""
     with opened(path, who) as file:
         return file.read()
 

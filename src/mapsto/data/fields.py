@@ -55,7 +55,7 @@ class Unfit(Exception):
 
 # -- one value -----------------------------------------------------------------------------------------------------------
 def field_of_value(value: Any) -> Field:
-    """The field of one record."""
+    """The type and shape of a field as one value of it, of one record, shows them."""
     if value is None:
         return NOTHING
     if isinstance(value, str):
@@ -189,7 +189,7 @@ class Settling:
         self.lacking: dict[str, Callable[[], str]] = {}
 
     def see(self, name: str, value: Any, place: Callable[[], str]) -> None:
-        """One more value of a field."""
+        """Take in one more value of a field, which widens what is known of its type and shape."""
         known = self.fields.get(name)
         if value is None:
             value = self.types.missing.get(name)

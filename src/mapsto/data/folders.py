@@ -74,7 +74,7 @@ class TextFolder(ClassFolder):
         return np.array([self.files[i].stat().st_size for i in indices.tolist()], np.int64)
 
     def close(self) -> None:
-        """Unmap the files."""
+        """Give the memory maps of the files back; the source cannot be read afterwards."""
         if self.lines is not None:
             self.lines.close()
 

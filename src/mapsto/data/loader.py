@@ -154,7 +154,7 @@ class Loader:
 
     @property
     def num_workers(self) -> int:
-        """The reader's."""
+        """The worker processes of the reader that is iterated over."""
         return int(getattr(self.reader, "workers", 0))
 
     @property
@@ -250,7 +250,7 @@ class Positions:
         return ([position] for position in range(first, first + len(self)))
 
     def set_epoch(self, epoch: int) -> None:
-        """Of the loader."""
+        """Let the loader's next iteration be that epoch, as samplers of distributed data do."""
         self.loader.set_epoch(epoch)
 
 

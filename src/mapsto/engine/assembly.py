@@ -45,7 +45,7 @@ class Assembly(Generic[P]):
 
     @cached_property
     def wing(self) -> Wing:
-        """The framework behind it."""
+        """The module that implements `Wing` for the framework that the spec names, imported when it is first asked for."""
         return find_wing(self.spec.wing)
 
     @cached_property

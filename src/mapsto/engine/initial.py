@@ -131,7 +131,7 @@ class Initial:
 
 
 def lines_of(report: Mapping[str, Any]) -> list[str]:
-    """The report in lines for people."""
+    """The report on initial weights as lines for people: what was taken, and what was left and why."""
     near = report["nearest"]
     missing = [f"{n} (nearest there: {near[n]})" if n in near else n for n in report["missing"]]
     parts = (

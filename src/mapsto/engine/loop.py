@@ -362,7 +362,7 @@ class Loop:
         raise MapstoError(f"{name} of a run on several ranks can be had while an event is handled, and not afterwards")
 
     def write(self, name: EventName, metrics: Mapping[str, float], detail: Mapping[str, Any], step: int | None = None) -> None:
-        """One line of metrics.jsonl."""
+        """Append one event to metrics.jsonl in the run folder."""
         at, now = self.step if step is None else step, time.time()
         epoch = at / self.per_epoch
         self.folder.append({"name": name, "step": at, "epoch": epoch, "metrics": metrics, "detail": detail, "time": now})

@@ -38,7 +38,7 @@ class Ranks(Protocol):
 
 
 class Alone:
-    """One process."""
+    """The ranks of a run that is one process: nothing is exchanged, and it leads."""
 
     rank, world, leader = 0, 1, True
 

@@ -73,7 +73,7 @@ class Event(TypedDict, total=False):
 
 
 class Summary(TypedDict, total=False):
-    """Of an environment: what was built."""
+    """The part of environment.json that says what was built."""
 
     __pydantic_config__ = STRICT  # type: ignore[misc]
     parameters: Count

@@ -14,12 +14,12 @@ from .wing import Wing
 
 
 def capture() -> dict[str, Any]:
-    """Their states."""
+    """The states of the global random streams of Python and NumPy, for a checkpoint or to be put back."""
     return {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
 
 
 def put_back(states: dict[str, Any]) -> None:
-    """Their states as they were captured."""
+    """Set the global random streams of Python and NumPy to states that `capture` gave."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
 

@@ -74,7 +74,7 @@ class RankActor:
         return code, said
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send a signal to the process of the rank."""
         if self.process is not None and self.process.poll() is None:
             send(self.process.pid, number, group=number == signal.SIGKILL)
 
@@ -206,7 +206,7 @@ class Cluster:
             self._get([actor.signal.remote(number) for actor in living])
 
     def end(self) -> None:
-        """Kill those that run."""
+        """Kill those ranks that still run."""
         self.signal(signal.SIGKILL)
         until = time.monotonic() + ANSWER
         while None in self._codes.values() and time.monotonic() < until:
@@ -223,7 +223,7 @@ class Cluster:
         return found
 
     def close(self) -> None:
-        """Kill what runs and disconnect."""
+        """Kill the ranks that still run, and disconnect from the Ray cluster."""
         if self.ray.is_initialized():
             with contextlib.suppress(Exception):
                 self.end()

@@ -43,7 +43,7 @@ class End:
     stack: str = ""
 
     def data(self) -> dict[str, Any]:
-        """For another node."""
+        """How a rank ended as JSON, which nodes send each other."""
         return asdict(self)
 
 
@@ -61,7 +61,7 @@ class Failure:
     key: tuple[Any, ...] = field(default=())
 
     def text(self) -> str:
-        """All of it, for a person."""
+        """The failure as lines for a person: sentence, details, log and hint."""
         parts = [self.sentence, self.details.rstrip(), f"log: {self.log}" if self.log else "", self.hint]
         return "\n".join(part for part in parts if part)
 

@@ -31,7 +31,7 @@ class Span:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is but one number."""
+        """Whether the lowest and the highest number are the same."""
         return self.low == self.high
 
     def __str__(self) -> str:

@@ -53,7 +53,7 @@ class Signature:
         raise self.refused(key, f"{len(found)} bytes that no node of this run wrote ({found[:24]!r}...)")
 
     def refused(self, key: str, what: str) -> Refused:
-        """The error for a value."""
+        """The error that says why a value that was read from the store is not taken."""
         return Refused(
             f"the rendezvous at {self.where} holds, under the key {key!r}, {what}: refused, and nothing of it is run. Somebody "
             "else reaches that port, or this node was given another secret than the others (--secret-file, MAPSTO_SECRET, "

@@ -196,7 +196,7 @@ class Supervisor:
             self.slots.lost([team.slots[rank - team.first] for rank in failure.ranks if rank in team.ranks], self.fruitless)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """End all processes of the launch and leave the rendezvous."""
         self.workers.close()
         self.membership.close()
 

@@ -79,7 +79,7 @@ class Membership(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave."""
+        """Leave the rendezvous with the other nodes, which go on without this one."""
         ...
 
 
@@ -87,7 +87,7 @@ class Workers(Protocol):
     """The ranks of this launcher, wherever they run."""
 
     def start(self, team: Team, words: list[str], logs: Logs) -> None:
-        """Start them."""
+        """Start the ranks of this node as processes, with their logs."""
         ...
 
     def poll(self, seconds: float) -> None:
@@ -103,7 +103,7 @@ class Workers(Protocol):
         ...
 
     def end(self) -> None:
-        """Kill those that run."""
+        """Kill the ranks of this node that still run."""
         ...
 
     def ends(self, look: bool) -> list[End]:
@@ -116,5 +116,5 @@ class Workers(Protocol):
 
 
 def alone(slots: tuple[int, ...], port: int, attempt: int) -> Team:
-    """The team of one node."""
+    """The team of a launch on one node: its ranks are all there are."""
     return Team(0, 1, 0, len(slots), len(slots), "127.0.0.1", port, slots, attempt=attempt)

@@ -40,7 +40,7 @@ class ByPosition:
         self._stream: Any = None
 
     def take(self, count: int) -> list[Any]:
-        """The next batches, across epochs."""
+        """The next `count` batches; where an epoch ends among them, those of the next one follow."""
         if not hasattr(self.reader, "stream"):
             first, self.position = self.position, self.position + count
             return [self.reader.batch(p, *self._which()) for p in range(first, first + count)]
@@ -61,16 +61,16 @@ class ByPosition:
         return self.take(int(self.reader.batches_per_epoch))
 
     def state(self) -> Any:
-        """What a checkpoint keeps of it."""
+        """The position of the next batch, which is all that a checkpoint would keep of the reader that is driven."""
         return self.position
 
     def restore(self, state: Any) -> None:
-        """Go on from a state."""
+        """Go on from a position that `state` gave."""
         self.close()
         self.position = int(state)
 
     def close(self) -> None:
-        """End what the stream started."""
+        """End the workers and the prefetching of the stream that is open."""
         held, self._stream = self._stream, None
         if held is not None:
             held.__exit__(None, None, None)
@@ -95,7 +95,7 @@ class ByIteration:
         return iter(self.reader)
 
     def take(self, count: int) -> list[Any]:
-        """The next batches, across epochs."""
+        """The next `count` batches; where an epoch ends among them, those of the next one follow."""
         found: list[Any] = []
         empty = 0
         while len(found) < count:
@@ -118,11 +118,11 @@ class ByIteration:
         return found
 
     def state(self) -> Any:
-        """What a checkpoint keeps of it."""
+        """The state_dict that a checkpoint would keep of the reader that is driven."""
         return {"epoch": self.number, "reader": self.reader.state_dict()}
 
     def restore(self, state: Any) -> None:
-        """Go on from a state."""
+        """Let a fresh reader go on from a state that `state` gave."""
         self.number, self._iterator = state["epoch"], None
         self.reader.load_state_dict(state["reader"])
 
@@ -224,7 +224,7 @@ class Readers:
         return ByIteration(reader)
 
     def driven(self, records: int = 13, *, shard: int = 0, shards: int = 1, **options: Any) -> Driven:
-        """A fresh reader, driven."""
+        """A reader that was built afresh, behind the interface by which laws read any reader."""
         return self.drive(self.reader(records, shard=shard, shards=shards, **options), shard, shards)
 
     def known_shards(self, driven: Driven) -> bool:

@@ -245,7 +245,7 @@ def takes_rng(transform: Any) -> bool:
 
 # -- signatures --------------------------------------------------------------------------------------------------------
 def own(target: Any) -> bool:
-    """Whether it is one of mapsto's."""
+    """Whether a target is registered by mapsto itself, and not by a plugin or recipe."""
     return str(getattr(target, "__module__", "")).startswith("mapsto.")
 
 

@@ -24,7 +24,7 @@ def of_frameworks() -> set[str]:
 
 
 def seed(number: int) -> None:
-    """Seed all of them."""
+    """Seed the global random streams of Python, NumPy and the loaded frameworks."""
     random.seed(number)
     np.random.seed(number % (1 << 32))  # the stream that others draw from
     for wing in law_wings(default=False):

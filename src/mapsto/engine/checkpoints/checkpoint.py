@@ -47,7 +47,7 @@ class Checkpoints:
         self._cached: dict[str, Any] = {}
 
     def paths(self) -> list[Path]:
-        """All of them, by step."""
+        """The paths of all finished checkpoints of the folder, by step."""
         return checkpoint_paths(self.folder)
 
     def path(self, step: int) -> Path:

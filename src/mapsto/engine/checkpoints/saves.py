@@ -169,7 +169,7 @@ class Background(Generic[T]):
         return self._done.is_set()
 
     def result(self) -> T:
-        """Wait, and raise what was raised."""
+        """Wait for the end of the work and return what it returned, or raise what it raised."""
         self._done.wait()
         if self._error is not None:
             raise self._error

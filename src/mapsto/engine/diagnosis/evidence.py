@@ -48,7 +48,7 @@ class Evidence:
     # -- events --------------------------------------------------------------------------------------------------------
     @cached_property
     def logs(self) -> list[Log]:
-        """The logs of all sessions."""
+        """The `log` events of all sessions of the run, in order."""
         found, before = [], 0
         for line, event in enumerate(self.record.events, 1):
             if event.get("name") == "start":
@@ -69,7 +69,7 @@ class Evidence:
 
     @cached_property
     def last(self) -> Mapping[str, Any]:
-        """The last event."""
+        """The last event of any kind that the run wrote down."""
         return self.record.events[-1] if self.record.events else {}
 
     @cached_property
@@ -114,7 +114,7 @@ class Evidence:
         return survey_of(self.record.survey)
 
     def set(self, name: str) -> SetSummary | None:
-        """What one set was like."""
+        """What the survey found of one data set, by its name in the spec; None where it was not looked at."""
         return self.survey.sets.get(name) if self.survey is not None else None
 
     @property

@@ -82,5 +82,5 @@ class EarlyStopping:
         return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
 
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on from the best value and the patience left that a checkpoint holds."""
         self.best, self.best_step, self.waited = data["best"], data["best_step"], data["waited"]

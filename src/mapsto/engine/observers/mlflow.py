@@ -63,7 +63,7 @@ class MLflow:
         return {"id": self.id}
 
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
-        """Go on under that id."""
+        """Go on writing into the MLflow run of that id."""
         self.id = data["id"]
 
     def close(self) -> None:

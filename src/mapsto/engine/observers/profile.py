@@ -100,11 +100,11 @@ class Profile:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far."""
+        """The seconds of each phase, summed so far, for a checkpoint."""
         return {"steps": self.steps, "seconds": dict(self.seconds), "between": dict(self.between), "detailed": self.detailed}
 
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Go on adding to the sums that a checkpoint holds."""
         self.steps, self.detailed = data["steps"], data["detailed"]
         self.seconds, self.between = dict(data["seconds"]), dict(data["between"])
 

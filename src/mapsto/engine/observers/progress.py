@@ -60,7 +60,7 @@ class Progress:
             self._drawn = self.clock()
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar from the terminal."""
         if self._display is not None:
             self._display.stop()
         self._display = None

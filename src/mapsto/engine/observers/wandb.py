@@ -74,7 +74,7 @@ class WeightsAndBiases:
         return {"id": self.id}
 
     def load_state_dict(self, data: Mapping[str, Any]) -> None:
-        """Go on under that id."""
+        """Go on writing into the Weights & Biases run of that id."""
         self.id = data["id"]
 
     def close(self) -> None:

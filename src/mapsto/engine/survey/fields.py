@@ -84,7 +84,7 @@ class Field:
         self._columns = {name: merge.get(name, np.add)(before[name], value) for name, value in new.items()} if before else new
 
     def summary(self) -> FieldSummary:
-        """What was gathered."""
+        """What the values that were added are like, as it is written into the run folder."""
         about: dict[str, Any] = {"kind": self.kind, "dtype": self.dtype, "records": self.records, "empty": self.empty}
         if self.tail is not None:
             about["tail"] = list(self.tail)
