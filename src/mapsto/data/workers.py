@@ -211,7 +211,7 @@ def _flat(found: Any) -> tuple[dict[Any, Any], list[bool] | None]:
 
 
 def _listed(fields: Mapping[Any, Any], parts: list[bool]) -> list[dict[str, Any]]:
-    """What `_flat` took apart."""
+    """The list of batches again that `_flat` made fields of; parts: which of them are stand-ins."""
     found: list[dict[str, Any]] = [PaddingBatch() if stands_in else {} for stands_in in parts]
     for (i, name), value in fields.items():
         found[i][name] = value

@@ -50,7 +50,7 @@ class Dispatch:
         return states
 
     def restore(self, states: Mapping[str, Any]) -> list[str]:
-        """Put the states back; sentences on what had nothing to go to or came without."""
+        """Put the observers' states back; sentences on states without an observer and on observers without a state."""
         stateful = [n for n, made in self.active.items() if hasattr(made, "load_state_dict")]
         notes = [f"observer {n} starts afresh: the checkpoint holds no state of it" for n in stateful if n not in states]
         notes += [f"the state of observer {n} is left out: this run has none" for n in states if n not in self.active]

@@ -65,7 +65,7 @@ def _serve(control: socket.socket, agent: _Agent) -> None:
 
 
 class _Agent:
-    """This node's part in the rendezvous."""
+    """This node's part in the rendezvous of all nodes: joins rounds, watches the others, exchanges how ranks ended."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         import torch.distributed

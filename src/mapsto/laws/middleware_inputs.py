@@ -37,14 +37,14 @@ class Evaluations:
         self.calls, self.at = 0, 0
 
     def note(self) -> None:
-        """One evaluation begins."""
+        """Count that an evaluation begins. Raises Interrupted in the one that is to fail."""
         self.calls += 1
         if self.calls == self.at:
             raise Interrupted("the task fails, as the law wants it to")
 
 
 def name(trial: Trial) -> str:
-    """What its author calls it."""
+    """What the author calls the middleware that a trial judges, without its kind and module."""
     return trial.subject.label.rpartition(":")[2].rpartition("/")[2].rpartition(".")[2]
 
 

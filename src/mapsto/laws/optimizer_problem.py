@@ -67,5 +67,5 @@ def finite(trial: Trial, values: dict[str, Array], what: str) -> None:
 
 
 def named(parameters: list[Any]) -> dict[str, Any]:
-    """Parameters by number."""
+    """The parameters by the names `parameter 0`, `parameter 1`, ..., as verdicts say them."""
     return {f"parameter {i}": p for i, p in enumerate(parameters)}

@@ -28,7 +28,7 @@ def size_of(batch: Mapping[str, Any]) -> int:
 
 
 def taken(batch: Mapping[str, Any], records: Iterable[int]) -> dict[str, Any]:
-    """Some records of a batch."""
+    """A batch of the records of another at these places."""
     chosen = list(records)
     return {f: v[chosen] if isinstance(v, np.ndarray) else [v[i] for i in chosen] for f, v in batch.items()}
 

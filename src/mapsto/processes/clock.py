@@ -36,7 +36,7 @@ class Clock:
         self._all, self._looked = sum(self._began.values()), time.monotonic()
 
     def look(self) -> None:
-        """Read both clocks."""
+        """Read the processes' CPU time and the wall clock, and add what passed since the last look."""
         now, used = time.monotonic(), {pid: computed_by(pid) for pid in self._pids}
         passed, done = now - self._looked, sum(used.values()) - self._all
         if passed < TICK / 2:  # the system counts in hundredths of a second: too short a time tells nothing

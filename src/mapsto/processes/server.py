@@ -131,7 +131,7 @@ class _Server:
                 send(orphan, signal.SIGKILL)
 
     def send(self, data: dict[str, Any]) -> None:
-        """One JSON line."""
+        """Send a message to the process that asked, as one line of JSON."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the asker has ended, and this ends next
             self.control.sendall(json.dumps(data).encode() + b"\n")
 

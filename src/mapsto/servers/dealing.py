@@ -56,6 +56,6 @@ class Deal:
         return sum(len(self.blocks[b]) for b, w in self.holder.items() if w == worker)
 
     def of(self, workers: Iterable[int]) -> list[int]:
-        """The blocks that these workers hold."""
+        """The numbers of the blocks that these workers were dealt."""
         wanted = set(workers)
         return [b for b, w in self.holder.items() if w in wanted]

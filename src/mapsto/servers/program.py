@@ -70,7 +70,7 @@ class ServedProgram:
 
     @property
     def evaluation_reader_args(self) -> dict[str, Any]:
-        """Evaluation reads whole batches here."""
+        """Arguments for a reader's `stream` where this process evaluates: it reads whole batches."""
         return {}
 
     @property

@@ -26,7 +26,7 @@ class Streams:
         return list(batches)
 
     def close(self) -> None:
-        """End what the streams started."""
+        """End the worker processes that the readers' streams started."""
         for _, context, _ in self._open.values():
             with contextlib.suppress(Exception):
                 context.__exit__(None, None, None)

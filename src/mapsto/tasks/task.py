@@ -57,7 +57,7 @@ class Task(ABC):
         return batch[name]
 
     def wanted(self, batch: Batch) -> Any:
-        """What the output is compared with."""
+        """The target of a batch that the model's output is compared with."""
         return self.field(batch, self.target)
 
     @abstractmethod

@@ -22,7 +22,7 @@ PANEL_RECORDS = 10_000
 
 
 class Evaluated(Protocol):
-    """What is asked of a program."""
+    """The attributes of a program that `evaluate`, `predict` and `panels` use."""
 
     state: State
     task: Any

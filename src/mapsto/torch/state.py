@@ -100,12 +100,12 @@ class State:
                 module.training = mode
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Set the gradient of every parameter to None."""
         for parameter in self.parameters:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """The gradients that exist."""
+        """The gradients of those parameters that have one."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
 

@@ -48,7 +48,7 @@ def save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read them back on the CPU."""
+    """Read the named tensors of a file that `save_tensors` wrote, on the CPU, bitwise."""
     found: dict[str, Any] = safetensors.torch.load_file(path, device="cpu")
     with safetensors.safe_open(path, "pt") as file:
         pairs = json.loads((file.metadata() or {}).get(PAIRS, "[]"))

@@ -68,7 +68,7 @@ def _sums(tensors: Sequence[Tensor]) -> list[int]:
 
 
 def _read(scalars: Sequence[Tensor]) -> list[Any]:
-    """Copied from the device together."""
+    """Scalars of the device as Python numbers, copied together so that the device is waited for once."""
     if not scalars:
         return []
     device = scalars[0].device

@@ -109,7 +109,7 @@ def load_parts(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> 
 
 
 def versions() -> dict[str, str]:
-    """What decides numbers: versions, threads, devices."""
+    """What decides numbers, for environment.json: versions, number of threads, the CPU's kernels, devices."""
     found = {
         "torch": torch.__version__,
         "safetensors": metadata.version("safetensors"),

@@ -141,7 +141,7 @@ class Checkpoints:
     def load(self, path: Path, program: Program | None = None, *, looking: bool = False) -> Checkpoint:
         """Read and verify one; all ranks do. Raises CheckpointError naming the file that is wrong and the intact ones.
 
-        program: of a tensor that it holds a part of only this part is read; without one, all of each. looking: somebody
+        program: where it holds shards on this rank, those alone are read; without one, whole tensors. looking: somebody
         evaluates with it, and does not go on with the run: state that is each rank's own is left out.
         """
         found: list[Any] = []

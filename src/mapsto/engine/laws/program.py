@@ -175,7 +175,7 @@ def _two(trial: Trial) -> Iterator[tuple[Any, Callable[[], None], Callable[[], N
 
 
 def _again(kept: Path, where: Path) -> None:
-    """A folder as it was."""
+    """Put a copy of the folder `kept` in the place of the folder `where`, which a law has gone on with."""
     shutil.rmtree(where)
     shutil.copytree(kept, where)
 

@@ -96,11 +96,11 @@ class LayerDriver(Protocol):
         ...
 
     def draws(self, layer: Any, given: tuple[Any, ...]) -> bool:
-        """Whether a pass draws random numbers."""
+        """Whether a pass of the layer in this mode draws random numbers."""
         ...
 
     def parameters(self, layer: Any) -> dict[str, Array]:
-        """Copies of its parameters by name."""
+        """Copies of the layer's parameters as NumPy arrays by name."""
         ...
 
     def state(self, layer: Any) -> dict[str, Array]:
@@ -112,11 +112,11 @@ class LayerDriver(Protocol):
         ...
 
     def load(self, layer: Any, saved: Any) -> None:
-        """Put back what `save` gave."""
+        """Load into the layer a state that `save` gave."""
         ...
 
     def has_state(self, layer: Any) -> bool:
-        """Whether anything of it is saved."""
+        """Whether the layer has anything that `save` would keep."""
         ...
 
     def unsaved(self, layer: Any) -> list[str]:

@@ -14,7 +14,7 @@ class MiddlewareProgram(Protocol):
 
     @property
     def position(self) -> int:
-        """Steps taken."""
+        """The number of steps that were taken."""
         ...
 
     def batch(self, step: int, size: int) -> Any:
@@ -22,11 +22,11 @@ class MiddlewareProgram(Protocol):
         ...
 
     def step(self, batch: Any) -> Any:
-        """One step in place; its metrics."""
+        """Take one step on a batch, in place; its metrics, which may stay on the device."""
         ...
 
     def fetch(self, window: Sequence[Any]) -> dict[str, float]:
-        """The metrics of steps as floats."""
+        """The metrics of several steps as floats, pairs (sum, weight) averaged exactly."""
         ...
 
     def evaluate(self, batches: Iterable[Any]) -> dict[str, float]:
@@ -38,11 +38,11 @@ class MiddlewareProgram(Protocol):
         ...
 
     def restore(self, tree: Mapping[str, Any]) -> None:
-        """Put such a tree back."""
+        """Put back a state tree that `state_tree` of such a program gave."""
         ...
 
     def parameters(self) -> dict[str, Array]:
-        """Copies of the parameters by name."""
+        """Copies of the program's parameters as NumPy arrays by name."""
         ...
 
     def evaluation_weights(self) -> dict[str, Array]:

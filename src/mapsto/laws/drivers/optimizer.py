@@ -14,7 +14,7 @@ class Optimizer(Protocol):
     """An optimizer that was built on the parameters of a problem, before its first update."""
 
     def parameters(self) -> list[Any]:
-        """Copies of all parameters as arrays."""
+        """Copies of all parameters as NumPy arrays, in the problem's order."""
         ...
 
     def options(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Optimizer(Protocol):
         ...
 
     def has_state(self) -> bool:
-        """Whether anything is kept."""
+        """Whether the optimizer keeps anything between steps."""
         ...
 
     def save(self) -> Any:
@@ -54,7 +54,7 @@ class Optimizer(Protocol):
         ...
 
     def load(self, saved: Any) -> None:
-        """Put back what `save` gave."""
+        """Load into the optimizer a state that `save` gave."""
         ...
 
 

@@ -30,7 +30,7 @@ class RankedProgram(Protocol):
         ...
 
     def step(self, batch: Any) -> Any:
-        """One step in place."""
+        """Take one step in place on what this rank reads of the global batch."""
         ...
 
     def sums(self, batches: Mapping[int, Any]) -> Sums:
@@ -58,7 +58,7 @@ class RankedProgram(Protocol):
         ...
 
     def parameters(self) -> dict[str, Array]:
-        """Copies of all parameters."""
+        """Copies of all parameters of the whole model as NumPy arrays by name, on every rank."""
         ...
 
     def state(self) -> dict[str, Array]:

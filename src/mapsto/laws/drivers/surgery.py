@@ -24,7 +24,7 @@ class SurgeryDriver(Protocol):
         ...
 
     def is_model(self, result: Any) -> bool:
-        """Whether it is one."""
+        """Whether a value is a model of this framework."""
         ...
 
     def copy(self, model: Any) -> Any:
@@ -36,15 +36,15 @@ class SurgeryDriver(Protocol):
         ...
 
     def state(self, model: Any) -> dict[str, Any]:
-        """Copies of its state by name."""
+        """Copies of the model's parameters and buffers as NumPy arrays by name."""
         ...
 
     def call(self, model: Any, given: tuple[Any, ...]) -> Any:
-        """Its outputs as arrays."""
+        """The outputs of the model for these inputs as NumPy arrays."""
         ...
 
     def train(self, model: Any) -> None:
-        """Change all parameters in place."""
+        """Change all parameters of the model in place, as training would."""
         ...
 
     def save(self, model: Any) -> Any:

@@ -40,7 +40,7 @@ class Operator:
 
 
 def operator(trial: Trial) -> Operator:
-    """The operator of a trial's subject."""
+    """The operator that a trial judges, be its subject an overload, a packet of them or a function."""
     target, options = trial.subject.target, dict(trial.example.args)
     registered = getattr(target, "_opoverload", target if isinstance(target, torch._ops.OpOverload) else None)
     if isinstance(target, torch._ops.OpOverloadPacket):

@@ -247,7 +247,7 @@ def run(
     stop: int,
     after: Callable[[int], None] | None = None,
 ) -> None:
-    """Steps start, ..., stop - 1."""
+    """Take the steps numbered start, ..., stop - 1 of the problem."""
     for t in range(start, stop):
         advance(problem, optimizer, parameters, t)
         if after is not None:

@@ -48,5 +48,5 @@ def failing(program: Any) -> Iterator[None]:
 
 
 def graphs() -> int:
-    """Tensors that hold a graph."""
+    """How many tensors that are alive in this process hold an autograd graph."""
     return sum(1 for o in gc.get_objects() if isinstance(o, torch.Tensor) and o.grad_fn is not None)

@@ -111,7 +111,7 @@ def globals() -> dict[str, Any]:  # the protocol's word
 
 
 def put_back(settings: Mapping[str, Any]) -> None:
-    """Set them as they were."""
+    """Set torch's global settings as `globals` gave them."""
     torch.set_default_dtype(getattr(torch, settings["default dtype"].removeprefix("torch.")))
     torch.set_default_device(settings["default device"])
     torch.set_grad_enabled(settings["gradient mode"])
@@ -137,7 +137,7 @@ def streams() -> dict[str, Any]:
 
 
 def put_streams(states: Mapping[str, Any]) -> None:
-    """Put it back."""
+    """Put torch's global generators back to states that `streams` gave."""
     torch.set_rng_state(states["PyTorch's"])
 
 

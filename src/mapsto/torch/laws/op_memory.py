@@ -244,7 +244,7 @@ def _uses(op: Operator, position: int, *, aliases: bool) -> Iterator[tuple[str, 
     yield "an input of which a view was taken before", on(lambda x: (x.view(-1), x))
 
     def beside(*given: Any) -> Any:
-        """Every tensor of its form is another row of one base."""
+        """Call it with each tensor of the shape and dtype of the mutated one in a row of its own of one base tensor."""
         x = given[position]
         form = [i for i, y in enumerate(given) if isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype]
         base = torch.stack([given[i] for i in form])
@@ -252,7 +252,7 @@ def _uses(op: Operator, position: int, *, aliases: bool) -> Iterator[tuple[str, 
         return base * 1, whole(made)
 
     def twice(*given: Any) -> Any:
-        """Every tensor of its form is the one it writes to."""
+        """Call it with the mutated tensor itself in the place of each tensor of its shape and dtype."""
         x = given[position] * 1
         form = [isinstance(y, Tensor) and y.shape == x.shape and y.dtype == x.dtype for y in given]
         return whole(op.call(*(x if f else y for f, y in zip(form, given, strict=True)))), x * 1

@@ -21,7 +21,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Gathering(DefaultAllGather):
-    """FSDP's own, counted."""
+    """FSDP's own all-gather, whose bytes are counted."""
 
     def __call__(self, output_tensor: Tensor, *more: Any, **options: Any) -> Any:
         sent.count(output_tensor)
@@ -29,7 +29,7 @@ class Gathering(DefaultAllGather):
 
 
 class Scattering(DefaultReduceScatter):
-    """FSDP's own, counted."""
+    """FSDP's own reduce-scatter, whose bytes are counted."""
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, *more: Any, **options: Any) -> Any:
         sent.count(input_tensor)

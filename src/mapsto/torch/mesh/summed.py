@@ -58,7 +58,7 @@ class Summed:
                     parameter.grad = None
 
     def _buckets(self, gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """In a row, of one dtype each, and of no more than `bytes` where they are several."""
+        """Buckets of gradients in their order: of one dtype each, and at most `bytes`, unless one alone is larger."""
         bucket: list[Tensor] = []
         size = 0
         for gradient in gradients:

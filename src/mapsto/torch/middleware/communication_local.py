@@ -85,7 +85,7 @@ class LocalSGD:
         return told
 
     def _outer(self) -> None:
-        """What is done with the average."""
+        """What a subclass does with the average of the replicas, such as an outer step; here nothing."""
 
     def _means(self, total: Tensor | None = None) -> list[Tensor]:
         """The average of every parameter over replicas, of it the part that is here. total: the weight that all saw."""

@@ -88,7 +88,7 @@ class PowerSGD:
 
     @functools.cached_property
     def others(self) -> list[Tensor]:
-        """The other parameters."""
+        """The parameters that are not factorised, whose gradients are averaged as they are."""
         thin = {id(m.parameter) for m in self.matrices}
         return [p for p in self.state.parameters if id(p) not in thin]
 

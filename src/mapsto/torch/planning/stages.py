@@ -133,10 +133,10 @@ def _take_random(take: Any) -> Any:
 
 
 class _Deaf:
-    """A generator that keeps its state."""
+    """A generator whose state cannot be set, so that a rehearsed stage leaves the run's random stream alone."""
 
     def __init__(self, generator: Any) -> None:
         self.get_state = generator.get_state
 
     def set_state(self, state: Any) -> None:
-        """Nothing is set."""
+        """Leave the state as it is."""

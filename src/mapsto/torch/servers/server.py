@@ -41,7 +41,7 @@ class ServerMesh(Exchange):
         self.rows = rows
 
     def join(self, *_: Any) -> None:
-        """Nothing: there is no process group."""
+        """Join nothing: a server is in no process group."""
 
     def setup(self, builder: Builder) -> None:
         self.shapes = {name: p.shape for name, p in builder.model.named_parameters() if p.requires_grad}
@@ -123,7 +123,7 @@ class Server:
         return f"{os.uname().nodename} (process {os.getpid()})"
 
     def connect(self, peers: Sequence[Any], generation: int) -> None:
-        """Handles of the other servers."""
+        """Take the handles of the other servers, which it exchanges norms with."""
         self.mesh.connect([_sender(peer) for peer in peers], generation)
 
     def receive(self, tag: tuple[int, int], rank: int, value: float) -> None:

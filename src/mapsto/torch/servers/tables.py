@@ -68,7 +68,7 @@ class Tables:
             raise DataError(f"{name}: row {wrong} was looked up, and the table has rows 0 to {self.rows[name] - 1}")
 
     def begin(self) -> None:
-        """Forget the look-ups so far."""
+        """Forget which rows the step before looked up."""
         for leaves in self._leaves.values():
             leaves.clear()
 

@@ -36,7 +36,7 @@ class WorkerMesh(OneProcess):
         self.worker = worker
 
     def join(self, *_: Any) -> None:
-        """Nothing: there is no process group."""
+        """Join nothing: a worker is in no process group."""
 
     def setup(self, builder: Builder) -> None:
         self.tables = Tables(builder.model, self.worker.pull_rows)
@@ -71,7 +71,7 @@ class Worker:
 
     # -- one block of a step -----------------------------------------------------------------------------------------
     def close(self) -> None:
-        """End what the reader started."""
+        """End the worker processes that the reader started."""
         self.streams.close()
 
     def work(self, step: int, block: range) -> tuple[Any, ...]:

@@ -110,7 +110,7 @@ def _chain(calls: Sequence[Callable[..., Any]], first: bool) -> Callable[[dict[s
 
 # -- followed ------------------------------------------------------------------------------------------------------------
 def _followed(model: nn.Module, stages: int, split: Sequence[str] | None) -> list[Section]:
-    """From the graph of its forward."""
+    """The sections that a model's forward passes through one after another, found in its traced graph."""
     try:
         graph = outline(model)
     except SpecError as error:

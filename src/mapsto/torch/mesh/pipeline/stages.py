@@ -62,7 +62,7 @@ class Part:
     elsewhere: frozenset[str] = frozenset()
 
     def summary(self) -> dict[str, int]:
-        """Sizes of the whole model."""
+        """The sizes of the whole model, of which this rank holds a stage, for people."""
         trained = sum(size for name, size in self.sizes.items() if self.everywhere[name])
         return {"parameters": sum(self.sizes.values()), "trainable": trained}
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True)
 class _Announced:
-    """A tensor that is to come."""
+    """Shape and type of a tensor that the stage before will send."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype

@@ -25,7 +25,7 @@ def nothing(dtype: torch.dtype) -> float | complex:
 
 
 def plus(left: Tensor, right: Tensor) -> Tensor:
-    """In place on the left one."""
+    """Add the right tensor to the left one in place, and return the left one."""
     real(left).add_(real(right))
     return left
 

@@ -44,7 +44,7 @@ class StrictSharded(Sharded):
                 module.set_custom_reduce_scatter(scatter)
 
     def begin(self, own: tuple[int, ...], block: range) -> None:
-        """Before the passes of a step."""
+        """Forget the sums of the step before: the passes of a new one begin."""
         self.passes.reset(own, block)
         for scatter in self.scatters:
             scatter.reset()
