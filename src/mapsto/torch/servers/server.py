@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from ...core.compose import Declared
 from ...core.errors import CheckpointError
 from ...core.plan import MESH
+from ...servers.blueprint import Shipment
 from ...servers.partition import Rows
 from ..mappings import Grad, Metrics
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import trees, wire
-from .blueprint import Shipment
+from .blueprint import Blueprint
 from .exchange import Exchange
 
 DECLARED = Declared(wraps=("grad",), provides=(MESH,))
@@ -115,7 +116,7 @@ class Server:
 
     def build(self, shipment: Shipment, rank: int, shards: Sequence[Rows], timeout: float) -> str:
         """Make the optimizer and the middleware over the rows of server `rank`; where this runs."""
-        blueprint = shipment.open()
+        blueprint: Blueprint = shipment.open()
         self.rank, self.rows = rank, shards[rank]
         self.mesh = ServerMesh(self.rows, rank, len(shards), timeout)
         self.program = blueprint.program(self.mesh, device="cpu")

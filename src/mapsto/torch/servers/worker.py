@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...core.errors import SpecError
 from ...data.stream import PaddingBatch
+from ...servers.blueprint import Shipment
 from ...servers.exchange import ServerLost
 from ...servers.partition import Rows
 from ...servers.streams import Streams
@@ -21,7 +22,7 @@ from ..mesh.one import OneProcess
 from ..placement import place
 from ..state import Builder, State
 from . import trees, wire
-from .blueprint import Blueprint, Shipment
+from .blueprint import Blueprint
 from .server import DECLARED
 from .tables import Tables, split_by_rows
 
