@@ -44,6 +44,32 @@ def test_a_package_is_written(mapsto, tmp_path, kind):
     assert [p.name for p in tmp_path.iterdir()] == ["mapsto-some-thing"]
 
 
+def test_a_wing_is_written(mapsto, tmp_path):
+    said = mapsto("new", "wing", "some_thing", "--into", tmp_path)
+    assert said.code == 0, said.err
+    assert "mapsto check some_thing/layer/dense" in said.err
+    folder = tmp_path / "mapsto-some-thing"
+    points = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert points["mapsto.wings"] == {"some_thing": "mapsto_some_thing:WING"}
+    for reference in points["mapsto.some_thing"].values():
+        module, _, target = reference.partition(":")
+        assert target in (folder / "src" / f"{module.replace('.', '/')}.py").read_text()
+    for file in folder.rglob("*.*"):
+        assert "my_name" not in file.read_text()
+        assert file.suffix != ".py" or ast.get_docstring(ast.parse(file.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("torch", "the wing torch exists already"), ("layer", "means something else"), ("MyWing", "write my_wing")],
+)
+def test_a_wing_that_cannot_be_written(mapsto, tmp_path, name, told):
+    said = mapsto("new", "wing", name, "--into", tmp_path)
+    assert said.code == 1
+    assert told in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_overwritten(mapsto, tmp_path):
     assert mapsto("new", "loss", "own", "--into", tmp_path).code == 0
     mine = tmp_path / "mapsto-own" / "src" / "mapsto_own" / "__init__.py"

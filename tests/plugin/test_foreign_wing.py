@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,6 +225,23 @@ def test_a_wing_that_trains_nothing_owes_no_law_of_programs_and_has_no_task_of_a
     found = judged(mapsto, tmp_path / "found.json", tmp_path / "spec.yaml", "--trust", "--kind", "program")
     assert {*found["run"].values()} == {"not applicable"}
     assert "task" not in found
+
+
+def test_a_wing_that_mapsto_new_writes_keeps_its_laws_and_sees_planted_bugs(mapsto, loaded, tmp_path):
+    assert mapsto("new", "wing", "toynew", "--into", tmp_path).returncode == 0
+    folder, site = tmp_path / "mapsto-toynew", tmp_path / "site"
+    site.mkdir()
+    install(site, "mapsto_toynew", tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"])
+    where = {"PYTHONPATH": f"{folder / 'src'}:{site}"}
+    (folder / "conftest.py").write_text("")
+    done = run(loaded, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", environment=where, cwd=folder)
+    assert done.returncode == 0, done.stdout
+    assert "failed" not in done.stdout
+    words = ("-m", "mapsto", "check", "toynew/layer/dense", "toynew/schedule/halving", "mapsto-toynew")
+    done = run(loaded, *words, environment=where, cwd=tmp_path)  # where a folder of the distribution's name stands
+    assert done.returncode == 0, done.stdout
+    assert "✓ own_weights" in done.stdout
+    assert "unknown" not in done.stdout
 
 
 # -- wings that are broken ---------------------------------------------------------------------------------------------

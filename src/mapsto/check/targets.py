@@ -329,6 +329,11 @@ def _is_spec(target: str, kind: str | None) -> bool:
     return Path(path).suffix in (".py", ".yaml", ".yml") and not _names_component(target, kind)
 
 
+def is_package(target: str) -> bool:
+    """Whether a folder is there that is no run's, and a distribution of its name is what is meant: as where its source is."""
+    return Path(target).is_dir() and not _is_spec(target, None)
+
+
 def _names_component(target: str, kind: str | None) -> bool:
     """Whether `file.py:Name` names a component rather than a function that returns a spec."""
     path, _, name = target.partition(":")

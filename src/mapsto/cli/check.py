@@ -20,6 +20,7 @@ from ..check.baseline import Baseline
 from ..check.changed import Changes, changes
 from ..check.process import Server
 from ..check.results import Results, of_problem
+from ..check.targets import is_package
 from ..core.errors import SpecError
 from ..core.laws import Law, Subject, Verdict, all_laws, find_law
 from ..core.wings import DEFAULT
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     if options.write_baseline and options.changed is not None:
         options.parser.error("--write-baseline wants all that is checked, and so no --changed")
     for target in options.targets:
-        trusting.admit(options, target)
+        if not is_package(target):
+            trusting.admit(options, target)
     if options.list:
         with runner.server(options.jobs) as served:
             return _list_owed(_resolved(options, served), options)

@@ -26,12 +26,15 @@ EPILOG = """\
 examples:
   mapsto new middleware spike_guard             writes ./mapsto-spike-guard
   mapsto new loss hinge --into ~/plugins        writes ~/plugins/mapsto-hinge
+  mapsto new wing toyframe                      a framework of one's own: drivers, a layer, a law
 then:
   pip install -e mapsto-spike-guard && pytest mapsto-spike-guard
   mapsto show middleware/spike_guard
 
 NAME is snake_case: it is the name in specs and of the function, and CamelCase makes it that of a class."""
 
+TEMPLATES = "mapsto.cli.templates"
+"""The templates of wings stand beside those of PyTorch's kinds."""
 PROJECT = """\
 [build-system]
 requires = ["setuptools>=77"]
@@ -49,8 +52,7 @@ dependencies = ["{requires}"]
 test = ["pytest"]
 
 # What makes it known to mapsto: "kind/name" = "module:attribute". One package may register many.
-[project.entry-points."{group}"]
-"{kind}/{name}" = "{package}:{target}"
+{entries}
 
 [tool.setuptools.packages.find]
 where = ["src"]
@@ -77,8 +79,44 @@ The {kind} `{name}` for mapsto: {signature}.
 """
 
 
+ENTRY = """\
+[project.entry-points."{group}"]
+"{kind}/{name}" = "{package}:{target}\""""
+WING_ENTRIES = """\
+[project.entry-points."mapsto.wings"]
+{name} = "{package}:WING"
+
+[project.entry-points."mapsto.{name}"]
+"layer/dense" = "{package}.layers:Dense"
+"schedule/halving" = "{package}.schedules:Halving"
+"law/{name}" = "{package}.native_laws:laws\""""
+WING_README = """\
+# {distribution}
+
+The wing `{name}` for mapsto: a framework of one's own, whose mappings keep the laws of every wing.
+
+    pip install -e .
+    pytest                                  # its test
+    mapsto check {name}/layer/dense           # what a layer of it owes, and whether it keeps it
+
+| file | what |
+|---|---|
+| `src/{package}/__init__.py` | what mapsto knows of it before it is imported |
+| `src/{package}/framework.py` | a framework in a page, for yours to take its place |
+| `src/{package}/layers.py`, `schedules.py` | a layer and a schedule, with what their laws are fed |
+| `src/{package}/drivers.py` | how laws build, feed and read them: the file to make yours |
+| `src/{package}/laws.py` | what the checker asks of the wing |
+| `src/{package}/native_laws.py` | a law of this framework alone |
+| `tests/test_{name}.py` | the laws as tests, and planted bugs that they must catch |
+| `pyproject.toml` | the entry points: the wing, and what is of it |
+
+Next: drivers of losses, optimizers, surgery (`mapsto.laws.drivers` says what each method gives, the page of laws which of
+them a law needs), and `program` of the wing, by which specs of `wing: {name}` train (`mapsto.engine.wing.Wing`).
+"""
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(kinds())}")
+    parser.add_argument("kind", metavar="KIND", help=f"one of {', '.join(kinds())}; or wing, a framework of one's own")
     parser.add_argument("name", metavar="NAME", help="snake_case")
     parser.add_argument("--wing", default=DEFAULT, help=f"the framework that it extends (default: {DEFAULT})")
     parser.add_argument("--into", metavar="DIR", default=".", help="where to make the package's folder (default: here)")
@@ -89,7 +127,8 @@ def run(options: argparse.Namespace) -> int:
     files = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     write(str(folder))
     note("\n".join(f"  {file}" for file in files))
-    note(f"\nnext:\n  pip install -e {folder} && pytest {folder}\n  mapsto show {options.kind}/{options.name}")
+    then = f"check {options.name}/layer/dense" if options.kind == "wing" else f"show {options.kind}/{options.name}"
+    note(f"\nnext:\n  pip install -e {folder} && pytest {folder}\n  mapsto {then}")
     return 0
 
 
@@ -99,8 +138,10 @@ def write_package(kind: str, name: str, into: Path, wing: str = DEFAULT) -> Path
     Raises UnknownName for a wing that is not there or a kind without a template, SpecError for a name that cannot be used, is
     taken, or whose folder exists.
     """
-    if kind not in kinds(wing):
-        raise UnknownName(f"there is no template for a kind {kind!r} in the wing {wing}; {nearest(kind, kinds(wing))}")
+    if kind != "wing" and kind not in kinds(wing):
+        raise UnknownName(
+            f"there is no template for a kind {kind!r} in the wing {wing}; {nearest(kind, [*kinds(wing), 'wing'])}"
+        )
     _check_name(kind, name, wing)
     distribution = f"mapsto-{name.replace('_', '-')}"
     folder = into.expanduser() / distribution
@@ -109,7 +150,8 @@ def write_package(kind: str, name: str, into: Path, wing: str = DEFAULT) -> Path
     temporary = folder.with_name(f".{distribution}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        for path, text in files_of(kind, name, distribution, wing).items():
+        files = wing_files(name, distribution) if kind == "wing" else files_of(kind, name, distribution, wing)
+        for path, text in files.items():
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
@@ -147,12 +189,32 @@ def files_of(kind: str, name: str, distribution: str, wing: str) -> dict[str, st
         "command": _command(kind, example, in_yaml),
     }
     return {
-        "pyproject.toml": PROJECT.format(**facts),
+        "pyproject.toml": PROJECT.format(**facts, entries=ENTRY.format(**facts)),
         "README.md": README.format(**facts),
         f"src/{package}/__init__.py": code,
         f"src/{package}/py.typed": "",
         f"tests/test_{name}.py": _filled(_template(f"test_{kind}", wing), name),
         example: _filled(_spec(kind, templates) if in_yaml else _template(f"example_{kind}", wing), name),
+    }
+
+
+def wing_files(name: str, distribution: str) -> dict[str, str]:
+    """Path -> text of every file of a package that brings a wing."""
+    package, room = distribution.replace("-", "_"), resources.files(TEMPLATES).joinpath("wing")
+    facts = {"kind": "wing", "name": name, "distribution": distribution, "package": package, "requires": "mapsto"}
+    code = {file.name: file.read_text(encoding="utf-8") for file in room.iterdir() if file.name.endswith(".py")}
+    test = (
+        resources.files(TEMPLATES)
+        .joinpath("test_wing.py")
+        .read_text(encoding="utf-8")
+        .replace("from .wing.", f"from {package}.")
+    )
+    return {
+        "pyproject.toml": PROJECT.format(**facts, entries=WING_ENTRIES.format(**facts)),
+        "README.md": WING_README.format(**facts),
+        **{f"src/{package}/{file}": _filled(text, name) for file, text in sorted(code.items())},
+        f"src/{package}/py.typed": "",
+        f"tests/test_{name}.py": _filled(test, name),
     }
 
 
@@ -166,12 +228,22 @@ def _check_name(kind: str, name: str, wing: str) -> None:
         words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
         hint = f"; write {'_'.join(words)}" if words and words[0][0].isalpha() else ""
         raise SpecError(f"{name!r} is no name for a {kind}: snake_case is wanted, such as clip_norm{hint}")
+    if kind == "wing":
+        _check_wing(name)
+        return
     taken = {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, *_imported(kind, wing)}
     if hidden := [written for written in (name, camel(name)) if written in taken]:
         raise SpecError(f"{name!r} is no name for a {kind}: its code would hide another {hidden[0]!r}; choose another name")
     for entry in registry.entries(kind, wing):
         if entry.name == name:
             raise SpecError(f"{entry.key} exists already, from {entry.origin}: choose another name")
+
+
+def _check_wing(name: str) -> None:
+    if name in ("wings", *registry.kinds()) or keyword.iskeyword(name):
+        raise SpecError(f"{name!r} is no name for a wing: it means something else to mapsto or Python; choose another name")
+    if name in registry.wings():
+        raise SpecError(f"the wing {name} exists already: choose another name")
 
 
 def _imported(kind: str, wing: str) -> set[str]:
