@@ -75,11 +75,17 @@ def _clipped_by_value(gradients: Sequence[Tensor]) -> list[Tensor]:
     return [g.clamp(-0.01, 0.01) for g in gradients]
 
 
+def _averaged(average: Any, weights: Any, t: int, decay: float, warmup: int) -> Any:
+    """Polyak's average with the warm-up of its decay."""
+    decay = min(decay, t / (warmup + t - 1)) if warmup else decay
+    return decay * average + (1 - decay) * weights
+
+
 CLIP, ACCUMULATE = use("clip_norm", max_norm=0.05), use("accumulate", steps=3)
 RULES = {"rules": [{"match": ["head.*"], "lr": 1e-3}]}
 OWN: dict[str, dict[str, Any]] = {
     "Accumulate": {"args": {"steps": 3}, "neutral": {"steps": 1}},
-    "ActivationCheckpointing": {"args": {"modules": ["block"]}, "neutral": {"modules": ["block"]}},
+    "ActivationCheckpointing": {"args": {"modules": ["block"]}, "neutral": {"modules": ["block"]}, "tags": {"same_result"}},
     "ClipNorm": {
         "args": {"max_norm": 0.05},
         "neutral": [{"max_norm": 1e9}, {"max_norm": None}],
@@ -93,7 +99,7 @@ OWN: dict[str, dict[str, Any]] = {
         "edits": _clipped_by_value,
         "commutes": [use("freeze", patterns=["embed"]), use("no_weight_decay")],
     },
-    "Compile": {"args": {"backend": "eager"}, "neutral": {"enabled": False}},
+    "Compile": {"args": {"backend": "eager"}, "neutral": {"enabled": False}, "tags": {"same_result"}},
     "CompressGradients": {"args": {"dtype": "bf16"}, "neutral": {"dtype": "fp32"}, "drift": 0.01},
     "CutMix": {"args": {"alpha": 1.0}, "neutral": {"alpha": 0}, "tags": {"per_micro_batch", "images"}},
     "DiLoCo": {
@@ -103,7 +109,7 @@ OWN: dict[str, dict[str, Any]] = {
         "drift": 0.2,
     },
     "Distillation": {"args": {"teacher": use(teacher)}, "neutral": {"teacher": use(teacher), "alpha": 0.0}},
-    "EMA": {"args": {"decay": 0.9, "warmup": 3}, "neutral": {"decay": 0.9}},
+    "EMA": {"args": {"decay": 0.9, "warmup": 3}, "neutral": {"decay": 0.9}, "average": _averaged},
     "Freeze": {"args": {"patterns": ["embed"]}, "neutral": None, "commutes": [CLIP, ACCUMULATE]},
     "GradientNoise": {"args": {"eta": 0.1}, "neutral": {"eta": 0}, "tags": {"adds_noise"}},
     "Health": {"args": {"every": 1}, "neutral": [{"every": 2}, {"every": 0}]},
@@ -115,7 +121,7 @@ OWN: dict[str, dict[str, Any]] = {
     },
     "Mixup": {"args": {"alpha": 0.4}, "neutral": {"alpha": 0}, "tags": {"per_micro_batch"}},
     "NoWeightDecay": {"args": {}, "neutral": None, "commutes": [CLIP, ACCUMULATE]},
-    "Nonfinite": {"args": {"every": 2}, "neutral": [{"every": 2}, {"action": "skip"}]},
+    "Nonfinite": {"args": {"every": 2}, "neutral": [{"every": 2}, {"action": "skip"}], "tags": {"same_result"}},
     "ParamGroups": {"args": RULES, "neutral": {"rules": [{"match": ["head.*"], "lr": 1e-2}]}, "commutes": [CLIP]},
     "PowerSGD": {
         "args": {"rank": 1, "min_compression_rate": 1.0},
