@@ -20,7 +20,7 @@ ALLOWED = {  # the rooms of the house, and which others each may import
     "laws": {"core", "data", "formulas"},  # laws of programs read batches
     "engine": {"core", "data"},
     "servers": {"core"},
-    **{wing: {"core", "data", "formulas", "laws", "servers", "tasks"} for wing in WINGS},
+    **{wing: {"core", "data", "formulas", "laws", "servers", "tasks", "processes"} for wing in WINGS},
     "wings": {"core"},
     "processes": {"core"},
     "check": {"core", "processes"},

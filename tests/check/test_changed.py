@@ -125,6 +125,13 @@ def test_what_is_installed_in_the_work_tree_is_not_of_the_project(project):
     assert not changes().touch([str(project / "venv/json.py")])
 
 
+def test_before_the_first_commit_everything_is_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    (tmp_path / "a.py").write_text("")
+    assert changes("HEAD").touch([str(tmp_path / "a.py")])
+
+
 @pytest.mark.parametrize("since", ["layer.py:Gate", "nowhere", "--all"])
 def test_what_is_no_commit_is_told(project, since):
     with pytest.raises(SpecError, match="is no commit here"):

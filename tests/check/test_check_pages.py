@@ -7,7 +7,9 @@ from pathlib import Path
 
 import mapsto
 from mapsto.check import catalogue
+from mapsto.cli import entry
 from mapsto.core.laws import all_laws, example_of
+from mapsto.core.yaml_text import read_yaml
 from mapsto.testing import judge_law
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -45,3 +47,20 @@ def test_ids_are_unique_within_a_kind():
     for law in all_laws().values():
         for kind in law.kinds:
             assert seen.setdefault((kind, law.id), law.name) == law.name
+
+
+def test_the_commands_of_the_workflow_and_of_the_hook_are_taken():
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (DOCS / "check.md").read_text(), re.M | re.S)
+    known, workflow, configured = map(read_yaml, blocks)
+    assert set(known["layers.py:Gate"].values()) <= {"fail", "unknown", "vacuous"}
+    steps = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    commands = [re.sub(r"\$\{\{.*?\}\}", "main", step) for step in steps if step.startswith("mapsto ")]
+    (offered,) = read_yaml((DOCS.parent / ".pre-commit-hooks.yaml").read_text())
+    (repo,) = configured["repos"]
+    (used,) = repo["hooks"]
+    assert used["id"] == offered["id"]
+    commands.append(" ".join([offered["entry"], *used["args"]]))
+    assert len(commands) == 3
+    for command in commands:
+        _, options = entry.parse(command.split()[1:])
+        assert options.targets == ["layers.py:Gate", "recipe.py"]

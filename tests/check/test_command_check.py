@@ -344,7 +344,7 @@ def test_what_stops_it_ends_the_workers_and_leaves_what_there_is(tmp_path, numbe
     paths = {name: tmp_path / f"a.{name}" for name in ("json", "junit")}
     running = _started(tmp_path, *(word for name, path in paths.items() for word in (f"--{name}", path)))
     below = _below(running.pid)
-    assert len(below) == 2  # the fork server and the worker
+    assert len(below) == 3  # the fork server, the worker and its twin
     assert psutil.Process(running.pid).is_running()
     for _ in range(600):  # what is judged is there while it goes on
         if text := paths["json"].read_text():
@@ -367,7 +367,7 @@ def test_what_stops_it_ends_the_workers_and_leaves_what_there_is(tmp_path, numbe
 def test_a_killed_checker_leaves_no_worker(tmp_path):
     running = _started(tmp_path)
     below = _below(running.pid)
-    assert len(below) == 2  # the fork server and the worker
+    assert len(below) == 3  # the fork server, the worker and its twin
     running.kill()
     running.communicate(timeout=60)
     assert psutil.wait_procs(below, timeout=20)[1] == []

@@ -64,6 +64,9 @@ def changes(since: str | None = None) -> Changes:
     git repository, no such commit, or no common ancestor (as in a shallow clone).
     """
     root = Path(_git("rev-parse", "--show-toplevel", error="--changed: this is no work tree of git")[:-1]).resolve()
+    if not _commit("HEAD"):
+        all_ = _paths(root, _git("ls-files", "--cached", "--others", "--exclude-standard", "--full-name", "-z", "--", ":/"))
+        return Changes(root=root, since="the beginning, as nothing is committed", files=all_, project=all_)
     name = since if since is not None else next((n for n in MAIN if _commit(n)), None)
     if name is None:
         raise SpecError(f"--changed: none of {', '.join(MAIN)} is there to compare with: say a commit, --changed=REF")

@@ -30,6 +30,8 @@ IMPORT_LIMIT = 60.0
 """Seconds of computing, or of sleeping, in which a target must have been imported."""
 LATE, SHORT = 2, 10.0
 """A mapping that did not answer so many times has so many seconds for each further law."""
+LOOK = 0.05
+"""Seconds between two looks whether the server has imported all."""
 FREE = 0.8
 """The share of the memory of the machine (or container) that all workers together may allocate."""
 
@@ -206,13 +208,13 @@ def served_by(served: Server | None, jobs: int) -> Iterator[Server]:
 
 
 def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server, tell: Progress) -> None:
-    waiting: dict[int, queue.SimpleQueue[Task]] = {}
-    for task in sorted(tasks, key=lambda t: -t[1].seconds):  # the long ones first, so that none is left alone at the end
-        waiting.setdefault(task[1].ranks, queue.SimpleQueue()).put(task)
+    waiting: dict[int, list[Task]] = {}
+    for task in tasks:
+        waiting.setdefault(task[1].ranks, []).append(task)
     threads = [
-        threading.Thread(target=run.serve, args=(ranks, line, served), daemon=True)
+        threading.Thread(target=run.serve, args=(ranks, line, served), kwargs={"early": ranks == 1 and not k}, daemon=True)
         for ranks, line in waiting.items()
-        for _ in range(count if ranks == 1 else 1)
+        for k in range(count if ranks == 1 else 1)
     ]
     for thread in threads:
         thread.start()
@@ -238,17 +240,35 @@ class _Run:
         self.late: Counter[str] = Counter()
         self.made: dict[tuple[str, str, str], Verdict] = {}
         self.judged = queue.SimpleQueue[Verdict]()
-        self.stopped = threading.Event()
+        self.stopped, self._lock = threading.Event(), threading.Lock()
         self.error: Exception | None = None
 
-    def serve(self, ranks: int, waiting: queue.SimpleQueue[Task], served: Server) -> None:
-        """Take one task after another to a worker (or a group of ranks), which is kept while it stays as it was."""
+    def _next(self, waiting: list[Task], *, warm: bool) -> Task | None:
+        """The next task: a long one, so that none is left alone at the end; before the server is warm, a short one."""
+        with self._lock:
+            if not waiting:
+                return None
+            chosen = (max if warm else min)(waiting, key=lambda task: task[1].seconds)  # the first of those
+            waiting.remove(chosen)
+            return chosen
+
+    def serve(self, ranks: int, waiting: list[Task], served: Server, *, early: bool) -> None:
+        """Take one task after another to a worker (or a group of ranks), which is kept while it stays as it was.
+
+        early: begin with the short ones while the server still imports what only long ones need; others wait for that, and
+        a worker that was made before is replaced then.
+        """
         group: Group | None = None
+        warm = False
         try:
-            while not self.stopped.is_set():
-                try:
-                    task = waiting.get_nowait()
-                except queue.Empty:
+            while waiting and not self.stopped.is_set():
+                if not warm and (warm := served.is_warm()) and group is not None:
+                    group.end()
+                    group = None
+                if not warm and not early:
+                    time.sleep(LOOK)
+                    continue
+                if (task := self._next(waiting, warm=warm)) is None:
                     return
                 verdict, group = self._judged(task, group, ranks, served)
                 if not self.stopped.is_set():

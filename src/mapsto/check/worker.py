@@ -26,6 +26,7 @@ from ..core.errors import MapstoError
 from ..core.law_wings import law_wings
 from ..core.laws import Trial, Verdict, all_laws, find_law, verdict
 from ..core.recipes import load_file
+from ..processes import fresh
 from ..processes.system import adopt_orphans, children, command_of, letter
 from . import targets
 
@@ -43,6 +44,8 @@ def main(rank: int, world: int, store: str, memory: int, requests: int, answers:
         faulthandler.register(signal.SIGUSR1, all_threads=False)  # a hang says where, when asked
         if memory:
             limit_memory(memory)
+        if world == 1:
+            fresh.keep()  # of nobody's code, which laws of artefacts ask for
         serve(requests, answers, rank, world, store)
     except BaseException as error:  # noqa: BLE001  # told by the exit code and on the worker's own stderr
         sys.excepthook(type(error), error, error.__traceback__)
@@ -205,7 +208,7 @@ def folder() -> str:
 
 def left() -> list[str]:
     """The commands of processes that were started here and still run; empty where the system cannot tell."""
-    return [command_of(pid)[:80] for pid in children(os.getpid()) if not _is_over(pid)]
+    return [command_of(pid)[:80] for pid in {*children(os.getpid())} - fresh.kept() if not _is_over(pid)]
 
 
 def _is_over(pid: int) -> bool:

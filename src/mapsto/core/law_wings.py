@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,10 @@ class LawWing:
 
     def preload(self) -> None:
         """Import what most laws ask for late, and each worker would import anew."""
+
+    def preload_later(self) -> Sequence[str]:
+        """Modules that only some laws ask for, and that take long: each is imported while first laws are judged already."""
+        return ()
 
     def infer_kind(self, target: Any) -> str | None:  # noqa: ARG002
         """The kind of a class, factory or instance of this framework, or None."""

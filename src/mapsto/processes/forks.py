@@ -35,7 +35,8 @@ LOOK, GAP = 0.5, 5.0
 class ForkServer:
     """Starts processes on this machine. A context manager: leaving it kills all of them.
 
-    preload: modules that it imports; a module that is missing is told by whoever needs it. threads: of each process.
+    preload: modules that it imports, and then, while forks may be made already, those that each of them names in `LATER`; a
+    module that is missing is told by whoever needs it. threads: of each process.
     adopt: what a process started and left is ended with it, whichever session it made for itself. quiet: what the server
     itself says is kept for the error that tells of its end, and not shown. Safe to use from several threads.
 
@@ -60,7 +61,7 @@ class ForkServer:
     def _open(self) -> None:
         self._ours, theirs = socket.socketpair()
         self._buffer = b""
-        self._ready = self.closed = False
+        self._ready = self._warm = self.closed = False
         self._said = tempfile.TemporaryFile() if self._quiet else None  # noqa: SIM115  # closed by close()
         self.ended: dict[int, tuple[int, float]] = {}
         self._looked = self._pinged = time.monotonic()
@@ -99,6 +100,17 @@ class ForkServer:
         """Whether it can fork. A process that was killed closes its socket before its end can be waited for."""
         return self.receive() and self._process.poll() is None
 
+    def is_warm(self) -> bool:
+        """Whether it has imported what it imports later, too; also where it has ended, and nothing is to be waited for."""
+        with self._lock:
+            try:
+                self._begin()
+            except LaunchError:  # told by whoever forks
+                return True
+            there = self._warm or self.is_alive()
+            self.take()
+            return self._warm or not there
+
     def revive(self) -> None:
         """Start another one where this one has died (the kernel may have killed it for its memory)."""
         if not self.is_alive():
@@ -119,11 +131,15 @@ class ForkServer:
         pass_: descriptors for its standard output and error, and more that become its last arguments. Raises LaunchError.
         """
         with self._lock:
-            if not self._ready:
-                self._await("ready", START_LIMIT)
-                self._ready = True
+            self._begin()
             self._ask({"call": call, "arguments": list(arguments), "environment": dict(environment or {})}, pass_)
             return int(self._await("forked", LIMIT))
+
+    def _begin(self) -> None:
+        """Wait until it can fork. Raises LaunchError."""
+        if not self._ready:
+            self._await("ready", START_LIMIT)
+            self._ready = True
 
     def wait(self, pid: int, seconds: float = LIMIT) -> int | None:
         """The exit code of a process (below 0: the signal that ended it); None where it runs on. Raises LaunchError."""
@@ -224,6 +240,8 @@ class ForkServer:
                 self.ended[said["ended"]] = (said["code"], time.time())
             elif "pong" in said:
                 self._unanswered = False
+            elif "warm" in said:
+                self._warm = True
             else:
                 rest.append(said)
         return rest

@@ -1,9 +1,10 @@
 """The process that imports what others need once: each of them is a fork of it, made in milliseconds.
 
 It reads JSON lines on a socket: `fork` (with the descriptors for standard output and error) gives a pid, `kill` ends one
-with all that it started, `ping` shows that it is there; that one has ended is told by itself. No user code is imported here,
-and nothing that starts a thread or a device context, so a fork is as good as a fresh process. Where its socket closes it kills
-what it forked, so that nothing outlives who asked for it.
+with all that it started, `ping` shows that it is there; that one has ended is told by itself. What a preloaded module names
+in `LATER` is imported while nothing is asked, and told as `warm`: forks begin before, and those made after have it too. No
+user code is imported here, and nothing that starts a thread or a device context, so a fork is as good as a fresh process.
+Where its socket closes it kills what it forked, so that nothing outlives who asked for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import faulthandler
 import gc
 import importlib
+import io
 import json
 import os
 import selectors
@@ -44,9 +46,11 @@ def main() -> None:
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is shared with the forks stays shared
-    gc.enable()
-    server = _Server(control, adopt=settings["adopt"])
+    later = [name for module in settings["preload"] for name in getattr(sys.modules.get(module), "LATER", ())]
+    server = _Server(control, adopt=settings["adopt"], later=later)
     server.send({"ready": os.getpid()})
+    if not later:
+        server.send({"warm": True})
     try:
         server.serve()
     finally:
@@ -55,8 +59,8 @@ def main() -> None:
 
 
 class _Server:
-    def __init__(self, control: socket.socket, *, adopt: bool) -> None:
-        self.control, self.adopt = control, adopt
+    def __init__(self, control: socket.socket, *, adopt: bool, later: list[str]) -> None:
+        self.control, self.adopt, self.later = control, adopt, later
         self.living: set[int] = set()
         self.wakeup_read, self.wakeup_write = os.pipe()
 
@@ -70,13 +74,25 @@ class _Server:
             selector.register(self.control, selectors.EVENT_READ)
             selector.register(self.wakeup_read, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select():
+                ready = selector.select(0 if self.later else None)
+                if not ready:
+                    self.preload()
+                for key, _ in ready:
                     if key.fileobj is self.wakeup_read:
                         with contextlib.suppress(BlockingIOError):
                             os.read(self.wakeup_read, 4096)
                         self.bury()
                     elif not self.answer():
                         return
+
+    def preload(self) -> None:
+        """Import the next of what is imported later; say so after the last."""
+        with contextlib.suppress(Exception):  # told by whoever needs it, in its own words
+            importlib.import_module(self.later.pop(0))
+        if not self.later:
+            gc.collect()
+            gc.freeze()
+            self.send({"warm": True})
 
     def answer(self) -> bool:
         """Carry out what is asked; whether anything was."""
@@ -145,6 +161,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        gc.enable()
         nothing = os.open(os.devnull, os.O_RDONLY)
         os.dup2(nothing, 0)
         os.close(nothing)
@@ -165,9 +182,10 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
 
 
 def _stream(descriptor: int, like: Any) -> Any:
-    """A stream of text on a descriptor: the server's own remembers of another file that it could seek there."""
-    buffering = 1 if descriptor == 2 else -1
-    return open(descriptor, "w", buffering, encoding=like.encoding, errors=like.errors, closefd=False)
+    """A stream of text on a descriptor, as unbuffered as the server's own, which remembers of another file that it could
+    seek there."""
+    raw = open(descriptor, "wb", 0, closefd=False)  # noqa: SIM115  # open as long as the process lives
+    return io.TextIOWrapper(raw, encoding=like.encoding, errors=like.errors, write_through=True)
 
 
 def leave(code: int) -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...processes import fresh
 
 SECONDS = 120
 RUNNER = """
@@ -98,15 +99,15 @@ def run_elsewhere(
         }  # fmt: skip
         (where / "request.json").write_text(json.dumps(request), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", "-c", RUNNER, str(where / "request.json")]
         try:
-            ended = subprocess.run(  # noqa: S603  # our own text
-                command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise NotRun(f"it did not end within {SECONDS} s") from None
-        if ended.returncode:
-            lines = [line for line in ended.stderr.splitlines() if line.strip()]
-            raise NotRun(lines[-1][:400] if lines else f"exit code {ended.returncode}")
+            code, said = fresh.run(
+                RUNNER, [str(where / "request.json")],
+                folder=where, environment=environment, seconds=SECONDS, without=request["blocked"],
+            )  # fmt: skip
+        except TimeoutError:
+            raise NotRun(f"it did not end within {SECONDS} s of computing, or of sleeping") from None
+        if code:
+            lines = [line for line in said.splitlines() if line.strip()]
+            raise NotRun(lines[-1][:400] if lines else f"exit code {code}")
         made: list[list[list[Tensor]]] = torch.load(where / "outputs.pt", weights_only=True)
         return made

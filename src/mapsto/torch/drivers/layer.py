@@ -166,7 +166,7 @@ class Driver:
         weights |= {n: torch.from_numpy(x).requires_grad_() for n, x in (parameters or {}).items()}
         state = {**{n: b.clone() for n, b in layer.named_buffers()}, **weights}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed % (1 << 63))
+            torch.default_generator.manual_seed(seed % (1 << 63))  # of the CPU alone: the others' note a stack each time
             outputs = with_gradient(torch.func.functional_call(layer, state, arguments))
         wrt |= {f"parameter {n}": p for n, p in weights.items() if p.requires_grad}
         if not outputs or not wrt:

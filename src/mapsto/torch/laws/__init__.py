@@ -35,6 +35,14 @@ COMPLETE = {
 
 PRELOAD = ("mapsto.torch.mesh.ranks", "mapsto.torch.sharded_files", "torch._dynamo")
 """Every optimizer and every mesh of ranks asks for these, when it is made."""
+LATER = (
+    "torch._inductor.codecache", "torch._functorch.aot_autograd", "torch._dynamo.backends.debugging",
+    "torch._inductor.debug", "torch._inductor.decomposition", "torch._inductor.lowering", "torch._inductor.pattern_matcher",
+    "torch.export._trace", "torch.export.pt2_archive._package", "torch._dynamo.testing", "torch._dynamo.repro.after_dynamo",
+    "torch._dynamo.dce_extra_outputs", "torch._inductor.compiler_bisector", "torch._higher_order_ops.passes",
+    "torch._subclasses.schema_check_mode", "torch.fx.experimental.validator", "torch.utils.serialization",
+)  # fmt: skip
+"""What a first compilation, even by `aot_eager`, and a first export import: 0.9 s, and as much again in collecting garbage."""
 
 
 def preload() -> None:
@@ -63,6 +71,11 @@ WORDS = {
 def words() -> Mapping[str, str]:
     """How to satisfy laws of all wings, in PyTorch's words."""
     return WORDS
+
+
+def preload_later() -> tuple[str, ...]:
+    """What compilers and exports ask for."""
+    return LATER
 
 
 def infer_kind(target: Any) -> str | None:
