@@ -38,14 +38,14 @@ def judged(law, target=Halves, **fields):
 
 def test_a_neutral_setting_is_asked_for():
     made = judged("middleware.neutral")
-    assert made.status == "unknown"
+    assert made.status == "not stated"
     assert "mapsto.example(Halves, args={...}, neutral={...})" in made.reason
     assert judged("middleware.neutral", more={"neutral": None}).status == "not applicable"
 
 
 def test_a_formula_is_asked_for_where_gradients_change():
     made = judged("middleware.true_gradients")
-    assert made.status == "unknown"
+    assert made.status == "not stated"
     assert "mapsto.example(Halves, edits=lambda gradients: [...])" in made.reason
     assert judged("middleware.true_gradients", more={"edits": lambda grads: [g / 2 for g in grads]}).status == "pass"
     wrong = judged("middleware.true_gradients", more={"edits": lambda grads: [g / 4 for g in grads]})

@@ -109,7 +109,7 @@ def test_surgery_asks_for_a_neutral_setting():
         return model
 
     made = judged("surgery", "surgery.neutral", same)
-    assert made.status == "unknown"
+    assert made.status == "not stated"
     assert "neutral={...}" in made.reason
     assert judged("surgery", "surgery.neutral", same, more={"neutral": None}).status == "not applicable"
     nothing = judged("surgery", "surgery.neutral", same, more={"neutral": {}})

@@ -43,7 +43,7 @@ def test_arguments_are_guessed_by_name_and_total_steps_is_injected() -> None:
 
 def test_a_formula_is_asked_for() -> None:
     made = judged(trapezium, "schedule.formula")
-    assert made.status == "unknown"
+    assert made.status == "not stated"
     assert "mapsto.example(trapezium, formula=lambda t, base, **args:" in made.reason
 
 

@@ -73,6 +73,14 @@ class Words(nn.Module):
         return self.head(h)
 
 
+class SparseWords(Words):
+    """The same with a table whose gradient is the rows that were looked up."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__(dropout)
+        self.embed = nn.Embedding.from_pretrained(self.embed.weight.detach(), freeze=False, sparse=True)
+
+
 def records(kind: str, dtype: str) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(5)
     if kind in TOKENS:
@@ -86,8 +94,8 @@ def records(kind: str, dtype: str) -> dict[str, np.ndarray]:
     return {"input": x, "target": rng.integers(0, 3, RECORDS)}
 
 
-MODELS = {"net": Net, "gated": Gated, "words": Words}
-TOKENS = {"words"}
+MODELS = {"net": Net, "gated": Gated, "words": Words, "sparse words": SparseWords}
+TOKENS = {"words", "sparse words"}
 """Models of tokens, whose task is that of a language model."""
 
 
@@ -126,6 +134,10 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     return program, reader(kind, dtype, case.get("batch", 13))
 
 
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.to_dense() if gradient.layout is torch.sparse_coo else gradient
+
+
 def steps(case: dict[str, Any]) -> dict[str, Any]:
     """Gradients of the first step, weights and metrics after `steps` of them, and the evaluation, as NumPy values."""
     program, reader = made(case)
@@ -136,8 +148,9 @@ def steps(case: dict[str, Any]) -> dict[str, Any]:
     def watched(*args: Any, **kwargs: Any) -> Any:
         if "gradients" not in seen:
             pairs = zip(program.state.names, program.state.parameters, strict=True)
+            whole = program.state.mesh.whole
             seen["gradients"] = {
-                n: None if p.grad is None else program.state.mesh.whole(p.grad).detach().clone().numpy() for n, p in pairs
+                n: None if p.grad is None else whole(_dense(p.grad)).detach().clone().numpy() for n, p in pairs
             }
         return update(*args, **kwargs)
 

@@ -112,6 +112,22 @@ def test_micro_shards_decide_dropout_and_ranks_do_not() -> None:
     assert error(other["weights"]["head.weight"], wanted["weights"]["head.weight"]) > 1e-6
 
 
+@pytest.mark.parametrize("options", [{}, UNUSED], ids=["", "unused"])
+@pytest.mark.parametrize("batch", [None, 1], ids=["", "a rank without records"])
+def test_sparse_gradients_are_summed_over_replicas(options: dict[str, bool], batch: int | None) -> None:
+    case = {
+        "model": "sparse words",
+        "optimizer": use("sgd", lr=0.1, fused=False),
+        **({} if batch is None else {"batch": batch}),
+    }
+    wanted = steps(case)
+    for found in on_ranks(2, all_steps, {"sparse": {**case, "mesh": {"replicate": 2, **options}}}):
+        for name, gradient in wanted["gradients"].items():
+            assert error(found["sparse"]["gradients"][name], gradient) < 1e-12, name
+        for name, weight in wanted["weights"].items():
+            assert error(found["sparse"]["weights"][name], weight) < 1e-12, name
+
+
 class Shrinks:
     """A middleware that edits the gradient of each pass."""
 

@@ -100,9 +100,26 @@ class Cached(Table):
         return {"input": self.cache[key]}
 
 
-class Wraps(Table):
+class AsNumPy(Table):
+    """Indices are NumPy's: it refuses those that are too large, and counts those below 0 from the end."""
+
     def __getitem__(self, indices):
         return {"input": self.values[indices]}
+
+
+class Wraps(Table):
+    def __getitem__(self, indices):
+        return {"input": self.values[indices % 7]}
+
+
+class LeavesOut(Table):
+    def __getitem__(self, indices):
+        return {"input": self.values[indices[indices < 7]]}
+
+
+class CountsFromNowhere(Table):
+    def __getitem__(self, indices):
+        return {"input": self.values[np.where(indices < 0, 0, indices)]}
 
 
 class Holds(Table):
@@ -305,7 +322,15 @@ MUTANTS = [
         models="in-memory caches",
         example=Example(),
     ),
-    Mutant(law="source.range", name="negative indices wrap around", bug=Wraps, twin=Table, models="NumPy indexing"),
+    Mutant(law="source.range", name="too large indices wrap around", bug=Wraps, twin=AsNumPy, models="indices modulo a length"),
+    Mutant(law="source.range", name="too large indices are left out", bug=LeavesOut, twin=Table, models="a slice that is cut"),
+    Mutant(
+        law="source.range",
+        name="a negative index is the first record",
+        bug=CountsFromNowhere,
+        twin=AsNumPy,
+        models="np.clip of an off-by-one order",
+    ),
     Mutant(law="source.travels", name="it holds a lambda", bug=Holds, twin=Table, models="lambdas in data sets under spawn"),
     Mutant(
         law="source.travels", name="its offset is lost", bug=Seeks, twin=Reopens, models="file positions after fork and pickle"

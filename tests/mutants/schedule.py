@@ -187,6 +187,11 @@ class Floated(Filled):
         group["lr"] = rate
 
 
+class SetsNothing(Halving):
+    def get_lr(self) -> list[float]:
+        return list(self.base_lrs)
+
+
 class FirstForAll(Halving):
     def get_lr(self) -> list[float]:
         return [Halving.get_lr(self)[0]] * len(self.base_lrs)
@@ -289,5 +294,14 @@ MUTANTS = [
         twin=Halving,
         models="a schedule that writes one rate",
         example=PLAIN,
+    ),
+    Mutant(
+        law="schedule.group_ratios",
+        name="no rate is set at all",
+        bug=SetsNothing,
+        twin=Halving,
+        models="a control that could not fail",
+        example=PLAIN,
+        status="vacuous",
     ),
 ]

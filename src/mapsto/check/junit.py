@@ -16,6 +16,7 @@ ELEMENT = {
     "fail": "failure",
     "unknown": "error",
     "vacuous": "error",
+    "not stated": "skipped",
     "not applicable": "skipped",
     "known failure": "skipped",
     "expected failure": "skipped",

@@ -24,7 +24,7 @@ from .targets import Problem, recipe_files
 
 Progress = Callable[[Verdict], None]
 Task = tuple[Subject, Law]
-ORDER = ("fail", "unknown", "vacuous", "known failure", "expected failure", "not applicable", "pass")
+ORDER = ("fail", "unknown", "vacuous", "not stated", "known failure", "expected failure", "not applicable", "pass")
 """Verdicts from the worst to the best."""
 IMPORT_LIMIT = 60.0
 """Seconds of computing, or of sleeping, in which a target must have been imported."""
@@ -186,7 +186,8 @@ def check(
     require_known(only, laws)
     priority = 0 if gate else 2 if thorough else 1
     tasks = [(s, w) for s in subjects for w in owed(s, laws, priority=priority, only=only)]
-    run, tell = _Run(limit=limit, seed=seed, thorough=thorough, record=record), progress or (lambda _: None)
+    run = _Run(limit=limit, seed=seed, thorough=thorough, gate=gate, record=record)
+    tell = progress or (lambda _: None)
     count = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     unmatched = [v for s in subjects for v in _unmatched(s, laws, seed)]
     for verdict in unmatched:
@@ -235,8 +236,8 @@ def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server, tell: P
 class _Run:
     """What the threads that ask workers share."""
 
-    def __init__(self, *, limit: float, seed: int, thorough: bool, record: bool) -> None:
-        self.limit, self.seed, self.thorough, self.record = limit, seed, thorough, record
+    def __init__(self, *, limit: float, seed: int, thorough: bool, gate: bool, record: bool) -> None:
+        self.limit, self.seed, self.thorough, self.gate, self.record = limit, seed, thorough, gate, record
         self.late: Counter[str] = Counter()
         self.made: dict[tuple[str, str, str], Verdict] = {}
         self.judged = queue.SimpleQueue[Verdict]()
@@ -271,6 +272,7 @@ class _Run:
                 if (task := self._next(waiting, warm=warm)) is None:
                     return
                 verdict, group = self._judged(task, group, ranks, served)
+                verdict = gating(verdict) if self.gate else verdict
                 if not self.stopped.is_set():
                     self.made[task[0].kind, task[0].label, task[1].name] = verdict
                     self.judged.put(verdict)
@@ -338,6 +340,11 @@ def together(verdicts: Mapping[int, Verdict], ranks: int) -> Verdict:
     if ranks > 1 and found.status in ("fail", "unknown"):
         return replace(found, reason=f"rank {worst}: {found.reason}")
     return found
+
+
+def gating(verdict: Verdict) -> Verdict:
+    """The verdict where the check gates: there what the author does not state is unknown."""
+    return replace(verdict, status="unknown") if verdict.status == "not stated" else verdict
 
 
 def blamed(verdict: Verdict, answers: list[dict[str, Any]]) -> Verdict:

@@ -19,6 +19,7 @@ MARKS: dict[Status, tuple[str, str, str]] = {
     "vacuous": ("○", "o", "bold yellow"),
     "known failure": ("~", "~", "magenta"),
     "expected failure": ("!", "!", "magenta"),
+    "not stated": ("–", "-", "dim"),
     "not applicable": ("·", ".", "dim"),
 }
 """Status -> mark, mark in ASCII, style."""

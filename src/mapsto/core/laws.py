@@ -18,7 +18,7 @@ from .errors import RegistryError, UnknownName, nearest
 from .registry import Entry, registry
 from .wings import DEFAULT
 
-Status = Literal["pass", "fail", "unknown", "vacuous", "not applicable", "expected failure", "known failure"]
+Status = Literal["pass", "fail", "unknown", "vacuous", "not stated", "not applicable", "expected failure", "known failure"]
 BAD: tuple[Status, ...] = ("fail", "unknown", "vacuous")
 """Verdicts with which a check does not succeed."""
 
@@ -159,6 +159,10 @@ class NotApplicable(Outcome):
     """Raised within a check: the law does not concern this subject, for a reason it declares."""
 
 
+class NotStated(Outcome):
+    """Raised within a check: what the author would have to state, such as a formula, and nothing speaks against it."""
+
+
 class Undecided(Outcome):
     """Raised within a check: it cannot be told, and this is what the author would have to state."""
 
@@ -226,6 +230,10 @@ class Trial:
         """It cannot be told; say what to write."""
         raise Undecided(reason)
 
+    def not_stated(self, reason: str) -> NoReturn:
+        """Only its author can say what it ought to compute; say what to write. It is unknown where the check gates."""
+        raise NotStated(reason)
+
     def fail(
         self,
         said: str,
@@ -264,6 +272,24 @@ class Trial:
             text = str(error).strip().splitlines()
             self.fail(f"{doing} raised {type(error).__name__}: {text[0] if text else ''}"[:600], cause="the component raised")
 
+    @contextmanager
+    def building(self, args: Mapping[str, Any], *, guessed: bool = True) -> Iterator[None]:
+        """Within it the subject is built with these arguments: an exception is its own where its author stated them, and
+        undecided where some were guessed, since a right mapping may refuse what nobody would have given it.
+        """
+        try:
+            with self.component("building it"):
+                yield
+        except Violation as refused:
+            if not guessed:
+                raise
+            name = self.subject.label.rpartition(":")[2].rpartition("/")[2]
+            said = ", ".join(f"{n}={v!r:.40}" for n, v in args.items()) or "no arguments"
+            self.undecided(
+                f"{refused.witness.said} (with {said}, some of it guessed); write beside it\n"
+                f"  mapsto.example({name}, args={{...}})"
+            )
+
 
 def judge(trial: Trial) -> tuple[Status, str, Witness | None]:
     """Run the check of a trial: the verdict's status, its reason and the witness. Lets nothing but KeyboardInterrupt out."""
@@ -279,6 +305,8 @@ def judge(trial: Trial) -> tuple[Status, str, Witness | None]:
         return "fail", broken.witness.said, broken.witness
     except NotApplicable as declared:
         return "not applicable", str(declared), None
+    except NotStated as silent:
+        return "not stated", str(silent), None
     except Undecided as open_question:
         return "unknown", str(open_question), None
     except SystemExit as left:

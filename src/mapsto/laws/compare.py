@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,10 @@ FACTOR = {"float64": 2.0, "float32": 2.0, "float16": 3.0, "bfloat16": 3.0}
 """T2: how many times the framework's own error a candidate may have (the factors of `torch._dynamo.utils.same`)."""
 EPS = {**{name: float(np.finfo(name).eps) for name in ("float64", "float32", "float16")}, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number."""
+DEPTH = 8
+"""How deep objects within objects are looked into: they may hold one another."""
+ROUNDINGS = 64
+"""How many of them a weight and its product may differ by, where it was added up in another order."""
 MAX = {**{name: float(np.finfo(name).max) for name in ("float64", "float32", "float16")}, "bfloat16": (2 - 2.0**-7) * 2.0**127}
 """The largest number."""
 
@@ -46,12 +52,30 @@ def dtype_of(array: Any) -> str:
 
 
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    """The leaves of nested dicts, lists and tuples by path."""
+    """The leaves of nested dicts, lists, tuples and dataclasses by path, and of objects that have no equality of their own.
+
+    Two of such objects are never equal, and their text holds their address: what stands in their attributes is compared. A
+    function has nothing to compare, so there is no leaf of it.
+    """
     if isinstance(tree, Mapping):
         return {k: v for key, value in tree.items() for k, v in leaves(value, f"{path}.{key}" if path else str(key)).items()}
     if isinstance(tree, (list, tuple)):
         return {k: v for i, value in enumerate(tree) for k, v in leaves(value, f"{path}[{i}]").items()}
+    if isinstance(tree, (FunctionType, MethodType, partial)):
+        return {}
+    if path.count(".") < DEPTH and (held := _held(tree)) is not None:
+        return leaves(held, path or "output")
     return {path or "output": tree}
+
+
+def _held(value: Any) -> dict[str, Any] | None:
+    """The attributes of a dataclass, or of an object of a class without equality; None for what is a leaf."""
+    if isinstance(value, (type, Exact)) or is_array(value):
+        return None
+    plain: Any = object.__eq__
+    if hasattr(value, "__dict__") and (is_dataclass(value) or type(value).__eq__ is plain):
+        return {n: v for n, v in vars(value).items() if v is not value}
+    return None
 
 
 def same(
@@ -107,6 +131,19 @@ def differs(got: Any, want: Any) -> bool:
         elif not _alike(other, value) or first_difference(other, value, "T0") is not None:
             return True
     return False
+
+
+def rounded(got: Any, want: Any) -> bool:
+    """Whether two trees differ by no more than roundings in float32: in each array 64 of its largest number."""
+    mine, theirs = leaves(got), leaves(want)
+    return mine.keys() == theirs.keys() and all(_rounded_alike(mine[path], value) for path, value in theirs.items())
+
+
+def _rounded_alike(got: Any, want: Any) -> bool:
+    if not is_array(got) or not is_array(want) or values(want).dtype != np.float32:
+        return not differs(got, want)
+    largest = float(np.abs(values(want)).max(initial=0.0))
+    return _alike(got, want) and (not largest or max_error(got, want) <= ROUNDINGS * EPS["float32"] * largest)
 
 
 def _alike(got: Any, want: Any) -> bool:

@@ -41,7 +41,7 @@ def fresh_inputs(trial: Trial) -> None:
     """The artefact gives what the model gives in evaluation, on other values, signs, branches and masks than those traced."""
     driver = driver_of(trial)
     for case in driver.cases(trial):
-        with trial.case(model=case.said, size=TRACED), exported(trial, case) as artefact:
+        with trial.case(model=case.said, size=TRACED), exported(trial, case, driver) as artefact:
             compare_on_fresh_inputs(trial, driver, case, opened(trial, case, artefact))
 
 
@@ -86,7 +86,7 @@ def without_source(trial: Trial) -> None:
     made: list[tuple[ExportCase, Path, list[tuple[Any, ...]]]] = []
     with ExitStack() as kept, trial.case(size=TRACED, process="fresh"):
         for case in list(driver.cases(trial))[:2]:
-            artefact = kept.enter_context(exported(trial, case))
+            artefact = kept.enter_context(exported(trial, case, driver))
             if not isinstance(artefact, (str, Path)):
                 trial.undecided(
                     f"it made a {type(artefact).__name__}, which another process cannot open: return the path of a file, "

@@ -15,22 +15,31 @@ from ..core.errors import MissingExtra
 from ..core.laws import Trial
 from .compare import EPS, Array, close_to_oracle, differs, dtype_of, same, values
 from .drivers import ExportCase, ExportDriver, Run
-from .layer_inputs import mapped
+from .layer_inputs import controlled_by_inputs, mapped
 
 TRACED = 5
 """Records in the example that is traced; no declared size is judged at this one alone."""
 
 
 @contextmanager
-def exported(trial: Trial, case: ExportCase, *, dynamic: Any = None, model: Any = None) -> Iterator[Any]:
-    """The artefact of a fresh model (or of this one), there within the block; an error of the export fails the law."""
+def exported(
+    trial: Trial, case: ExportCase, driver: ExportDriver | None = None, *, dynamic: Any = None, model: Any = None
+) -> Iterator[Any]:
+    """The artefact of a fresh model (or of this one), there within the block; an error of the export fails the law.
+
+    driver: calls the fresh model once before, as whoever exports one has: its caches are filled.
+    """
+    if model is None:
+        model = case.build()
+        if driver is not None:
+            called(trial, "the model itself", partial(driver.call, model), case.inputs(TRACED, "traced"))
     if dynamic is None:
         dynamic = trial.subject.kind == "export" and not trial.has("static")
     with TemporaryDirectory(prefix="mapsto-export-") as folder:
         with trial.component("exporting it"):
             given = case.inputs(TRACED, "traced")
             try:
-                artefact = case.export(case.build() if model is None else model, given, Path(folder), dynamic)
+                artefact = case.export(model, given, Path(folder), dynamic)
             except MissingExtra as missing:
                 trial.skip(str(missing))
         yield artefact
@@ -111,7 +120,7 @@ def compare_on_fresh_inputs(trial: Trial, driver: ExportDriver, case: ExportCase
             cause = "another path is taken while it is traced" if said == "the example" else cause
             want = agree(trial, driver, case, "the artefact", got, model, given, cause=cause)
             changed = changed or differs(want, at_trace)
-    trial.control("other inputs give another result", changed)
+    controlled_by_inputs(trial, "other inputs give another result", changed)
 
 
 def _takes(driver: ExportDriver, model: Any, given: tuple[Any, ...]) -> bool:

@@ -10,7 +10,7 @@ from ..core.laws import Laws, Trial
 from ..core.random import derive
 from .compare import Array, differs, leaves, ratio_cause, same
 from .drivers import LayerDriver
-from .layer_inputs import placed
+from .layer_inputs import no_gradient, placed
 
 laws = Laws("layer", "model", driver=LayerDriver)
 
@@ -33,6 +33,10 @@ STEP, ATOL, RTOL = 1e-6, 1e-5, 1e-3
 def gradients(trial: Trial) -> None:
     """Gradients with respect to inputs and parameters equal finite differences in float64, in evaluation and in training."""
     driver: LayerDriver = trial.driver
+    if trial.has("surrogate_gradient"):
+        trial.skip("its gradient is meant to be another one than its derivative, as it declares")
+    if trial.has("reentrant"):
+        trial.skip("its gradients are given to backward() alone, as it declares")
     for training in (False, True):
         with trial.case(size=2, dtype="float64", mode="training" if training else "evaluation"):
             layer, given = driver.exact(trial, 2, training=training)
@@ -65,7 +69,7 @@ def _against_differences(trial: Trial, layer: Any, given: tuple[Any, ...], *, or
     seed = derive(trial.seed, "gradients")
     _, found = driver.total(trial, layer, given, seed=seed, order=order)
     if not found:
-        trial.skip("nothing of it is differentiable")
+        no_gradient(trial)
     known = leaves({f"input {i}": x for i, x in enumerate(given)})
     known |= {f"parameter {n}": x for n, x in driver.parameters(layer).items()}
     if odd := sorted(found.keys() - known.keys()):
@@ -95,13 +99,18 @@ def _compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, 
         return
     at = int(np.nanargmax(off)) if not np.isnan(off).all() else 0
     missing = not got.any() and bool(want.any())
+    flat = bool(got.any()) and not want.any()
     ratio = f"its {what} is {got[at] / want[at]:.4g} of what it should be" if abs(want[at]) > 1e-6 else ratio_cause(got, want)
     trial.fail(
         f"the {what} of {path} is {got[at]:.6g}, and {want[at]:.6g} by finite differences",
         measured=float(abs(got[at] - want[at])),
         allowed=f"{ATOL} + {RTOL} |x|",
         first={"tensor": path.removeprefix("parameter ")},
-        cause=f"its {what} is missing: cut off or not returned" if missing else ratio,
+        cause=f"its {what} is missing: cut off or not returned"
+        if missing
+        else "the output is flat there; where an estimator is meant (straight-through), state tags={'surrogate_gradient'}"
+        if flat
+        else ratio,
     )
 
 
@@ -136,7 +145,7 @@ def partial_gradients(trial: Trial) -> None:
     layer, given = driver.exact(trial, 2)
     whole = driver.see(trial, layer, given).get("gradient", {})
     if not whole:
-        trial.skip("nothing of it is differentiable")
+        no_gradient(trial)
     names = list(driver.parameters(layer))
     cases: dict[str, tuple[tuple[int, ...], list[str]]] = {}
     if names:
@@ -187,7 +196,8 @@ def state(trial: Trial) -> None:
         lost = driver.unsaved(layer)
         cause = f"buffers that are not persistent: {', '.join(lost)}" if lost else "state that is not in what it saves"
         same(trial, "a fresh instance with its state", driver.see(trial, fresh, given), want, cause=cause)
-        if driver.has_state(layer):
-            trial.control("a fresh instance without the state differs", differs(unloaded, want))
+        unlike = differs(unloaded, want)
+        if unlike or driver.parameters(layer):  # without parameters what is saved may be fixed, such as a table
+            trial.control("a fresh instance without the state differs", unlike or not driver.has_state(layer))
     with trial.case(attribute="unregistered"):
         driver.check_attributes(trial)

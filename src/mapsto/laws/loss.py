@@ -10,7 +10,7 @@ import numpy as np
 from ..core.laws import Laws, Trial
 from .compare import ATOL, RTOL, Array, differs, same
 from .drivers import LossDriver, LossValue
-from .loss_inputs import axis_of, has_reductions, ignoring, mean_name, parts, records, with_ignored
+from .loss_inputs import axis_of, has_reductions, ignoring, mean_name, parts, records, takes_reduction, with_ignored
 
 laws = Laws("loss", driver=LossDriver)
 
@@ -43,6 +43,11 @@ def additivity(trial: Trial) -> None:
             pieces = parts(trial, given, sizes)
             whole = driver.look(trial, stated_loss, given)
             cut = [driver.look(trial, stated_loss, p) for p in pieces]
+            if not any(bool(g.any()) for g in whole.gradients.values()):
+                trial.undecided(
+                    "it has no gradient: nothing that it returns depends on a prediction or on a parameter of its own, "
+                    "so no gradient was compared"
+                )
             _adds_up(trial, whole, cut, sizes)
     trial.control("parts of the whole differ from it", differs(cut[0].total, whole.total))
 
@@ -55,7 +60,7 @@ def _stated(trial: Trial) -> Any:
     first = driver.look(trial, plain, driver.inputs(trial, 2)).form
     if first != "scalar":
         return plain if first == "weighted" else driver.weighed(plain)
-    if has_reductions(trial):
+    if has_reductions(trial) and takes_reduction(trial, "none"):
         unreduced = driver.build(trial, reduction="none", **override)
         if driver.look(trial, unreduced, driver.inputs(trial, 2)).form == "unreduced":
             return driver.weighed(unreduced)
@@ -227,8 +232,10 @@ def reductions(trial: Trial) -> None:
     found = ignoring(trial)
     if not has_reductions(trial) and found is None:
         trial.skip("it has neither reductions nor ignored targets")
-    if has_reductions(trial):
+    if has_reductions(trial) and takes_reduction(trial, "sum"):
         _reductions(trial)
+    elif has_reductions(trial) and found is None:
+        trial.skip("it refuses other reductions than its own")
     if found is not None and not trial.has("across_records"):
         _ignored(trial, *found)
 
@@ -240,17 +247,20 @@ def _reductions(trial: Trial) -> None:
     if index is not None:
         given = with_ignored(trial, given, [1, 5], index)
     with trial.case(size=7, dtype="float64"), trial.component("its reductions"):
-        plain = driver.look(trial, driver.build(trial, reduction="none", **override), given)
         total = driver.look(trial, driver.build(trial, reduction="sum", **override), given)
-        if plain.losses is None:
-            trial.fail("without a reduction it returns a scalar", measured=plain.form, allowed="unreduced")
-        same(trial, "the sum against none", _values(total), _values(plain), tolerance="T1", cause="another reduction")
+        plain = total
+        if takes_reduction(trial, "none"):
+            plain = driver.look(trial, driver.build(trial, reduction="none", **override), given)
+            if plain.losses is None:
+                trial.fail("without a reduction it returns a scalar", measured=plain.form, allowed="unreduced")
+            same(trial, "the sum against none", _values(total), _values(plain), tolerance="T1", cause="another reduction")
         mean = driver.look(trial, driver.build(trial, reduction=mean_name(trial), **override), given)
-        if (stated_mean := trial.example.more.get("mean")) is not None:
+        if (stated_mean := trial.example.more.get("mean")) is not None and plain.losses is not None:
             due = np.asarray(float(stated_mean(driver.native(plain.losses), tuple(map(driver.native, given)))))
             same(trial, "the mean", {"total": mean.total}, {"total": due}, tolerance="T1")
             return
-        weights = {k: w[0] for k, w in _candidates(trial, [given]).items()} | {"losses": float(plain.losses.size)}
+        weights = {k: w[0] for k, w in _candidates(trial, [given]).items()}
+        weights |= {"losses": float(plain.losses.size)} if plain.losses is not None else {}
         if index is not None:
             weights = {k: w for k, w in weights.items() if k in ("targets", "stated")}
         ratio = float(total.total / mean.total) if float(mean.total) else float("nan")
@@ -283,7 +293,8 @@ def _values(seen: LossValue) -> dict[str, Any]:
 def _ignored(trial: Trial, index: int, override: dict[str, Any]) -> None:
     driver: LossDriver = trial.driver
     whole = driver.inputs(trial, 7)
-    for reduction in ("none", "sum", mean_name(trial)) if has_reductions(trial) else (None,):
+    named = [r for r in ("none", "sum", mean_name(trial)) if takes_reduction(trial, r)] if has_reductions(trial) else [None]
+    for reduction in named:
         chosen = {**override, **({"reduction": reduction} if reduction else {})}
         with (
             trial.case(size=7, ignored=[1, 5], dtype="float64", reduction=reduction),

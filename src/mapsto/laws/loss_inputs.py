@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.laws import Trial
+from ..core.laws import Trial, Violation
 
 
 def is_float(value: Any) -> bool:
@@ -68,6 +68,30 @@ def has_reductions(trial: Trial) -> bool:
     """Whether reduction="none", "sum" and "mean" can be asked of it, and are not already settled by (total, weight)."""
     driver = trial.driver
     return "reduction" in options(trial) and driver.look(trial, driver.build(trial), driver.inputs(trial, 2)).form != "weighted"
+
+
+REFUSALS = (NotImplementedError, ValueError, KeyError, AssertionError, TypeError)
+"""How a loss says that it has no such reduction."""
+
+
+def takes_reduction(trial: Trial, reduction: str) -> bool:
+    """Whether a loss with an argument `reduction` computes with this one, and does not refuse it.
+
+    The one that it has by default is never refused: where that raises, the loss is broken.
+    """
+    if reduction == mean_name(trial):
+        return True
+    _, override = ignoring(trial) or (None, dict[str, Any]())
+    given = trial.driver.inputs(trial, 2)
+    try:
+        trial.driver.look(trial, trial.driver.build(trial, reduction=reduction, **override), given)
+    except Violation as broken:  # it raised when it was built
+        return not isinstance(broken.__context__, REFUSALS)
+    except REFUSALS:
+        return False
+    except Exception:  # noqa: BLE001  # it tried, and the law that asks for it shows how it failed
+        return True
+    return True
 
 
 def mean_name(trial: Trial) -> str:

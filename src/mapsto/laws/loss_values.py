@@ -30,7 +30,9 @@ DTYPES = ("float32", "float16", "bfloat16")
     catches=("Automodel#3796", "pytorch#70348", "a mean over a mask that is empty"),
 )
 def degenerate(trial: Trial) -> None:
-    """No records, one record, and targets that are all ignored give finite values and gradients, or an error that says why."""
+    """No records, one record, and targets that are all ignored give finite values and gradients (of the sum, where a mean
+    states its weight), or an error that says why.
+    """
     driver: LossDriver = trial.driver
     driver.settle(trial)
     found = ignoring(trial)
@@ -46,6 +48,8 @@ def degenerate(trial: Trial) -> None:
     for said, given, override in cases:
         with trial.case(targets=said, dtype="float64"):
             call = driver.build(trial, **override)
+            if (weight := trial.example.more.get("weight")) is not None:
+                call = driver.weighed(call, weight)
             try:
                 seen = driver.look(trial, call, given)
             except Exception as error:  # noqa: BLE001  # an explicit error is one way to keep the law

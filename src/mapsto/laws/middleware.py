@@ -29,7 +29,7 @@ STEPS = 3
 def neutral(trial: Trial) -> None:
     """With its neutral setting three steps leave the bits of the bare program: weights, buffers and optimizer state."""
     if "neutral" not in trial.example.more:
-        trial.undecided(
+        trial.not_stated(
             f"state arguments with which it changes nothing: mapsto.example({name(trial)}, args={{...}}, neutral={{...}}), or "
             "neutral=None where there are none"
         )
@@ -128,7 +128,7 @@ def true_gradients(trial: Trial) -> None:
         if trial.has("adds_noise") or not changed:
             trial.skip("it adds noise, as it declares: no formula tells which" if changed else "it edits no gradients")
         said = f"mapsto.example({name(trial)}, edits=lambda gradients: [...])"
-        trial.undecided(
+        trial.not_stated(
             f"it changes gradients before the update: state how, {said}, a list of the same tensors, edited, or declare "
             "tags={'adds_noise'}"
         )

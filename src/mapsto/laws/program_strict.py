@@ -21,14 +21,14 @@ def _made(trial: Trial, axes: dict[str, int] | None, *, strict: bool = True) -> 
     driver: ProgramDriver = trial.driver
     spec = spec_of(trial)
     options: dict[str, Any] = {"axes": axes, "micro_shards": MICRO_SHARDS, "strict": strict, "exact": False}
-    try:
-        with trial.component("building the program"):
-            reader = reader_of(spec)
+    with trial.component("building the program"):
+        reader = reader_of(spec)
+        try:
             return driver.build(trial, spec, reader, **options), reader
-    except (SpecError, ComposeError) as error:
-        if "strict" in str(error):
-            trial.skip(f"strict mode refuses it: {error}")
-        raise
+        except (SpecError, ComposeError) as error:
+            if "strict" in str(error):
+                trial.skip(f"strict mode refuses it: {error}")
+            raise
 
 
 def _stepped(trial: Trial, program: RankedProgram, reader: Any) -> list[dict[str, Array]]:

@@ -32,7 +32,7 @@ def formula(trial: Trial) -> None:
     closed: Formula | None = trial.example.more.get("formula")
     if closed is None:
         name = trial.subject.label.rpartition(":")[2].rpartition("/")[2]
-        trial.undecided(f"state its closed form: mapsto.example({name}, formula=lambda t, base, **args: base * ...)")
+        trial.not_stated(f"state its closed form: mapsto.example({name}, formula=lambda t, base, **args: base * ...)")
     for number, variant in enumerate([None, *trial.example.more.get("variants", ())]):
         with trial.case(arguments=_format_arguments(arguments(trial, variant))):
             _every_step(trial, closed, variant, first=number == 0)
@@ -163,7 +163,7 @@ def _diverges(trial: Trial, t: int, u: int, got: list[dict[str, float]], whole: 
     catches=("a schedule that writes the first group's rate into all",),
 )
 def group_ratios(trial: Trial) -> None:
-    """The rates of two groups keep their ratio at every step."""
+    """The rates of two groups keep their ratio at every step, and are not those that the groups began with."""
     driver: ScheduleDriver = trial.driver
     schedule = driver.build(trial)
     if trial.has("absolute"):
@@ -172,10 +172,10 @@ def group_ratios(trial: Trial) -> None:
         trial.skip("its framework's schedules know no groups of parameters")
     if trial.example.args.keys() & {"eta_min", "min_lr"}:
         schedule = driver.build(trial, variant={k: v for k, v in trial.example.args.items() if k not in ("eta_min", "min_lr")})
-    ratio, apart = schedule.bases[1] / schedule.bases[0], False
+    ratio, changed = schedule.bases[1] / schedule.bases[0], False
     for t in range(steps(trial)):
         first, second = (at["lr"] for at in schedule.settings())
-        apart |= first != second
+        changed |= not close(first, schedule.bases[0]) and abs(first) > 1e-12
         trial.demand(
             close(second, first * ratio) or abs(first) < 1e-12,
             f"at t={t} the rates are {first:.9g} and {second:.9g}: not 1 to {ratio}",
@@ -187,4 +187,4 @@ def group_ratios(trial: Trial) -> None:
         if t + 1 < steps(trial):
             with trial.component(f"step {t + 1}"):
                 schedule.advance(t)
-    trial.control("the groups differ", apart)
+    trial.control("the rates are set at all", changed)

@@ -147,7 +147,7 @@ def loadable(trial: Trial) -> None:
 def neutral(trial: Trial) -> None:
     """With its neutral setting the outputs are those of the model as it was, in float64."""
     if "neutral" not in trial.example.more:
-        trial.undecided(
+        trial.not_stated(
             "state arguments with which outputs stay: mapsto.example(..., neutral={...}), or neutral=None if there are none"
         )
     setting = trial.example.more["neutral"]

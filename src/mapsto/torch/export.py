@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.errors import ExportError, require
 from ..core.laws import example
+from .modes import modes_kept
 
 ONNX_RTOL = 1e-3
 """How far an ONNX runtime may be from eager on the example inputs, relative to the largest output: it has other kernels."""
@@ -149,15 +150,18 @@ def _shapes(module: nn.Module, given: tuple[Any, ...], dynamic: Any) -> Any:
 # -- tracing and writing -----------------------------------------------------------------------------------------------
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in evaluation and without gradients; afterwards every part is in the mode that it was in."""
+    """The model in evaluation and without gradients; afterwards every part is in the mode that it was in, and has the buffers
+    that it had: one that a trace puts into a cache holds no data."""
     module: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    modes = {part: part.training for part in module.modules()}
-    try:
-        with torch.no_grad():
-            yield module.eval()
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+    buffers = [(part, dict(part._buffers)) for part in module.modules()]
+    with modes_kept(module):
+        try:
+            with torch.no_grad():
+                yield module.eval()
+        finally:
+            for part, held in buffers:
+                part._buffers.clear()
+                part._buffers.update(held)
 
 
 @contextmanager

@@ -114,9 +114,10 @@ class mean_of:  # registered and written as a function would be
         weight = self._weigh(prediction, target)
         if self.reduction == "sum":
             return value, weight
-        if isinstance(weight, Tensor):  # a mean over nothing is 0/0; its sum is 0
-            return torch.where(weight > 0, value, 0.0) * weight, weight
-        return value * weight, weight
+        if not isinstance(weight, Tensor) and weight:
+            return value * weight, weight
+        some = torch.as_tensor(weight, device=value.device) > 0  # a mean over nothing is 0/0; its sum is 0
+        return torch.where(some, value, 0.0) * weight, weight
 
     def _weigh(self, prediction: Any, target: Any) -> Weight:
         if callable(self.weight):

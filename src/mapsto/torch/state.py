@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import SpecError, nearest
 from ..core.random import derive, extend
 from .mesh.one import OneProcess
+from .modes import modes_kept
 
 
 class State:
@@ -88,16 +89,13 @@ class State:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within it the model is in evaluation mode and nothing is differentiated; both are put back as they were."""
-        modes = [(m, m.training) for m in self.model.modules()]
         before, self.training = self.training, False
-        self.model.eval()
         try:
-            with torch.no_grad():
+            with modes_kept(self.model), torch.no_grad():
+                self.model.eval()
                 yield
         finally:
             self.training = before
-            for module, mode in modes:
-                module.training = mode
 
     def clear(self) -> None:
         """Set the gradient of every parameter to None."""

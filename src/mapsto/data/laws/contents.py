@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.laws import Undecided
 from ...core.native import native_of
 from ..source import is_tensor
 
@@ -23,19 +24,26 @@ def fields_of(batch: Any) -> dict[str, Any]:
 
 
 def size_of(batch: Any) -> int:
-    """The number of records of a batch."""
+    """The number of records of a batch. Raises Undecided where its fields have no axis of records."""
     found = fields_of(batch)
+    single = [name for name, values in found.items() if not hasattr(values, "__len__") or np.shape(values) == ()]
+    if single:
+        raise Undecided(
+            f"field {single[0]!r} of a batch is a {type(found[single[0]]).__name__} and has no axis of records: it gives "
+            "single records, and batches (first axis: records) are judged; wrap it, as a DataLoader does"
+        )
     return len(next(iter(found.values()))) if found else 0
 
 
 def keys_of(batch: Any, field: str | None = None) -> list[Any]:
     """What tells each record from others: its field `id` (or the one that is named), else a digest of all its fields."""
     found = fields_of(batch)
+    records = size_of(batch)
     name = field or ("id" if "id" in found else None)
     if name is not None:
         values = found[name]
         return np.asarray(values).tolist() if _is_array(values) else list(values)
-    return ["".join(digest(values[i])[:8] for values in found.values()) for i in range(size_of(batch))]
+    return ["".join(digest(values[i])[:8] for values in found.values()) for i in range(records)]
 
 
 def content(batch: Any) -> dict[str, str]:

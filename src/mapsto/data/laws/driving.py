@@ -13,7 +13,7 @@ from ...core.parts import build
 from ...core.values import use
 from ..arrays import Arrays
 from .contents import content, keys_of
-from .examples import Numbered, numbered, parameters, required, title
+from .examples import Numbered, numbered, own, parameters, required, title
 
 SHARDS = (
     ("shard", "shards"),
@@ -181,7 +181,7 @@ class Readers:
                 f"its arguments {', '.join(sorted(missing))} could not be guessed; write beside it\n"
                 f"  mapsto.example({title(trial)}, args={{...}}, records=lambda n: {{'source': ...}})  # n records that differ"
             )
-        with trial.component("building it"):
+        with trial.building(args, guessed=not (own(subject.target) or self.stated.args.keys() >= args.keys())):
             return self._build(args, seed)
 
     def _build(self, args: dict[str, Any], seed: int | None) -> Any:

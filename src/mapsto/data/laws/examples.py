@@ -143,7 +143,7 @@ def source_of(trial: Trial) -> Iterator[Any]:
                     f"  mapsto.example({title(trial)}, args={{...}})  # or in_folder=lambda folder: {{...}} to write files"
                 )
             trial.subject = replace(subject, example=replace(stated, more={**stated.more, "arguments": args}))
-            with trial.component("building it"):
+            with trial.building(args, guessed=not (stated.args or "in_folder" in stated.more or own(subject.target))):
                 built = build(use(subject.target, **args), "source", path=subject.label, injected={"seed": trial.seed})
                 made = as_source(built, claimed=isinstance(subject.target, type) and isinstance(built, subject.target))
         except (MissingExtra, ModuleNotFoundError) as error:
@@ -206,7 +206,7 @@ def transform_of(trial: Trial) -> Any:
         trial.undecided(
             f"its arguments {names} could not be guessed; write beside it\n  mapsto.example({title(trial)}, args={{...}})"
         )
-    with trial.component("building it"):
+    with trial.building(args, guessed=not trial.example.args and not own(subject.target)):
         return build(use(subject.target, **args), "transform", path=subject.label)
 
 

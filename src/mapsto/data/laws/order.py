@@ -26,7 +26,7 @@ def order_of(trial: Trial, records: int, seed: int) -> Any:
     if subject.make is not None:
         made = subject.make()
     else:
-        args = dict(trial.example.args)
+        args = {n: v for n, v in trial.example.args.items() if n != "seed"}  # laws ask for seeds of their own
         injected = {"records": records, "seed": seed}
         if missing := required(subject.target) - args.keys() - injected.keys():
             trial.undecided(
@@ -34,8 +34,8 @@ def order_of(trial: Trial, records: int, seed: int) -> Any:
                 f"  mapsto.example({title(trial)}, args={{...}})"
             )
         takes = inspect.signature(subject.target).parameters
-        needs = {n: v for n, v in injected.items() if n in takes and takes[n].default is inspect.Parameter.empty}
-        with trial.component("building it"):
+        needs = {n: v for n, v in injected.items() if n in takes and (n == "seed" or takes[n].default is takes[n].empty)}
+        with trial.building(args | needs, guessed=not args):
             made = build(use(subject.target, **args), "order", path=subject.label, injected=needs)
     with trial.component(f"over({records}, {seed})"):
         return made.over(records, seed) if hasattr(made, "over") else made

@@ -177,26 +177,28 @@ def _scribble(values: Any) -> None:
     "D12",
     "range",
     priority=1,
-    why="A negative or too large index is a bug of an order or a split; Python's wrap-around would train on other records.",
-    satisfy="Check indices against [0, len(source)) and raise (mapsto.data.source.check_indices).",
-    catches=("an off-by-one order that reads record -1, which is the last",),
+    why="An index that is too large is a bug of an order or a split; a source that wraps it around trains on other records.",
+    satisfy="Let NumPy or Python refuse it, or call mapsto.data.check_indices; readers check every order by themselves.",
+    catches=("records that are found modulo the length", "a slice that is cut at the end and drops records"),
 )
 def range_(trial: Trial) -> None:
-    """An index outside [0, len(source)) is an error, never another record."""
+    """An index of len(source) or more is an error; one below 0 is an error or, as in NumPy, counts from the end."""
     with source_of(trial) as source:
         count = len(source)
-        for wrong in (count, count + 7, -1):
+        for wrong in (count, count + 7, -1, -count - 1):
             with trial.case(index=wrong, records=count):
                 try:
                     batch = source[np.array([0, wrong], np.int64)]
                 except (IndexError, ValueError, LookupError, OverflowError):
                     trial.exercised("indices refused")
                     continue
-                trial.fail(
+                meant = source[np.array([0, count + wrong], np.int64)] if -count <= wrong < 0 else None
+                trial.demand(
+                    meant is not None and content(batch) == content(meant),
                     f"index {wrong} of {count} records gave {size_of(batch)} records",
-                    allowed="an error",
+                    allowed="an error" if meant is None else "an error, or the record that it counts to from the end",
                     measured=f"{size_of(batch)} records",
-                    cause="Python's wrap-around" if wrong < 0 else None,
+                    cause="it is wrapped around" if size_of(batch) == 2 else "it is left out",
                 )
         trial.control("an index within is accepted", size_of(source[np.array([count - 1], np.int64)]) == 1)
 

@@ -83,7 +83,10 @@ def spec_of(trial: Trial) -> Spec:
 
 
 def shortened(spec: Spec, steps: int = 5) -> Spec:
-    """The spec with at most so many steps of small batches, three an epoch, where its readers let themselves be cut down."""
+    """The spec with at most so many steps of small batches, three an epoch, where its readers let themselves be cut down.
+
+    A mesh of ranks is left out: these runs are of one process, and other laws judge the spec on ranks.
+    """
     data = {name: _small(part) for name, part in spec.data.items()}
     total = spec.steps if spec.steps is not None else steps
     plan = CheckpointPlan(every=1, keep=None, best=0, metric=spec.checkpoint.metric, mode=spec.checkpoint.mode)
@@ -97,6 +100,7 @@ def shortened(spec: Spec, steps: int = 5) -> Spec:
         checkpoint=plan,
         observers=(),
         device="cpu",
+        mesh=None if isinstance(spec.mesh, Part) and spec.mesh.use == "ranks" else spec.mesh,
     )
 
 

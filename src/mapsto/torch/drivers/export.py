@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
-from ...core.laws import Subject, Trial
+from ...core.laws import Subject, Trial, Undecided
 from ...core.random import derive
 from ...laws.drivers import ExportCase, Run
 from ..export import onnx_session, torch_export
 from ..laws.compare import arrays, tensors
+from ..modes import modes_kept
 from .export_models import SAMPLES, Sample, Tagger, ids
 from .export_process import NotRun, run_elsewhere
 from .layer_examples import build, inputs, settle
@@ -60,10 +62,25 @@ class Case:
         return given
 
     def export(self, model: nn.Module, given: tuple[Any, ...], folder: Path, dynamic: Any) -> Any:
-        return self.by(model, tensors(given), folder, dynamic)
+        with known_outputs():
+            return self.by(model, tensors(given), folder, dynamic)
 
     def open(self, artefact: Any) -> Run:
         return partial(_run, self.load(artefact))
+
+
+@contextmanager
+def known_outputs() -> Iterator[None]:
+    """Within it a model is traced: that the tracer takes no output of its class is a limit of PyTorch, and undecided."""
+    try:
+        yield
+    except Exception as error:
+        if "in output, which is not a known type" not in str(error):
+            raise
+        raise Undecided(
+            f"{str(error).partition(' If this type')[0][-300:]} PyTorch's exporter returns tensors and objects of classes that "
+            "torch.utils._pytree knows; where the model is never exported, state tags={'eager_only'}"
+        ) from None
 
 
 def _run(call: Callable[..., Any], given: tuple[Any, ...], seed: int) -> dict[str, Any]:
@@ -203,6 +220,10 @@ class Driver:
     def trained(self, case: ExportCase, seed: int) -> nn.Module:
         model: nn.Module = case.build().train()
         reassign(model, seed)
+        with modes_kept(model), torch.no_grad():  # once to evaluation and back, which rounds weights that are folded there
+            model.eval()
+            if any(b is None for part in model.modules() for b in part._buffers.values()):
+                model(*tensors(case.inputs(2, "before")))  # torch.export loses count of buffers that it sees come into being
         for part in list(model.children())[:1]:
             part.eval()
         for parameter in model.parameters():
@@ -213,11 +234,13 @@ class Driver:
         reassign(model, seed)
 
     def take(self, model: nn.Module, other: nn.Module) -> None:
+        now = dict(other.eval().named_buffers())
         with torch.no_grad():
-            for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+            for mine, theirs in zip(model.eval().parameters(), other.parameters(), strict=True):
                 mine.copy_(theirs)
-            for kept, now in zip(model.buffers(), other.buffers(), strict=True):
-                kept.copy_(now)
+            for name, kept in model.named_buffers():
+                if name in now:  # a cache that was filled in one of them has no counterpart
+                    kept.copy_(now[name])
 
     def state(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         parameters = dict(model.named_parameters(remove_duplicate=False))

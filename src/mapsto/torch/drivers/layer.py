@@ -178,7 +178,15 @@ class Driver:
             value = _summed({f"gradient of {path}": g for path, g in slopes.items() if g is not None}, seed)
         if not gradients:
             return float(value.detach()), {}
-        found = _by(value, wrt) if value.requires_grad else dict.fromkeys(wrt)
+        try:
+            found = _by(value, wrt) if value.requires_grad else dict.fromkeys(wrt)
+        except RuntimeError as error:
+            if "use_reentrant=True" not in str(error):
+                raise
+            trial.undecided(
+                "it checkpoints within by use_reentrant=True, of which PyTorch gives gradients to backward() alone, and not by "
+                "name: say use_reentrant=False, as it advises, or state tags={'reentrant'}"
+            )
         return float(value.detach()), {path: arrays(g) for path, g in found.items()}
 
     def draws(self, layer: nn.Module, given: tuple[Any, ...]) -> bool:

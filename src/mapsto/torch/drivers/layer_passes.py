@@ -97,16 +97,30 @@ def observe(
     if backward and (outputs := with_gradient(output)):
         wrt |= {f"parameter {n}": p for n, p in module.named_parameters() if p.requires_grad}
         if wrt:
-            found = torch.autograd.grad(
-                list(outputs.values()), list(wrt.values()), cotangents(outputs, seed, arrange), allow_unused=True
-            )
-            seen["gradient"] = {n: detached(g) for n, g in zip(wrt, found, strict=True)}
+            found = _gradients(outputs, wrt, cotangents(outputs, seed, arrange))
+            seen["gradient"] = {n: detached(g) for n, g in found.items()}
     seen["buffer"] = {n: b.detach().clone() for n, b in module.named_buffers()}
     return seen
 
 
+def _gradients(outputs: Mapping[str, Tensor], wrt: Mapping[str, Tensor], given: list[Tensor]) -> dict[str, Tensor | None]:
+    """The gradients of leaves by backward(), which is what trains, and what a reentrant checkpoint within a layer needs."""
+    held = [(x, x.grad) for x in wrt.values()]
+    try:
+        for x in wrt.values():
+            x.grad = None
+        torch.autograd.backward(list(outputs.values()), given)
+        return {name: x.grad for name, x in wrt.items()}
+    finally:
+        for x, before in held:
+            x.grad = before
+
+
 def detached(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+    """A copy of a tensor; what lies sparse (the gradient of a sparse embedding) is compared as a whole one."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().to_dense() if value.layout is torch.sparse_coo else value.detach().clone()
 
 
 def seen_by(trial: Trial, module: nn.Module, given: tuple[Any, ...], **options: Any) -> dict[str, Any]:

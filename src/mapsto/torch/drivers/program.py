@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.errors import SpecError
+from ...core.errors import ComposeError, SpecError
 from ...core.laws import Subject, Trial
 from ...core.spec import Spec
 from ...core.values import Part
@@ -143,9 +143,9 @@ class Driver:
                 micro_shards=micro_shards,
                 strict=strict,
             )
-        except SpecError as error:
-            if "take statistics over a batch" in str(error):
-                trial.skip(f"it is refused on several ranks: {error}")
+        except (SpecError, ComposeError) as error:  # said before a step is taken, which is no wrong result
+            if axes is not None:
+                trial.skip(f"it is refused on {'several ranks' if not strict else 'ranks in strict mode'}: {error}")
             raise
         if evaluating:
             made.model.eval()

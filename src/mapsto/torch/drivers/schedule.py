@@ -125,7 +125,8 @@ def complete(subject: Subject) -> Subject:
         example = replace(stated, args={**plain, **stated.args}, more=more, tags=stated.tags | known.tags)
         return replace(subject, example=example)
     guessed, unfound = guess(target, stated, given=1)
-    return replace(subject, example=replace(stated, args={**guessed, **stated.args}, more={**more, "unfound": unfound}))
+    more |= {"unfound": unfound, "guessed": not stated.args}
+    return replace(subject, example=replace(stated, args={**guessed, **stated.args}, more=more))
 
 
 def optimizer_for(rates: tuple[Any, ...] = RATES) -> torch.optim.Optimizer:
@@ -180,9 +181,9 @@ class Driver:
         """A fresh optimizer and a fresh schedule on it; rates may be tensors."""
         demand_arguments(trial)
         optimizer = optimizer_for(rates)
-        with warnings.catch_warnings(), trial.component("building it"):
+        args, guessed = arguments(trial, variant), bool(trial.example.more.get("guessed")) and variant is None
+        with warnings.catch_warnings(), trial.building(args, guessed=guessed):
             warnings.simplefilter("ignore")
-            args = arguments(trial, variant)
             if variant is None and "from_optimizer" in trial.example.more:
                 given = trial.example.more["from_optimizer"](optimizer)
                 return Driven(optimizer, trial.subject.target(**args, **given), rates)

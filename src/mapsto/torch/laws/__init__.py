@@ -57,8 +57,8 @@ WORDS = {
     "layer.state": "hold tensors as parameters or buffers (register_buffer), everything else in get_extra_state",
     "loss.extreme": "F.log_softmax, F.logsigmoid, torch.logsumexp and F.softplus",
     "optimizer.resume": "keep it in self.state[parameter] or in the groups, never in attributes",
-    "optimizer.resume_low_precision": "Optimizer.load_state_dict casts state to the parameter's dtype: restore dtypes after it "
-    "(mapsto.torch.saving.restore_optimizer does), or override _process_value_according_to_param_policy",
+    "optimizer.resume_low_precision": "Optimizer.load_state_dict casts state to the parameter's dtype: in a load_state_dict of "
+    "your own restore the dtypes after it (mapsto.torch.saving.restore_optimizer does); an override of the cast is not called",
     "optimizer.missing_gradients": "skip a parameter whose .grad is None",
     "schedule.resume": "everything in state_dict(), and nothing in the lambdas of a LambdaLR",
     "middleware.resume": "state_dict() and load_state_dict(tree)",

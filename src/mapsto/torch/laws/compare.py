@@ -24,6 +24,7 @@ __all__ = [
     "leaves",
     "max_error",
     "ratio_cause",
+    "rounded",
     "same",
     "tensors",
 ]
@@ -71,6 +72,11 @@ def same(trial: Trial, what: str, got: Any, want: Any, **said: Any) -> None:
 def differs(got: Any, want: Any) -> bool:
     """`compare.differs` of trees of tensors."""
     return compare.differs(arrays(got), arrays(want))
+
+
+def rounded(got: Any, want: Any) -> bool:
+    """`compare.rounded` of trees of tensors."""
+    return compare.rounded(arrays(got), arrays(want))
 
 
 def first_difference(got: Tensor, want: Tensor, tolerance: str) -> list[int] | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ...core.random import derive
+from ..drivers.export import known_outputs
 from ..drivers.layer_examples import build, inputs, settle
 from ..drivers.layer_passes import Call, double, reassign, seen_by
 from .compare import close_to_oracle, differs, leaves, same
@@ -130,6 +131,8 @@ def one_graph(trial: Trial) -> None:
 
     with trial.case(backend="counting", mode="training"), compiling():
         module = build(trial).train()
+        with trial.component("calling it"):  # what the first call puts into a cache is there, as in any but the first step
+            module(*inputs(trial, 2, stream="before"))
         call = torch.compile(module, backend=counting, fullgraph=True)
         for number in range(CALLS):
             with trial.component("compiling it as one graph"):
@@ -140,8 +143,10 @@ def one_graph(trial: Trial) -> None:
     with trial.case(backend="counting", mode="evaluation"), compiling():
         made.clear()
         module = build(trial).eval()
-        call = torch.compile(module, backend=counting, fullgraph=True)
         sizes = [n for n in trial.example.dynamic if n > 1]
+        with trial.component("calling it"):
+            module(*inputs(trial, max(sizes, default=2)))
+        call = torch.compile(module, backend=counting, fullgraph=True)
         for size in sizes:
             with trial.case(size=size), trial.component("compiling it as one graph"):
                 call(*inputs(trial, size))
@@ -207,13 +212,17 @@ def _each_size(trial: Trial, sizes: list[int], eager: nn.Module, inner: nn.Modul
 def dynamic_export(trial: Trial) -> None:
     """Exported once with a dynamic number of records, it equals eager in float64 on fresh inputs at every declared one."""
     sizes = _sizes(trial)
+    if trial.has("eager_only"):
+        trial.skip("it declares that it is not exported")
     traced = next((n for n in sizes if n > 2), sizes[-1])
     module, given = double(trial, traced)
     if not [x for x in leaves(given).values() if isinstance(x, Tensor)]:
         trial.skip("it takes no tensors")
     shapes = moving(given, inputs(trial, traced + 1, torch.float64))
     with trial.case(size=traced, dtype="float64", by="torch.export"), compiling(), torch.no_grad():
-        with trial.component("exporting it with a dynamic number of records"):
+        with trial.component("calling it"):  # what is exported has been trained, so its caches are filled
+            module(*given)
+        with trial.component("exporting it with a dynamic number of records"), known_outputs():
             exported = torch.export.export(module, given, dynamic_shapes=for_forward(module, shapes)).module()
         _exported(trial, sizes, traced, exported)
 

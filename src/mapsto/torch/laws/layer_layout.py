@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.laws import Laws, Trial
+from ...laws.layer_inputs import controlled_by_inputs, no_gradient
 from ..drivers.layer_examples import build, inputs
 from ..drivers.layer_passes import double, seen_by
 from .compare import close_to_oracle, differs, leaves, max_error, same
@@ -92,7 +93,7 @@ def _layouts(trial: Trial, layouts: dict[str, Layout], *, of_inputs: bool) -> No
     module, given = double(trial, 3)
     base = seen_by(trial, module, given)
     if not of_inputs and "gradient" not in base:
-        trial.skip("nothing of it is differentiable")
+        no_gradient(trial)
     if of_inputs and not any(isinstance(x, Tensor) for x in leaves(given).values()):
         trial.skip("it takes no tensors")
     what = "input" if of_inputs else "gradient of the output"
@@ -108,7 +109,7 @@ def _layouts(trial: Trial, layouts: dict[str, Layout], *, of_inputs: bool) -> No
             low, usual = _two_passes(trial, torch.float32, given, way, of_inputs)
             close_to_oracle(trial, f"float32 {what} that is {name}", low, usual, want, floor=floor)
     fresh = inputs(trial, 3, torch.float64, stream="control")
-    trial.control("other inputs give another result", differs(seen_by(trial, module, fresh), base) or not fresh)
+    controlled_by_inputs(trial, "other inputs give another result", differs(seen_by(trial, module, fresh), base) or not fresh)
 
 
 def _changes(way: Layout, x: Tensor) -> bool:

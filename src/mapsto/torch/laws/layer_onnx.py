@@ -41,7 +41,7 @@ def in_onnx(trial: Trial) -> None:
     if len(sizes) > 1:
         one, other = (inputs(trial, size, stream="traced") for size in (TRACED, TRACED + 1))
         shapes = for_forward(model, moving(one, other))
-    with trial.case(size=TRACED, by="ONNX"), exported(trial, case, dynamic=shapes) as artefact:
+    with trial.case(size=TRACED, by="ONNX"), exported(trial, case, DRIVER, dynamic=shapes) as artefact:
         run = opened(trial, case, artefact)
         compare_on_fresh_inputs(trial, DRIVER, case, run)
         for size in sizes if shapes else ():

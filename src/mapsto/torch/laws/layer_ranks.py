@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...core.errors import SpecError
 from ...core.laws import Laws, Trial
 from ...core.random import derive
+from ...laws.layer_inputs import no_gradient
 from ..drivers.layer_examples import build, inputs, settle
 from ..drivers.layer_passes import cotangents, differentiable, double, with_gradient
 from ..mesh.shard import refuse_sparse
@@ -90,7 +91,7 @@ def _equal(trial: Trial, name: str, wrap: Callable[[nn.Module, Any], nn.Module],
         trial.skip("it has no parameters")
     wanted = [_summed(trial, step) for step in range(STEPS)]
     if not wanted[0]:
-        trial.skip("nothing of it is differentiable")
+        no_gradient(trial)
     failed = torch.ones(1)
     try:
         _steps(trial, name, wrap, _group(), wanted)

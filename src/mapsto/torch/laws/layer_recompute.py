@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from ...core.laws import Laws, Trial
+from ...laws.layer_inputs import no_gradient
 from ..drivers.layer_examples import build, inputs
 from ..drivers.layer_passes import double, draws, poisoned_memory, seen_by
 from .compare import differs, first_difference, leaves, same
@@ -33,7 +34,7 @@ def _both(trial: Trial) -> tuple[dict[str, Any], dict[str, Any], bool]:
     drew = draws(build(trial, torch.float64).train(), given)
     plain = seen_by(trial, module, given)
     if "gradient" not in plain:
-        trial.skip("nothing of it is differentiable")
+        no_gradient(trial)
     again = build(trial, torch.float64).train()
     with trial.component("its backward under activation checkpointing"), poisoned_memory():
         recomputed = seen_by(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ..drivers.layer import plain_tensors, used
+from ..drivers.layer_examples import build
 from ..drivers.layer_passes import poisoned_memory, seen_by
 from .compare import differs, same
 
@@ -54,8 +55,8 @@ def _moved(trial: Trial, name: str, module: nn.Module, copied: nn.Module, given:
     """A step on the copy must change the copy and leave the original."""
     original = {n: p.detach().clone() for n, p in module.named_parameters()}
     with torch.no_grad():
-        for parameter in copied.parameters():
-            parameter.mul_(1.5)
+        for parameter in copied.parameters():  # by other numbers each, since a layer may not care for the scale of its weights
+            parameter.mul_(1.5).add_(torch.linspace(-0.5, 1.0, parameter.numel(), dtype=parameter.dtype).view_as(parameter))
     same(trial, f"the original after a change of its {name}", dict(module.named_parameters()), original)
     if original:
         after = seen_by(trial, copied, given)
@@ -78,8 +79,8 @@ def _storages(module: nn.Module) -> dict[int, str]:
     catches=("transformers#45902", "LlamaFactory#10820", "a constructor that calls .item()"),
 )
 def meta_init(trial: Trial) -> None:
-    """Made on the meta device, emptied into poisoned memory, reset and loaded, it equals the original, and no poison
-    remains.
+    """Made on the meta device, emptied into poisoned memory (which unties weights: they are tied again), reset and loaded, it
+    equals the original, and no poison remains.
     """
     original, given = used(trial)
     if trial.has("no_meta"):
@@ -96,7 +97,8 @@ def meta_init(trial: Trial) -> None:
         trial.exercised("tensors that were reset", len(reset))
         with trial.component("loading the state_dict of the original"):
             empty.load_state_dict(original.state_dict(), strict=True)
-        fixed = {n: b for n, b in _tensors(original).items() if n not in original.state_dict()}
+        made = _tensors(build(trial)).keys() - original.state_dict().keys()  # and not what its first call put into a cache
+        fixed = {n: b for n, b in _tensors(original).items() if n in made}
         left = {n: t for n, t in _tensors(empty).items() if n in fixed}
         same(
             trial,
@@ -120,8 +122,20 @@ def poisoned(trial: Trial) -> nn.Module:
     if any(nn.parameter.is_lazy(p) for p in made.parameters()):
         trial.skip("its parameters are lazy: before the first call they have no shapes to allocate")
     module: nn.Module = made.to("meta")
+    ties = _ties(module)
     with poisoned_memory():
-        return module.to_empty(device="cpu").eval()
+        module.to_empty(device="cpu")
+    for name, first in ties.items():  # to_empty unties: who uses it ties again, as every library of large models does
+        owner, _, own = name.rpartition(".")
+        setattr(module.get_submodule(owner), own, module.get_parameter(first))
+    return module.eval()
+
+
+def _ties(module: nn.Module) -> dict[str, str]:
+    """Names of parameters that are one with another, and the first name of that."""
+    first = {id(p): n for n, p in module.named_parameters()}
+    every = module.named_parameters(remove_duplicate=False)
+    return {n: first[id(p)] for n, p in every if first[id(p)] != n}
 
 
 def _reset(module: nn.Module) -> set[str]:
@@ -138,4 +152,4 @@ def _reset(module: nn.Module) -> set[str]:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}

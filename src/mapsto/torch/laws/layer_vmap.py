@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...core.laws import Laws, Trial
-from ..drivers.layer_examples import build, inputs
-from ..drivers.layer_passes import cotangents, double, draws, with_gradient
+from ...core.laws import Laws, Trial, Violation
+from ...laws.layer_inputs import controlled_by_inputs, no_gradient
+from ..drivers.layer_examples import build, inputs, settle
+from ..drivers.layer_passes import cotangents, double, draws, seen_by, with_gradient
 from .compare import differs, leaves, same
 
 laws = Laws("layer", "model")
 
 # -- vmap --------------------------------------------------------------------------------------------------------------
 STACK = 3
+LIMITS = {
+    "setup_context": "torch.func takes no autograd.Function without setup_context",
+    "saved tensor hooks": "torch.func.grad takes no checkpoint within a layer (it does not support saved tensor hooks)",
+}
+"""What an error of the framework says -> the limit of torch.func that it is, and no fault of the layer."""
+
+
+@contextmanager
+def _within_limits(trial: Trial, doing: str) -> Iterator[None]:
+    """Within it an error is the layer's own, unless it says that torch.func has no support for what the layer is made of."""
+    try:
+        with trial.component(doing):
+            yield
+    except Violation as refused:
+        limit = next((said for text, said in LIMITS.items() if text in refused.witness.said), None)
+        if limit is None:
+            raise
+        trial.undecided(f"{limit}; where the layer is not meant for it, state tags={{'no_functorch'}}")
+
+
+def _of_torch_func(trial: Trial) -> None:
+    """Skips what is declared to be none of torch.func's business."""
+    settle(trial)
+    if trial.has("no_functorch"):
+        trial.skip("it is not meant for torch.func, as it declares")
 
 
 @laws.law(
@@ -30,6 +57,7 @@ STACK = 3
 )
 def vmapped(trial: Trial) -> None:
     """Under vmap over a stack of inputs, in evaluation, outputs equal those of a loop."""
+    _of_torch_func(trial)
     module, given = double(trial)
     if draws(build(trial, torch.float64).eval(), given):
         trial.skip("it draws random numbers in evaluation, and vmap draws them in another order than a loop")
@@ -54,13 +82,18 @@ def vmapped(trial: Trial) -> None:
 )
 def per_sample_gradients(trial: Trial) -> None:
     """In training, gradients of each item of a stack under vmap equal those of a loop."""
+    _of_torch_func(trial)
     module, given = double(trial, training=True)
+    if any(getattr(part, "sparse", False) for part in module.modules()):
+        trial.skip("its gradients are sparse, as its embeddings say, and vmap has no rules for these")
     if draws(build(trial, torch.float64).train(), given):
         module.eval()
     stack = [inputs(trial, 2, torch.float64, stream=f"item {i}") for i in range(STACK)]
     parameters = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
     if not parameters:
         trial.skip("it has no parameters")
+    if "gradient" not in seen_by(trial, module, given):
+        no_gradient(trial)
     rest = {**{n: p for n, p in module.named_parameters() if not p.requires_grad}, **dict(module.named_buffers())}
 
     def total(weights: dict[str, Tensor], given: tuple[Any, ...]) -> Tensor:
@@ -81,18 +114,18 @@ def per_sample_gradients(trial: Trial) -> None:
 
 def _compare(trial: Trial, what: str, run: Callable[..., dict[str, Any]], stack: list[tuple[Any, ...]], mode: str) -> None:
     with trial.case(size=STACK, dtype="float64", mode=mode):
-        with trial.component("the loop that vmap is compared with"):
+        with _within_limits(trial, "the loop that vmap is compared with"):
             loop = [run(*item) for item in stack]
         if not loop[0]:
             trial.skip("it gives no tensors")
         together, axes = _stacked(stack)
         if not any(a == 0 for a in leaves(axes).values()):
             trial.skip("it takes no tensors")
-        with trial.component("calling it under vmap"):
+        with _within_limits(trial, "calling it under vmap"):
             got = torch.func.vmap(run, in_dims=axes, randomness="same")(*together)
         want = {k: torch.stack([item[k] for item in loop]) for k in loop[0]}
         same(trial, what, got, want, tolerance="T1", cause="items of the stack are mixed, or another operation is taken")
-        trial.control("items differ", any(differs(loop[0], item) for item in loop[1:]))
+        controlled_by_inputs(trial, "items differ", any(differs(loop[0], item) for item in loop[1:]))
 
 
 def _stacked(stack: list[tuple[Any, ...]]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -32,7 +32,7 @@ from .pipeline.schedule import Pipeline
 from .pipeline.staging import Staging
 from .replicate import Replicated
 from .sent import sent
-from .shard import Sharded, refuse_rule
+from .shard import Sharded, refuse_rule, sparse_parameters
 from .strict.mode import Strict, refuse
 from .summed import Summed
 from .sums import reduced
@@ -212,12 +212,21 @@ class Ranks(OneProcess):
                 self.scalars = self._summed(self.placed.scalars, self._axis("shard") if self.local_updates else self.data)
         elif self.sizes["replicate"] > 1 and not self.local_updates:
             assert self.data is not None
+            if sparse := sparse_parameters(builder.model):
+                if builder.buckets is not None:
+                    raise ComposeError(
+                        f"{builder.buckets[0]} exchanges buckets of dense gradients, and {sparse[0]}'s are sparse"
+                    )
+                self.placed = self._summed([*builder.model.named_parameters()], self.data, sparse)
+                return
             self.placed = Replicated(builder.model, self.data, self, None if builder.buckets is None else builder.buckets[1])
 
-    def _summed(self, named: Sequence[tuple[str, nn.Parameter]], group: dist.ProcessGroup | None) -> Summed | None:
+    def _summed(
+        self, named: Sequence[tuple[str, nn.Parameter]], group: dist.ProcessGroup | None, sparse: Iterable[str] = ()
+    ) -> Summed | None:
         if group is None:
             return None
-        return Summed(named, group, unused=self.unused_parameters, bucket_mb=self.bucket_mb)
+        return Summed(named, group, unused=self.unused_parameters, bucket_mb=self.bucket_mb, sparse=sparse)
 
     @property
     def injected(self) -> Mapping[str, Any]:

@@ -137,14 +137,22 @@ def _holders(model: nn.Module, found: Sequence[nn.Module]) -> dict[int, set[int]
     return holders
 
 
+def sparse_parameters(model: nn.Module) -> list[str]:
+    """Names of the trained tables of embeddings whose gradients are sparse."""
+    return [
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and module.weight.requires_grad
+    ]
+
+
 def refuse_sparse(model: nn.Module) -> None:
     """Raises SpecError naming an embedding whose gradients are sparse."""
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse and module.weight.requires_grad:
-            raise SpecError(
-                f"mesh.shard: {name!r} has sparse gradients (sparse=True), which are not scattered over ranks: say "
-                "sparse=False, or mesh.replicate, or mesh.servers for a table that is too large"
-            )
+    for name in sparse_parameters(model):
+        raise SpecError(
+            f"mesh.shard: {name.removesuffix('.weight')!r} has sparse gradients (sparse=True), which are not scattered over "
+            "ranks: say sparse=False, or mesh.replicate, or mesh.servers for a table that is too large"
+        )
 
 
 def refuse_mixed(model: nn.Module, found: Sequence[nn.Module]) -> None:
