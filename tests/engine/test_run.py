@@ -151,7 +151,7 @@ def test_a_live_object_that_tells_another_thing_after_training_is_still_the_same
 
 
 def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch):
-    from mapsto.engine import durable
+    from mapsto.core import durable
 
     durable.replace(tmp_path / "a", b"old")
     monkeypatch.setattr(durable.os, "fsync", lambda handle: 1 / 0)

@@ -21,10 +21,10 @@ from ..check.changed import Changes, changes
 from ..check.process import Server
 from ..check.results import Results, of_problem
 from ..check.targets import is_package
+from ..core import durable
 from ..core.errors import SpecError
 from ..core.laws import Law, Subject, Verdict, all_laws, find_law
 from ..core.wings import DEFAULT
-from ..engine import durable
 from . import trusting
 from .checking import STDOUT, Lines, Paper, Stop
 from .console import note, table, write

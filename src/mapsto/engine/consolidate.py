@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.durable import sync
 from ..core.errors import CheckpointError
 from ..core.wings import DEFAULT
 from .checkpoints.checkpoint import Checkpoints
 from .checkpoints.manifest import MANIFEST, PARTS, TENSORS, read_state, verify, why
 from .checkpoints.tree import references
-from .durable import sync
 from .folder import RunFolder
 from .ranks import Alone
 from .wing import Wing, find_wing

@@ -14,13 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from ..core.durable import replace
 from ..core.errors import CheckpointError, SpecError
 from ..core.json_text import write_json
 from ..core.recipes import Kept, Recipe
 from ..core.spec import Spec, read_yaml
 from ..core.trust import Code, code_of
 from .checkpoints.manifest import why
-from .durable import replace
 from .reading import opened, read_bytes, read_lines, read_shaped, read_text, shaped
 from .shapes import Environment, Event
 

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...core.durable import sync, write
 from ...core.errors import CheckpointError
 from ...core.json_text import write_json
-from ..durable import sync, write
 from ..ranks import Ranks, each, lead
 from ..wing import Wing
 from .manifest import MANIFEST, PARTS, STATE, TENSORS, WHOLE, digest, measure, why

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...core.durable import replace
 from ...core.errors import SpecError, require
 from ...core.shown import shown
-from ..durable import replace
 from ..folder import RunFolder
 from ..record import RunRecord, read_run
 from .compare import compared
