@@ -27,12 +27,16 @@ TARGETS = (
     "optimizer/adamw",
     "schedule/warmup",
 )
+LAYERS = ("GELU", "ReLU", "SiLU", "Tanh", "Sigmoid", "ELU", "SELU", "Softplus", "Hardswish", "Mish")
+TEN = tuple(f"torch.nn:{name}" for name in LAYERS)
+CASES = {**{target: (target,) for target in TARGETS}, TEN[0]: TEN[:1], "ten layers of torch.nn": TEN}
+"""What is checked by one command; the last two show what start-up costs, which ten layers share."""
 SETS = {"P0": ("--gate",), "P0 + P1": ()}
 
 
-def once(target: str, options: tuple[str, ...], jobs: int) -> tuple[float, float, int, str]:
+def once(targets: tuple[str, ...], options: tuple[str, ...], jobs: int) -> tuple[float, float, int, str]:
     """Wall seconds, CPU seconds, exit code and the summary of one check."""
-    command = [sys.executable, "-m", "mapsto", "check", target, "--jobs", str(jobs), *options]
+    command = [sys.executable, "-m", "mapsto", "check", *targets, "--jobs", str(jobs), *options]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -50,8 +54,8 @@ def main() -> None:
     taken: dict[tuple[str, str], list[tuple[float, float, int, str]]] = {}
     for _ in range(options.rounds):  # sets and targets take turns, so that what disturbs one disturbs all
         for name, words in SETS.items():
-            for target in TARGETS:
-                taken.setdefault((target, name), []).append(once(target, words, options.jobs))
+            for case, targets in CASES.items():
+                taken.setdefault((case, name), []).append(once(targets, words, options.jobs))
     how = f"`OMP_NUM_THREADS=1 python benchmarks/check.py --rounds {options.rounds} --jobs {options.jobs}`"
     where = f"Python {platform.python_version()}, torch {metadata.version('torch')}, {os.cpu_count()} cores"
     lines = [
@@ -65,6 +69,10 @@ def main() -> None:
         verdicts = re.sub(r";.*", "", found[-1][3].partition(": ")[2])
         wall, cpu = f"{statistics.median(walls):.1f}; {min(walls):.1f}", f"{statistics.median(cpus):.1f}"
         lines.append(f"| {target} | {name} | {verdicts} | {wall} | {cpu} |")
+    for name in SETS:
+        clocks = [[statistics.median(f[clock] for f in taken[case, name]) for clock in (0, 1)] for case in list(CASES)[-2:]]
+        wall, cpu = (ten / one for one, ten in zip(*clocks, strict=True))
+        lines += ["", f"{name}: ten layers take {wall:.2f} times the wall seconds of one, and {cpu:.2f} times the CPU seconds."]
     text = "\n".join(lines)
     print(text)
     if options.write:

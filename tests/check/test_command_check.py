@@ -113,6 +113,7 @@ def test_the_files_hold_every_verdict(mapsto, tmp_path):
     assert cases["Deadlocks", "gadget.meets"].find("error") is not None
     assert cases["AnnouncedAndBroken", "gadget.works"].find("skipped").get("type") == "expected failure"
     assert list(cases["Good", "gadget.works"].iter("failure")) == []
+    _is_junit(root)
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
 
 
@@ -121,6 +122,33 @@ def records_of(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     *records, last = map(json.loads, path.read_text().splitlines())
     assert list(last) == ["end"]
     return records, last["end"]
+
+
+TAKEN = {  # element -> where it may stand, its attributes: as in junit-10.xsd of Jenkins
+    "testsuites": ("", {"name", "time", "tests", "failures", "disabled", "errors"}),
+    "testsuite": ("testsuites", {"name", "time", "tests", "failures", "errors", "skipped", "timestamp", "hostname", "id"}),
+    "properties": ("testsuite", set()),
+    "property": ("properties", {"name", "value"}),
+    "testcase": ("testsuite", {"name", "classname", "time", "status", "file", "line"}),
+    "failure": ("testcase", {"type", "message"}),
+    "error": ("testcase", {"type", "message"}),
+    "skipped": ("testcase", {"type", "message"}),
+    "system-out": ("testcase", set()),
+}
+
+
+def _is_junit(root: ElementTree.Element) -> None:
+    def walk(element: ElementTree.Element, within: str) -> None:
+        place, attributes = TAKEN[element.tag]
+        assert (place, set(element.keys()) - attributes) == (within, set())
+        for child in element:
+            walk(child, element.tag)
+
+    walk(root, "")
+    for suite in root:
+        for name, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+            assert int(suite.get(name)) == len(list(suite.iter(tag)))
+    assert int(root.get("tests")) == len(list(root.iter("testcase")))
 
 
 def _page_is_whole(page: str) -> None:
@@ -206,6 +234,7 @@ def test_of_several_what_is_bad_and_who_is_done_is_shown_as_it_comes(mapsto):
 def test_a_target_that_cannot_be_used_is_an_error_of_the_xml_too(mapsto, tmp_path):
     code, _, _ = mapsto("check", "optimizer/adamv", *gadgets("Good"), "--laws", "works", "--junit", tmp_path / "a.xml")
     root = ElementTree.parse(tmp_path / "a.xml").getroot()
+    _is_junit(root)
     assert (code, root.get("tests"), root.get("errors"), root.get("failures")) == (1, "2", "1", "0")
     assert "did you mean" in root.find("testsuite[@name='optimizer/adamv']/testcase/error").get("message")
 
