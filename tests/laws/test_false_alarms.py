@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mapsto.check.runner import gating
 from mapsto.core.laws import Example, Subject, Trial, Verdict, find_law, verdict
 from mapsto.torch.modes import modes_kept
+from mapsto.torch.optimizers import sgd
 
 
 def judged(kind: str, law: str, target: Any, *tags: str, **example: Any) -> Verdict:
@@ -233,3 +234,12 @@ def test_what_is_not_stated_is_unknown_only_where_the_check_gates() -> None:
     assert made.status == "not stated"
     assert "formula=" in made.reason
     assert gating(made).status == "unknown"
+
+
+# -- optimizers --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("law", ["optimizer.missing_gradients", "optimizer.loss_scaling"])
+def test_the_fused_kernel_of_sgd_is_not_chosen_with_momentum_and_its_limit_is_named(law: str) -> None:
+    assert judged("optimizer", law, sgd, args={"lr": 0.1, "momentum": 0.9}).status == "pass"
+    asked = judged("optimizer", law, sgd, args={"lr": 0.1, "momentum": 0.9, "fused": True})
+    assert asked.status == "expected failure"
+    assert "the framework's fused kernel" in asked.reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from mapsto.core.laws import Example
@@ -169,6 +171,26 @@ class StartsAfresh(CountsSteps):
         pass
 
 
+class Measures(CountsSteps):
+    """How many logs, and what a clock told at the last one: another number in each run."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = 0
+
+    def __call__(self, event):
+        super().__call__(event)
+        self.clock = time.perf_counter_ns()
+
+    def state_dict(self):
+        return {"logs": self.logs, "clock": self.clock}
+
+
+class MeasuresAfresh(Measures):
+    def load_state_dict(self, data):
+        pass
+
+
 class KeepsEvents:
     """Every event that it saw, those of each session: a run that was interrupted has more of them than one that was not."""
 
@@ -275,6 +297,13 @@ MUTANTS = [
         name="its count starts afresh",
         bug=StartsAfresh,
         twin=CountsSteps,
+        models="pytorch-lightning#17543",
+    ),
+    Mutant(
+        law="observer.lifecycle",
+        name="its count starts afresh beside a clock",
+        bug=MeasuresAfresh,
+        twin=Measures,
         models="pytorch-lightning#17543",
     ),
     Mutant(

@@ -75,7 +75,11 @@ def sgd(
     foreach: bool | None = None,
     fused: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """Stochastic gradient descent, with momentum (Sutskever et al. 2013): `torch.optim.SGD`, fused where it can be."""
+    """Stochastic gradient descent, with momentum (Sutskever et al. 2013): `torch.optim.SGD`, fused where it can be.
+
+    With momentum the fused kernel is not chosen: where the first step is skipped (as one with gradients that are not finite
+    is), it goes on with a momentum that nothing filled.
+    """
     given = list(params)
-    fused = _fused(given, fused, foreach, shards=False)
+    fused = _fused(given, fused, foreach, bool(momentum), shards=False)
     return torch.optim.SGD(given, lr, momentum, dampening, weight_decay, nesterov, foreach=foreach, fused=fused)
