@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ RIGHT = LossValue("scalar", np.asarray(1.0), None, {"input 0": np.zeros((2, 5))}
         (layers, layers.Driver, "gradients", "total", 1.0, "a float, and tuple[float, dict[str, "),
         (layers, layers.Driver, "gradients", "total", (None, {}), "None at [0], and float is wanted"),
         (layers, layers.Driver, "gradients", "total", (1.0, {"input 0": [1.0]}), "a list at [1]['input 0'], and "),
-        (layers, layers.Driver, "state", "has_state", "no", "a str, and bool is wanted"),
+        (layers, layers.Driver, "modes", "differs_by_mode", "no", "a str, and bool is wanted"),
         (layers, layers.Driver, "state", "unsaved", "buffer", "a str, and list[str] is wanted"),
         (layers, layers.Driver, "state", "see", [], "a list, and dict[str, Any] is wanted"),
         (losses, losses.Driver, "additivity", "settle", None, "None, and Example is wanted"),
@@ -175,3 +176,27 @@ def test_so_is_what_it_builds_and_what_it_lacks(made: Any, said: str, monkeypatc
     found = schedules.judged(schedules.Halving, "schedule.formula", driver)
     assert found.status == "unknown"
     assert said in found.reason
+
+
+class TellsLess(losses.Driver):
+    def settle(self, trial: Any) -> Any:
+        return trial.example
+
+
+class TellsNonsense(losses.Driver):
+    def settle(self, trial: Any) -> Any:
+        trial.subject = replace(trial.subject, example=replace(trial.example, more={"axes": "nonsense"}))
+        return trial.example
+
+
+@pytest.mark.parametrize("law", ["additivity", "permutation", "extreme", "degenerate"])
+def test_what_a_driver_of_losses_does_not_tell_is_as_usual(law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "Driver", TellsLess)
+    assert losses.judged(losses.cross_entropy, law).status == "pass"
+
+
+def test_an_error_of_the_law_itself_is_no_failure_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "Driver", TellsNonsense)
+    made = losses.judged(losses.cross_entropy, "additivity")
+    assert made.status == "unknown"
+    assert made.reason.startswith("the check crashed: ValueError: invalid literal for int()")

@@ -86,6 +86,15 @@ def _own_fault(error: Exception, driver: Any, method: Callable[..., Any], target
     return None
 
 
+def is_of_law(error: Exception, check: Callable[..., Any], target: Any) -> bool:
+    """Whether the code of a law, or of the laws beside it, raised an error, and nothing of the component did."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    component = [*lineage(target)]
+    if any(_is_of(frame, component) for frame, _ in frames) or _names(error, component):
+        return False
+    return _is_function_beside(frames[-1][0], check.__module__)
+
+
 def _is_of(frame: FrameType, things: Iterable[Any]) -> bool:
     """Whether a frame is of a function, or of the methods of a class."""
     module, name = frame.f_globals.get("__name__"), frame.f_code.co_qualname

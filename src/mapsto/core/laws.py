@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
-from .driven import Driven
+from .driven import Driven, is_of_law
 from .errors import RegistryError, UnknownName, nearest
 from .registry import Entry, registry
 from .wings import DEFAULT
@@ -265,10 +265,15 @@ class Trial:
 
     @contextmanager
     def component(self, doing: str) -> Iterator[None]:
-        """Within it, an exception is the component's own, where the law says that this must work."""
+        """Within it, an exception is the component's own, where the law says that this must work.
+
+        Of a law that reaches it through a driver alone what its own code raises is not, and is raised on.
+        """
         try:
             yield
-        except Exception as error:  # noqa: BLE001  # whatever the component raises is the finding
+        except Exception as error:
+            if self.law.driver is not None and is_of_law(error, self.law.check, self.subject.target):
+                raise
             text = str(error).strip().splitlines()
             self.fail(f"{doing} raised {type(error).__name__}: {text[0] if text else ''}"[:600], cause="the component raised")
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..core.laws import Laws, Trial
 from .compare import ATOL, RTOL, Array, differs, same
 from .drivers import LossDriver, LossValue
-from .loss_inputs import axis_of, has_reductions, ignoring, mean_name, parts, records, takes_reduction, with_ignored
+from .loss_inputs import axis_of, fixed, has_reductions, ignoring, mean_name, parts, records, takes_reduction, with_ignored
 
 laws = Laws("loss", driver=LossDriver)
 
@@ -77,7 +77,7 @@ def _uneven(trial: Trial, sizes: Sequence[int]) -> tuple[Any, ...]:
     if found is None or sizes[-1] < 2:
         return given
     last = range(sum(sizes[:-1]), sum(sizes))
-    at = trial.example.more["fixed"][0]
+    at = fixed(trial)[0]
     if given[at].ndim == 1:
         return with_ignored(trial, given, list(last)[: len(last) // 2], found[0])
     target = given[at].copy()
@@ -200,7 +200,7 @@ def _weighed(cut: list[LossValue], weights: Sequence[float]) -> float:
 
 def _candidates(trial: Trial, pieces: list[tuple[Any, ...]]) -> dict[str, list[float]]:
     """What a mean may divide by, for each part."""
-    target = next((i for i in trial.example.more["fixed"]), 0)
+    target = next(iter(fixed(trial)), 0)
     index = (ignoring(trial) or (None, {}))[0]
     axis = axis_of(trial, "input 0")
     made: dict[str, list[float]] = {}

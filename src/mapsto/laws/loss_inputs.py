@@ -23,9 +23,19 @@ def is_float(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
+def fixed(trial: Trial) -> tuple[int, ...]:
+    """The numbers of the inputs that are no predictions, the targets first: the second, where a driver tells no other."""
+    return tuple(trial.example.more.get("fixed", (1,)))
+
+
+def domain(trial: Trial) -> str:
+    """What predictions may be: `real` (where a driver tells no other), `probability` or `log_probability`."""
+    return str(trial.example.more.get("domain", "real"))
+
+
 def axis_of(trial: Trial, path: str) -> int:
     """The axis of records of an input, or of its gradient, by its path (`input 0`); 0 for what is none."""
-    axes = trial.example.more["axes"]
+    axes = trial.example.more.get("axes", 0)
     number = int(path.split()[1].partition("[")[0]) if path.startswith("input ") else 0
     return int(axes if isinstance(axes, int) else axes[number])
 
@@ -47,7 +57,7 @@ def parts(trial: Trial, given: tuple[Any, ...], sizes: Sequence[int]) -> list[tu
 
 def with_ignored(trial: Trial, given: tuple[Any, ...], ignored: Sequence[int], index: int) -> tuple[Any, ...]:
     """The inputs with all targets of these records ignored."""
-    at = trial.example.more["fixed"][0]
+    at = fixed(trial)[0]
     target = given[at].copy()
     target[list(ignored)] = index
     return (*given[:at], target, *given[at + 1 :])
@@ -110,7 +120,7 @@ def ignoring(trial: Trial) -> tuple[int, dict[str, Any]] | None:
             found, override = -100, {"ignore_index": -100}
     if not isinstance(found, int) or isinstance(found, bool):
         return None
-    targets = [x for i, x in enumerate(trial.driver.inputs(trial, 2)) if i in trial.example.more["fixed"]]
+    targets = [x for i, x in enumerate(trial.driver.inputs(trial, 2)) if i in fixed(trial)]
     if not targets or not isinstance(targets[0], np.ndarray) or targets[0].dtype.kind not in "iub":
         return None
     return found, override

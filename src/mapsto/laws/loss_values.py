@@ -10,7 +10,7 @@ from ..core.laws import Laws, Trial
 from ..formulas.activations import log_softmax, sigmoid
 from .compare import EPS, MAX, Array, differs, max_error, same, values
 from .drivers import LossDriver, LossValue
-from .loss_inputs import axis_of, ignoring, is_float, records, with_ignored
+from .loss_inputs import axis_of, domain, fixed, ignoring, is_float, records, with_ignored
 
 laws = Laws("loss", driver=LossDriver)
 
@@ -99,9 +99,9 @@ def extreme(trial: Trial) -> None:
 
 
 def _extreme(trial: Trial, driver: LossDriver, dtype: str, scale: float) -> bool:
-    fixed, domain = trial.example.more["fixed"], trial.example.more["domain"]
+    targets, where = fixed(trial), domain(trial)
     given = driver.inputs(trial, 4, stream="extreme", dtype="float32")
-    pushed = [x if i in fixed or not is_float(x) else _pushed(x, domain, scale) for i, x in enumerate(given)]
+    pushed = [x if i in targets or not is_float(x) else _pushed(x, where, scale) for i, x in enumerate(given)]
     wide = tuple(driver.rounded(x, dtype) if is_float(x) else x for x in pushed)
     try:
         true = driver.look(trial, driver.build(trial), wide)
@@ -209,10 +209,9 @@ def permutation(trial: Trial) -> None:
         if want.losses is not None and got.losses is not None and want.losses.shape[0] == size:
             same(trial, "losses in another order", {"losses": got.losses}, {"losses": want.losses[order]}, tolerance="T1")
     crossed = tuple(
-        x if i in trial.example.more["fixed"] else y
-        for i, (x, y) in enumerate(zip(given, records(trial, given, order), strict=True))
+        x if i in fixed(trial) else y for i, (x, y) in enumerate(zip(given, records(trial, given, order), strict=True))
     )
-    if trial.example.more["fixed"]:
+    if fixed(trial):
         trial.control(
             "predictions in another order than targets differ",
             differs(driver.look(trial, driver.build(trial), crossed).total, want.total),
@@ -251,7 +250,7 @@ def bounds(trial: Trial) -> None:
             rng = np.random.default_rng(number)
             moved = tuple(
                 x
-                if i in example.more["fixed"]
+                if i in fixed(trial)
                 else x + (0.1 * rng.standard_normal(x.shape) if number else -1e-3 * at_best.gradients[f"input {i}"])
                 for i, x in enumerate(best)
             )

@@ -29,7 +29,12 @@ class LossDriver(Protocol):
     """How losses are built and fed; a loss itself is whatever `build` gives, and only the driver calls it."""
 
     def settle(self, trial: Trial) -> Example:
-        """The trial's example completed by trying: `more` has `fixed`, `axes` and `domain`, and `known_weight` where known."""
+        """The trial's example completed by trying (`mapsto.laws.discovery.settled` does so once a subject), or as it is.
+
+        What it may tell in `more`: `fixed`, numbers of the inputs that are no predictions, the targets first (else the second
+        input); `axes`, the axis of records of each input (else 0); `domain` of predictions, `real`, `probability` or
+        `log_probability` (else `real`); `known_weight`, what a mean of the framework's own divides by.
+        """
         ...
 
     def build(self, trial: Trial, dtype: str = "float64", **options: Any) -> Any:

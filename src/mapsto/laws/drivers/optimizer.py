@@ -50,7 +50,7 @@ class Optimizer(Protocol):
         ...
 
     def save(self) -> Any:
-        """Its state as a checkpoint would keep it, independent of what comes after."""
+        """Its state as a checkpoint would keep it, independent of what comes after; with the rates that were set since."""
         ...
 
     def load(self, saved: Any) -> None:
