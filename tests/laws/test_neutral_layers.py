@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -110,6 +110,16 @@ class OwnStream(Layer):
         return super().forward(x + np.random.normal(), rng)  # the bug
 
 
+class Remembers(Layer):
+    """What it was given first is a part of all that follows, of every instance."""
+
+    seen: ClassVar[list[Any]] = []
+
+    def forward(self, x: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        self.seen.append(x[:1, :1])
+        return super().forward(x + 0.1 * self.seen[-2:][0], rng)
+
+
 class Driver:
     """Layers as the laws see them, in NumPy."""
 
@@ -121,6 +131,9 @@ class Driver:
         made.weights = {k: w.astype(dtype) for k, w in made.weights.items()}
         made.training = training
         return made
+
+    def set_mode(self, layer: Layer, *, training: bool) -> None:
+        layer.training = training
 
     def inputs(self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float32") -> tuple[Any, ...]:
         return (np.random.default_rng(derive(trial.seed, stream, size)).normal(size=(size, 5, 4)).astype(dtype),)
@@ -273,6 +286,7 @@ def test_a_right_one_keeps_them(law: str, rate: float) -> None:
         (MixesRows, "row_independence", "over the record axis"),
         (SeesTheFuture, "causality", "a later position is read"),
         (LosesBias, "state", "state that is not in what it saves"),
+        (Remembers, "history", "a cache of an earlier call"),
         (OwnStream, "rerun", "a stream that the framework's seed does not set"),
     ],
 )

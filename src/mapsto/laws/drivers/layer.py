@@ -30,6 +30,10 @@ class LayerDriver(Protocol):
         """A fresh one in the dtype and mode, the same one for each stream. Undecided where none can be built."""
         ...
 
+    def set_mode(self, layer: Any, *, training: bool) -> None:
+        """Switch it to training or evaluation, as a program does."""
+        ...
+
     def inputs(self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float32") -> tuple[Any, ...]:
         """Inputs of `size` records from the trial's seed."""
         ...

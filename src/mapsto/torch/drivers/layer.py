@@ -96,6 +96,9 @@ class Driver:
     def build(self, trial: Trial, dtype: str = "float32", *, training: bool = False, stream: str = "build") -> nn.Module:
         return build(trial, getattr(torch, dtype), stream=stream).train(training)
 
+    def set_mode(self, layer: nn.Module, *, training: bool) -> None:
+        layer.train(training)
+
     def inputs(self, trial: Trial, size: int, *, stream: str = "inputs", dtype: str = "float32") -> tuple[Any, ...]:
         return tuple(arrays(inputs(trial, size, getattr(torch, dtype), stream)))
 

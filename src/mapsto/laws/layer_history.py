@@ -1,0 +1,122 @@
+"""Laws of what a layer remembers: a call depends on its inputs, its state and the seed, and not on what was called before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.laws import Laws, Trial
+from ..core.random import derive
+from .compare import differs, same
+from .drivers import LayerDriver
+
+laws = Laws("layer", "model", driver=LayerDriver)
+
+
+@laws.law(
+    "L18",
+    "history",
+    priority=0,
+    tolerance="T0",
+    why="Runs evaluate between training steps, and hold several instances and sizes; a layer that remembers any of it trains "
+    "and answers as in no test of its author.",
+    satisfy="Keep caches by all that they depend on, in the instance and not in the class; undo in train() what eval() does.",
+    catches=(
+        "weights merged in eval() and never parted",
+        "a mask cached for the first length",
+        "a table that all instances share",
+    ),
+)
+def history(trial: Trial) -> None:
+    """Evaluations between training passes, other sizes, another instance and a backward pass change nothing of what follows."""
+    driver: LayerDriver = trial.driver
+    example = driver.settle(trial)
+    if trial.has("stateful"):
+        trial.skip("it keeps something from one call to the next on purpose, as it declares")
+    sizes = [n for n in (3, 2, 7, 1) if n in example.dynamic] or [*example.dynamic[:1], 3][:1]
+    first = driver.inputs(trial, sizes[0])
+    others = [driver.inputs(trial, n, stream="others") for n in sizes]
+    with trial.component("a pass"):
+        alone = _see(trial, driver.build(trial), first)
+        for size, given in zip(sizes, others, strict=True):
+            with trial.case(before=f"an evaluation of {size} records", dtype="float32"):
+                layer = driver.build(trial)
+                _see(trial, layer, given)
+                same(trial, "an evaluation after another", _see(trial, layer, first), alone, cause="a cache of an earlier call")
+        with trial.case(before="another instance was trained and evaluated"):
+            layer, other = driver.build(trial), driver.build(trial, stream="another build")
+            _see(trial, layer, others[0])
+            _trained(trial, driver, other, others[0])
+            _see(trial, other, first)
+            cause = "something that instances share: an attribute of the class, or of a module"
+            same(trial, "an evaluation beside another instance", _see(trial, layer, first), alone, cause=cause)
+        if not trial.has("evaluation_only"):
+            _evaluated_between(trial, driver, first, others[0])
+    trial.control("other inputs differ", not first or differs(_see(trial, driver.build(trial), others[0]), alone))
+
+
+def _evaluated_between(trial: Trial, driver: LayerDriver, first: Any, other: Any) -> None:
+    """Training passes, with and without evaluations among them, and the evaluation after both."""
+    straight, broken = driver.build(trial), driver.build(trial)
+    passes = [_trained(trial, driver, straight, given) for given in (first, other)]
+    _see(trial, broken, other)
+    one = _trained(trial, driver, broken, first)
+    _see(trial, broken, other)
+    two = _trained(trial, driver, broken, other)
+    cause = "what eval() or an evaluation does is not undone when it trains again"
+    with trial.case(sequence="evaluation, training, evaluation, training"):
+        same(trial, "training passes with evaluations between", [one, two], passes, cause=cause)
+        driver.set_mode(straight, training=False)
+        driver.set_mode(broken, training=False)
+        same(trial, "the evaluation after them", _see(trial, broken, first), _see(trial, straight, first), cause=cause)
+
+
+def _see(trial: Trial, layer: Any, given: Any) -> Any:
+    driver: LayerDriver = trial.driver
+    driver.set_mode(layer, training=False)
+    return driver.see(trial, layer, given, seed=derive(trial.seed, "history"))
+
+
+def _trained(trial: Trial, driver: LayerDriver, layer: Any, given: Any) -> Any:
+    driver.set_mode(layer, training=True)
+    return driver.see(trial, layer, given, seed=derive(trial.seed, "history in training"))
+
+
+@laws.law(
+    "L19",
+    "fresh_noise",
+    priority=0,
+    tolerance="T0",
+    why="Dropout that drops the same units in every step, or noise whose seed is set inside, regularises nothing.",
+    satisfy="Draw anew in each training pass, from the framework's generator; set no seed within a layer.",
+    catches=("torch.manual_seed within forward", "a mask that is drawn once and kept"),
+)
+def fresh_noise(trial: Trial) -> None:
+    """A layer that draws in training gives another result for another seed, and in the next pass of the same stream."""
+    driver: LayerDriver = trial.driver
+    driver.settle(trial)
+    given = driver.inputs(trial, 3)
+    layer = driver.build(trial, training=True)
+    known = driver.differs_by_mode(layer)
+    if not known and not driver.draws(layer, given) and not trial.has("mode_dependent"):
+        trial.skip("it draws nothing in training")
+    if not driver.draws(driver.build(trial, training=True), given):
+        trial.skip("what differs between its modes draws nothing")
+    with trial.case(size=3, mode="training"), trial.component("a training pass"):
+        fresh = [driver.build(trial, training=True) for _ in range(4)]
+        seen = [
+            driver.see(trial, made, given, seed=derive(trial.seed, "noise", i), backward=False)["output"]
+            for i, made in enumerate(fresh)
+        ]
+        trial.demand(
+            any(differs(s, seen[0]) for s in seen[1:]),
+            "four seeds give one result in training",
+            cause="the seed is set inside, or what it draws is not used",
+        )
+        kept = [
+            driver.see(trial, layer, given, seed=derive(trial.seed, "noise", i), backward=False)["output"] for i in range(4)
+        ]
+        trial.demand(
+            any(differs(s, kept[0]) for s in kept[1:]),
+            "four passes of one instance give one result in training, whatever the seed",
+            cause="what was drawn first is kept",
+        )
