@@ -163,7 +163,7 @@ def host(tensors, held):
     return {n: t.copy() for n, t in tensors.items()}
 
 
-def is_part(_):
+def is_shard(_):
     return False
 
 

@@ -202,7 +202,7 @@ def same_mesh(folder: Path) -> dict[str, Any]:
 def reads(folder: Path, mesh: Any) -> float:
     """Which share of the elements of a checkpoint this rank reads when it goes on."""
     read: list[int] = []
-    load = sharded_files.load_parts
+    load = sharded_files.load_shards
 
     def counted(*arguments: Any) -> Any:
         found = load(*arguments)
@@ -210,7 +210,7 @@ def reads(folder: Path, mesh: Any) -> float:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharded_files, "load_parts", counted)
+        patch.setattr(sharded_files, "load_shards", counted)
         Run(spec(mesh), folder).fit(resume=True)
     return read[0] / sum(tensor.size for tensor in saved(folder, 6).values())
 

@@ -8,7 +8,7 @@ import mapsto
 from mapsto import use
 from mapsto.engine.checkpoints.checkpoint import Checkpoints
 from mapsto.engine.laws.runs import usual
-from mapsto.torch.mesh.one import is_part, local
+from mapsto.torch.mesh.one import is_shard, local
 
 from . import Mutant
 from .program_mesh import Scores, sums
@@ -38,7 +38,7 @@ class OwnPartAsTheWhole(Checkpoints):
     """Each rank writes the part that it holds as if it were all."""
 
     def begin(self, step, tree, about, **options):
-        return super().begin(step, _mapped(tree, lambda v: local(v) if is_part(v) else v), about, **options)
+        return super().begin(step, _mapped(tree, lambda v: local(v) if is_shard(v) else v), about, **options)
 
 
 class Halves(Checkpoints):
@@ -49,7 +49,7 @@ class Halves(Checkpoints):
             return value.bfloat16().float() if isinstance(value, torch.Tensor) and value.dtype == torch.float32 else value
 
         program = dict(tree["program"])
-        if any(is_part(v) for v in program["model"].values()):
+        if any(is_shard(v) for v in program["model"].values()):
             program["optimizer"] = _mapped(program["optimizer"], halved)
         return super().begin(step, {**tree, "program": program}, about, **options)
 

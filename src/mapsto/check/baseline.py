@@ -33,7 +33,7 @@ class Baseline:
         self.known: dict[Key, str] = {} if every else _read(path)
         self.found: dict[Key, Verdict] = {}
 
-    def settle(self, made: Verdict) -> Verdict:
+    def against_known(self, made: Verdict) -> Verdict:
         """The verdict, a known failure where it is one. A target that cannot be used is never known: nothing was judged."""
         key = self.name(made.reference or made.subject), made.law
         self.found[key] = made

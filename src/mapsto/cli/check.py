@@ -184,8 +184,8 @@ class _Check:
         return chosen
 
     def _take(self, verdict: Verdict) -> Verdict:
-        """The verdict as the baseline settles it, kept and written."""
-        made = verdict if self.baseline is None else self.baseline.settle(verdict)
+        """The verdict as it stands against the baseline, kept and written."""
+        made = verdict if self.baseline is None else self.baseline.against_known(verdict)
         self.made.append(made)
         if self.lines is not None:
             self.lines.verdict(made, self.laws.get((made.law, made.wing)) or self.laws.get((made.law, None)))

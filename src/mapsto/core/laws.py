@@ -367,7 +367,7 @@ def verdict(trial: Trial, *, seconds: float = 0.0, output: str = "") -> Verdict:
         wing=trial.subject.wing,
         advice=trial.subject.words.get(trial.law.name, ""),
     )
-    return settle(made, trial.example)
+    return against_expected(made, trial.example)
 
 
 def reproduction(trial: Trial) -> str:
@@ -390,7 +390,7 @@ def reproduction(trial: Trial) -> str:
     )
 
 
-def settle(made: Verdict, example: Example) -> Verdict:
+def against_expected(made: Verdict, example: Example) -> Verdict:
     """Expected failures are strict: a failure that was announced is one, an announced failure that passes fails."""
     expected = example.expect.get(made.law, example.expect.get(made.id))
     if expected is None:

@@ -64,7 +64,7 @@ class HuggingFace(Source):
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, self._count, "huggingface")
         if self._settled is None:
-            self._settled = self._settle()
+            self._settled = self._infer_fields()
         chosen = indices.tolist()
         rows = self.data[chosen or [0]]
         batch: Batch = {}
@@ -81,7 +81,7 @@ class HuggingFace(Source):
             batch[field] = values[: len(chosen)]
         return batch
 
-    def _settle(self) -> dict[str, Field]:
+    def _infer_fields(self) -> dict[str, Field]:
         """The types of fields that come as lists, by records that are spread over the data set."""
         seen = np.unique(np.linspace(0, self._count - 1, SAMPLE).astype(int)).tolist()
         rows, settling = self.data[seen], Settling(self._types)

@@ -54,7 +54,7 @@ class Items(Source):
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, self._count, "items")
         if self._fields is None:
-            self._fields = self._settle()
+            self._fields = self._infer_fields()
         chosen = indices.tolist()
         columns = self._columns(chosen) if chosen else {name: [] for name in self._fields}
         if columns.keys() != self._fields.keys():
@@ -64,7 +64,7 @@ class Items(Source):
             for name, values in columns.items()
         }
 
-    def _settle(self) -> dict[str, Field]:
+    def _infer_fields(self) -> dict[str, Field]:
         every = isinstance(self.items, Sequence) or self._count <= SAMPLE
         seen = list(range(self._count)) if every else np.linspace(0, self._count - 1, SAMPLE).astype(int).tolist()
         settling = Settling(self.types)

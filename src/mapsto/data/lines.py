@@ -83,9 +83,9 @@ class TextLines(_Lines):
         if self.pattern is not None and not self.pattern.groupindex:
             raise DataError(f"text_lines: pattern {pattern!r} has no named group; write (?P<input>.*) for each field")
         self.types.check([field] if self.pattern is None else list(self.pattern.groupindex))
-        self._fields = {} if self.pattern is None else self._settle(self.pattern)
+        self._fields = {} if self.pattern is None else self._infer_fields(self.pattern)
 
-    def _settle(self, pattern: re.Pattern[str]) -> dict[str, Field]:
+    def _infer_fields(self, pattern: re.Pattern[str]) -> dict[str, Field]:
         settling, figures = Settling(self.types), set[str]()
         for file in self.files:
             for line in range(len(file)):

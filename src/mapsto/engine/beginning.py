@@ -116,7 +116,7 @@ def _check_kept(loop: Loop) -> None:
     tensors = flatten(loop.program.state_tree(), loop.wing.is_tensor, "program", loop.ranks.rank)[1]
     if not hasattr(loop.wing, "unsaved"):
         return
-    parts = loop.ranks.world > 1 and any(map(loop.wing.is_part, tensors.values()))
+    parts = loop.ranks.world > 1 and any(map(loop.wing.is_shard, tensors.values()))
     wrong = [f"{name} is {why}" for name, value in tensors.items() if (why := loop.wing.unsaved(value, parts)) is not None]
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""

@@ -62,7 +62,7 @@ def weights_of(path: Path, wing: Wing) -> dict[str, Any]:
         raise CheckpointError(f"{path} holds no weights under {WEIGHTS.rstrip('.')}")
     try:
         parts = manifest["format"] == PARTS
-        found = wing.load_parts(path, names, None, Alone()) if parts else wing.load_tensors(path / TENSORS)
+        found = wing.load_shards(path, names, None, Alone()) if parts else wing.load_tensors(path / TENSORS)
         return {name.removeprefix(WEIGHTS): found[name] for name in names}
     except CheckpointError:
         raise

@@ -117,7 +117,7 @@ class Loop:
         received = self.ranks.gather((self._stop_requested, self.saves.ready))
         self.stop = self.stop or next((request for request, _ in received if request is not None), None)
         if received[0][1]:
-            self._settle()
+            self._finish_checkpoint()
 
     def _first(self, request: tuple[str, str] | None) -> tuple[str, str] | None:
         """The request to stop of the first rank that has one, on every rank."""
@@ -135,7 +135,7 @@ class Loop:
             raise DataError(f"data.train: the reader ended at step {self.step} of {self.total}")
         if self.saved != self.step:
             self._save()
-        self._settle()
+        self._finish_checkpoint()
 
     def _steps(self) -> None:
         take, keep, program, several = self.program.step, self._window.append, self.program, self.ranks.world > 1
@@ -186,7 +186,7 @@ class Loop:
             if self.program.attention_requested:
                 self._receive()
         elif self.saves.ready:
-            self._settle()
+            self._finish_checkpoint()
         if self._is_due("log") or last:
             self._log()
         if self._is_due("evaluate"):
@@ -245,14 +245,14 @@ class Loop:
         self.emit("evaluate", {**found, "time/evaluate": clock() - began})
 
     def _save(self) -> None:
-        self._settle()
+        self._finish_checkpoint()
         began = clock()
         tree = self._tree()
         self._verify(tree["program"])
         self.saves.begin(self.step, tree, self._about(), self.best, since=began)
         self.saved = self.step
         if not self.spec.checkpoint.asynchronous:
-            self._settle()
+            self._finish_checkpoint()
 
     def _verify(self, tree: Any) -> None:
         """Before a checkpoint is written: ranks that hold the same must still hold the same."""
@@ -264,7 +264,7 @@ class Loop:
             last = f"; they did at step {self.saved}, which is saved" if self.saved > 0 else ""
             raise DivergenceError(f"step {self.step}: {error}{last}") from None
 
-    def _settle(self) -> None:
+    def _finish_checkpoint(self) -> None:
         """Wait for the checkpoint that is being written, if one is, and tell of it."""
         if (done := self.saves.finish()) is not None:
             detail = {"path": str(done.path), "best": done.best, "seconds": done.took, "waited": done.waited}

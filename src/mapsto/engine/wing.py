@@ -159,11 +159,11 @@ class Wing(Protocol):
         """
         ...
 
-    def is_part(self, tensor: Any) -> bool:
+    def is_shard(self, tensor: Any) -> bool:
         """Whether a tensor is of those of which ranks hold parts; never for one process."""
         ...
 
-    def save_parts(self, tensors: Mapping[str, Any], folder: Path, ranks: Ranks) -> list[str]:
+    def save_shards(self, tensors: Mapping[str, Any], folder: Path, ranks: Ranks) -> list[str]:
         """Write what this rank holds of named tensors; the names of its files. All ranks call it together."""
         ...
 
@@ -171,7 +171,7 @@ class Wing(Protocol):
         """Of the state of a whole program (its leaves may be anything) what a program on this rank has parameters for."""
         ...
 
-    def load_parts(self, folder: Path, names: Sequence[str], program: Any, ranks: Ranks) -> dict[str, Any]:
+    def load_shards(self, folder: Path, names: Sequence[str], program: Any, ranks: Ranks) -> dict[str, Any]:
         """Read named tensors from all the tensor files of a folder: of each the part that a program on this rank holds
         of it, or all. All ranks call it together."""
         ...

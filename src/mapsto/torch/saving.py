@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import CheckpointError
-from .mesh.one import is_part, local, whole
+from .mesh.one import is_shard, local, whole
 from .rates import advanced
 from .state import State
 
@@ -110,7 +110,7 @@ def host(tensors: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str,
         if kept is not None and _fits(kept, tensor):
             local(kept).copy_(local(tensor.detach()), non_blocking=True)
             found[name] = kept
-        elif is_part(tensor):
+        elif is_shard(tensor):
             found[name] = tensor.detach().to("cpu", copy=True)
         else:
             found[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
@@ -132,7 +132,7 @@ def _alike(state: Any, parameter: Any) -> dict[str, Any]:
 def placed(value: Any, like: Any) -> Any:
     """A state in which tensors lie on the ranks as those of `like` do at the same place; nothing is sent."""
     if isinstance(value, Tensor):
-        fits = isinstance(like, Tensor) and is_part(like) and not is_part(value) and like.shape == value.shape
+        fits = isinstance(like, Tensor) and is_shard(like) and not is_shard(value) and like.shape == value.shape
         return _cut(value, like) if fits else value
     if type(value) is dict:
         known = like if isinstance(like, Mapping) else {}

@@ -32,7 +32,7 @@ from torch.futures import Future
 
 from ..core.errors import CheckpointError
 from . import tensor_file
-from .mesh.one import is_part
+from .mesh.one import is_shard
 
 if TYPE_CHECKING:
     from .program import Program
@@ -54,7 +54,7 @@ def _first_cause() -> Iterator[None]:
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
-def save_parts(tensors: Mapping[str, Tensor], folder: Path, ranks: Any) -> list[str]:
+def save_shards(tensors: Mapping[str, Tensor], folder: Path, ranks: Any) -> list[str]:
     """Write what this rank holds of named tensors; the names of its files (none or one)."""
     writer = _PartsWriter(folder, cuts(tensors))
     with _first_cause():
@@ -68,7 +68,7 @@ def save_parts(tensors: Mapping[str, Tensor], folder: Path, ranks: Any) -> list[
 
 def cuts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """How tensors are cut whose names do not tell it: by axis of the mesh the dimension, and a parameter that lies alike."""
-    parts: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if is_part(tensor)}
+    parts: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if is_shard(tensor)}
     parameters = {name.removeprefix(MODEL): tensor for name, tensor in parts.items() if name.startswith(MODEL)}
     found: dict[str, Any] = {}
     for name, tensor in parts.items():
@@ -111,7 +111,7 @@ class _PartsWriter(StorageWriter):
         try:
             if plan.items:
                 self._write(plan, planner)
-        except Exception as error:  # noqa: BLE001  # told by `save_parts`, when all ranks are through
+        except Exception as error:  # noqa: BLE001  # told by `save_shards`, when all ranks are through
             self.error = error
         done.set_result([])
         return done
@@ -135,7 +135,7 @@ class _PartsWriter(StorageWriter):
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-def load_parts(folder: Path, names: Sequence[str], program: Program | None, ranks: Any) -> dict[str, Tensor]:
+def load_shards(folder: Path, names: Sequence[str], program: Program | None, ranks: Any) -> dict[str, Tensor]:
     """Named tensors from all safetensors files of a folder: of each the part that a program holds of it, or all, on the CPU.
 
     Raises CheckpointError naming a tensor that is in none of them.
@@ -184,11 +184,11 @@ class Likes:
         state = program.state
         self.cut = cut
         leaves = dict(_tensors(program.state_tree(), "program"))
-        self.own = {path: tensor for path, tensor in leaves.items() if is_part(tensor)}
+        self.own = {path: tensor for path, tensor in leaves.items() if is_shard(tensor)}
         self.whole = leaves.keys() - self.own.keys()
         self.every: dict[str, Any] = dict(state.model.named_parameters())
         self.every |= zip(state.names, state.parameters, strict=True)
-        self.parameters = {n: p for n, p in self.every.items() if is_part(p)}
+        self.parameters = {n: p for n, p in self.every.items() if is_shard(p)}
 
     def __call__(self, path: str, shape: Sequence[int]) -> Tensor | None:
         likes = (self.own.get(path), named_in(path, self.parameters), None if path in self.whole else self._made(path, shape))
@@ -204,7 +204,7 @@ class Likes:
             return None
         like = self.every.get(self.cut[path]["like"])
         if like is not None:
-            return like if is_part(like) else None
+            return like if is_shard(like) else None
         mesh = max((p.device_mesh for p in self.parameters.values()), key=lambda m: m.ndim)
         axes = self.cut[path]["axes"]
         placements = [Shard(axes[axis]) if axis in axes else Replicate() for axis in mesh.mesh_dim_names or ()]

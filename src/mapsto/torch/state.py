@@ -115,7 +115,7 @@ class Builder:
     option, and what none states is the optimizer's own. strict: whether weights must be bitwise the same on any number of
     ranks: who cannot hold that refuses. local_updates: the middleware that brings replicas together by itself, so that the
     mesh does not sum their gradients; buckets: one that says how a bucket of gradients is summed, (bucket, group) -> future,
-    and how; part: where this rank keeps a part of the model, what is known of the whole (`mapsto.torch.mesh.stages.Part`).
+    and how; local_stages: where this rank keeps some stages of the model, what is known of the whole (`LocalStages`).
     """
 
     model: nn.Module
@@ -125,11 +125,15 @@ class Builder:
     strict: bool = False
     local_updates: str | None = None
     buckets: tuple[str, Callable[[Tensor, Any], Any]] | None = None
-    part: Any = None
+    local_stages: Any = None
 
     def match(self, patterns: tuple[str, ...] | list[str] | str, where: str) -> list[str]:
         """Names of parameters that match shell-style patterns (`encoder.*`). Raises SpecError where one matches none."""
-        every = list(self.part.everywhere) if self.part is not None else [name for name, _ in self.model.named_parameters()]
+        every = (
+            list(self.local_stages.everywhere)
+            if self.local_stages is not None
+            else [name for name, _ in self.model.named_parameters()]
+        )
         found: dict[str, None] = {}
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
             hits = [n for n in every if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
@@ -154,7 +158,7 @@ class Builder:
 
     def name(self, name: str, parameter: nn.Parameter) -> str:
         """What a parameter of the model is called in the whole model."""
-        known: str = name if self.part is None else self.part.names[id(parameter)]
+        known: str = name if self.local_stages is None else self.local_stages.names[id(parameter)]
         return known
 
     def grouped(self) -> list[tuple[tuple[int, ...], list[str]]]:
@@ -163,7 +167,9 @@ class Builder:
         rules = [set(self.match(patterns, "param_groups")) for patterns, _ in self.groups]
         here = [name for name, _ in self.trainable()]
         found: dict[tuple[int, ...], list[str]] = {}
-        for name in here if self.part is None else [n for n, trained in self.part.everywhere.items() if trained]:
+        for name in (
+            here if self.local_stages is None else [n for n, trained in self.local_stages.everywhere.items() if trained]
+        ):
             found.setdefault(tuple(i for i, names in enumerate(rules) if name in names), []).append(name)
         return sorted(found.items())
 

@@ -20,7 +20,7 @@ from .build import build_program  # noqa: E402, F401  # of the protocol
 from .build import build_spec as build  # noqa: E402, F401  # of the protocol
 from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
-from .mesh.one import is_part  # noqa: E402, F401  # of the protocol
+from .mesh.one import is_shard  # noqa: E402, F401  # of the protocol
 from .placement import known_device  # noqa: E402
 from .rates import rates, try_rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
@@ -79,11 +79,11 @@ def prepare() -> None:
     from . import sharded_files  # noqa: F401
 
 
-def save_parts(tensors: Mapping[str, Any], folder: Path, ranks: Any) -> list[str]:
+def save_shards(tensors: Mapping[str, Any], folder: Path, ranks: Any) -> list[str]:
     """Write what this rank holds of named tensors; the names of its files."""
     from . import sharded_files  # what it imports is heavy, and a run of one process does without
 
-    return sharded_files.save_parts(tensors, folder, ranks)
+    return sharded_files.save_shards(tensors, folder, ranks)
 
 
 def local_state(tree: Mapping[str, Any], program: Any) -> Mapping[str, Any]:
@@ -101,11 +101,11 @@ def checksums(program: Any, tree: Mapping[str, Any]) -> dict[str, dict[str, int]
     return agreement.checksums({"model": tree["model"]} if local_updates else tree)
 
 
-def load_parts(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> dict[str, Any]:
+def load_shards(folder: Path, names: Sequence[str], program: Any, ranks: Any) -> dict[str, Any]:
     """Read named tensors: of each the part that a program on this rank holds of it, or all."""
     from . import sharded_files
 
-    return sharded_files.load_parts(folder, names, program, ranks)
+    return sharded_files.load_shards(folder, names, program, ranks)
 
 
 def versions() -> dict[str, str]:

@@ -179,7 +179,7 @@ class Checkpoints:
 
     def _tensors(self, path: Path, manifest: Mapping[str, Any], names: list[str], program: Program | None) -> dict[str, Any]:
         if manifest["format"] == PARTS or (self.ranks.world > 1 and program is not None):
-            return self.wing.load_parts(path, names, program, self._line())
+            return self.wing.load_shards(path, names, program, self._line())
         found = self.wing.load_tensors(path / TENSORS)
         gone = set(found) - set(names) if len(names) < len(found) else set()
         return {name: tensor for name, tensor in found.items() if name not in gone or "@" not in name}

@@ -64,7 +64,7 @@ class Writing:
                 raise CheckpointError(f"{self.final} exists already: a checkpoint is never overwritten")
             found.extend(flatten(tree, self.wing.is_tensor, rank=self.ranks.rank))
             names = hashlib.sha256("\0".join(sorted(found[1])).encode()).hexdigest()
-            return self.ranks.world > 1 and any(map(self.wing.is_part, found[1].values())), names
+            return self.ranks.world > 1 and any(map(self.wing.is_shard, found[1].values())), names
 
         told = each(self.ranks, flat)
         differ = len({names for _, names in told}) > 1
@@ -86,7 +86,7 @@ class Writing:
         temporary = self.final.with_name(f".{self.final.name}.{os.getpid()}.tmp")
         try:
             temporary = lead(self.ranks, lambda: self._make(temporary))
-            files = self._write_parts(temporary) if self.parts else {}
+            files = self._write_shards(temporary) if self.parts else {}
             lead(self.ranks, lambda: self._publish(temporary, files))
         except BaseException as error:
             if self.ranks.leader:
@@ -105,12 +105,12 @@ class Writing:
             temporary.mkdir()
         return temporary
 
-    def _write_parts(self, folder: Path) -> dict[str, Any]:
+    def _write_shards(self, folder: Path) -> dict[str, Any]:
         """Size and SHA-256 of all files that the ranks wrote, by name."""
 
         def own() -> dict[str, Any]:
             with self._explained():
-                names = self.wing.save_parts(self.tensors, folder, self.ranks)
+                names = self.wing.save_shards(self.tensors, folder, self.ranks)
                 for name in names:
                     sync(folder / name)
                 return {name: measure(folder / name) for name in names}

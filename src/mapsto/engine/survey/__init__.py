@@ -154,7 +154,7 @@ class Survey:
         self._set("train", batches=self.summary.sets["train"].batches + 1)
         self._new = True
 
-    def _settle(self) -> None:
+    def _summarise(self) -> None:
         """What the first batches tell, taken together."""
         held, self._cached = _joined(self._cached), {}
         if self.summary is None or not self._fields:
@@ -204,7 +204,7 @@ class Survey:
             return
         self._looking = self._new = False
         with self._guarded():
-            self._settle()
+            self._summarise()
             self.folder.write_survey(dataclasses.asdict(self.summary))
 
     # -- parts -------------------------------------------------------------------------------------------------------

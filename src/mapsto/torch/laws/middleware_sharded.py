@@ -60,7 +60,7 @@ def sharded_resume(trial: Trial) -> None:
         with trial.component("restoring its state"):
             from .. import sharded_files  # heavy, and only runs on ranks need it
 
-            files = sharded_files.load_parts(Path(told[0]), sorted(tree.names), fresh, Group())
+            files = sharded_files.load_shards(Path(told[0]), sorted(tree.names), fresh, Group())
             fresh.restore(_mapped(tree.plain, "program", lambda path, _: files[path]))
         _run(trial, fresh, LAST)
         same(
@@ -93,7 +93,7 @@ def _saved(tree: Mapping[str, Any], folder: Path) -> _Saved:
     _mapped(tree, "program", kept)
     copies = {path: tensor.detach().clone() for path, tensor in tensors.items()}
     plain = _mapped(tree, "program", lambda _, tensor: tensor.new_empty(0))
-    sharded_files.save_parts(copies, folder, Group())
+    sharded_files.save_shards(copies, folder, Group())
     dist.barrier()
     return _Saved(plain, set(tensors))
 

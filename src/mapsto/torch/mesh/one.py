@@ -106,14 +106,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.detach() if full is None else full().detach()
 
 
-def is_part(tensor: Any) -> bool:
+def is_shard(tensor: Any) -> bool:
     """Whether ranks hold parts of it (a DTensor)."""
     return hasattr(tensor, "device_mesh")
 
 
 def cut(full: Tensor, like: Any) -> Tensor:
     """Of a full value the part that this rank holds of `like`; nothing is sent."""
-    if not is_part(like):
+    if not is_shard(like):
         return full
     from torch.distributed.tensor import distribute_tensor
 

@@ -200,8 +200,8 @@ class Ranks(OneProcess):
         if self.sizes["pipeline"] > 1:
             self.pipeline = Pipeline(builder.model, self.device_mesh["pipeline"], builder.device, self.staging)
             self.notes += self.pipeline.notes
-            builder.part = self.pipeline.part
-            self.pipeline.part.order = [name for _, names in builder.grouped() for name in names]
+            builder.local_stages = self.pipeline.local_stages
+            self.pipeline.local_stages.order = [name for _, names in builder.grouped() for name in names]
             if self.data is not None:
                 self.placed = self._summed([*builder.model.named_parameters()], self.data)
         elif self.sizes["shard"] > 1 or (self.sizes["replicate"] > 1 and self.divided is not None):
@@ -274,9 +274,9 @@ class Ranks(OneProcess):
                     window, self.meets, state.device, attention=self.wants_attention, counts=self.counts
                 )
                 if self.divided is not None:
-                    self.divided.settle()
+                    self.divided.align_gradients()
                 if self.pipeline is not None:
-                    self.pipeline.part.sum_tied()
+                    self.pipeline.local_stages.sum_tied()
                 for summed in (self.placed, self.scalars):
                     if isinstance(summed, Summed):
                         summed.reduce()
@@ -348,11 +348,11 @@ class Ranks(OneProcess):
 
     def local_state(self, tree: Mapping[str, Any]) -> Mapping[str, Any]:
         """Of the state of a whole program what this rank has parameters for."""
-        return tree if self.pipeline is None else self.pipeline.part.local_state(tree)
+        return tree if self.pipeline is None else self.pipeline.local_stages.local_state(tree)
 
     def summary(self) -> dict[str, Any]:
         """What a program says of the whole model where its rank holds a part of it, and how it is cut."""
-        found = {} if self.pipeline is None else self.pipeline.part.summary()
+        found = {} if self.pipeline is None else self.pipeline.local_stages.summary()
         return {**found, "mesh": self.notes} if self.notes else found
 
     def sums(self, parts: Sequence[Metrics]) -> Metrics:

@@ -24,7 +24,7 @@ from ....core.errors import ComposeError, SpecError
 from ...mappings import Batch, Grad, Loss, Metrics
 from ...state import State
 from .. import norms
-from .stages import Part, keep
+from .stages import LocalStages, keep
 from .staging import Staging
 from .values import shared
 
@@ -68,9 +68,9 @@ class Pipeline:
         self.group = mesh.get_group()
         self.rank, self.ranks = mesh.get_local_rank(), mesh.size()
         self.total = self.ranks * staging.stages
-        self.part: Part = keep(model, self.total, range(self.rank, self.total, self.ranks), mesh, staging.split)
+        self.local_stages: LocalStages = keep(model, self.total, range(self.rank, self.total, self.ranks), mesh, staging.split)
         self.notes = [
-            f"stage {i} of {self.total} on pipeline rank {i % self.ranks}: {w}" for i, w in enumerate(self.part.words)
+            f"stage {i} of {self.total} on pipeline rank {i % self.ranks}: {w}" for i, w in enumerate(self.local_stages.words)
         ]
         self.signature = inspect.signature(type(model).forward)
         model.forward = self.evaluate
@@ -130,7 +130,8 @@ class Pipeline:
 
     def _schedule(self, count: int) -> Any:
         stages: list[Any] = [
-            PipelineStage(_Stage(self, index), index, self.total, self.device, group=self.group) for index in self.part.sections
+            PipelineStage(_Stage(self, index), index, self.total, self.device, group=self.group)
+            for index in self.local_stages.sections
         ]
         given: dict[str, Any] = {"n_microbatches": count, "loss_fn": _loss, "scale_grads": False}
         if len(stages) == 1:
@@ -165,7 +166,7 @@ class Pipeline:
         given.pop(next(iter(given)))
         for name in given:
             default = self.signature.parameters[name].default
-            if self.part.followed and default is not inspect.Parameter.empty and given[name] is not default:
+            if self.local_stages.followed and default is not inspect.Parameter.empty and given[name] is not default:
                 raise ComposeError(
                     f"mesh.pipeline: the task gives the model {name!r}, and its forward was followed with the default: declare "
                     f"pipeline_plan in {type(self.model).__name__}, whose first piece takes it"
@@ -191,9 +192,13 @@ class Pipeline:
     def norm(self, tensors: Sequence[Tensor], p: float, parameters: Sequence[nn.Parameter]) -> Tensor:
         """The norm over all stages; a tied parameter counts once. tensors: one for each parameter with a gradient."""
         with_gradient = [q for q in parameters if q.grad is not None]
-        own = {self.part.names[id(q)]: t for t, q in zip(tensors, with_gradient, strict=True) if id(q) not in self.part.copies}
+        own = {
+            self.local_stages.names[id(q)]: t
+            for t, q in zip(tensors, with_gradient, strict=True)
+            if id(q) not in self.local_stages.copies
+        }
         found = dict(zip(own, norms.each(list(own.values()), p), strict=True))
-        dtypes = {name: self.part.dtypes[name] for name in self.part.order}
+        dtypes = {name: self.local_stages.dtypes[name] for name in self.local_stages.order}
         return norms.over_stages(found, dtypes, p, self.group, self.device)
 
     def gathered(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -212,8 +217,8 @@ class Pipeline:
             )
         inputs, values = self.inputs(args, kwargs), ()
         for index in range(self.total):
-            if index in self.part.sections:
-                values = self.part.sections[index].call(inputs, values)
+            if index in self.local_stages.sections:
+                values = self.local_stages.sections[index].call(inputs, values)
             values = shared(values, self._peer(index), self.group, self.device)
         return values[0] if len(values) == 1 else values
 
@@ -261,7 +266,7 @@ class _Entry:
         self.called = True
         if index:
             pipeline.take_random(index, self._micro)
-        values = pipeline.part.sections[index].call(pipeline.inputs(args, kwargs), self._values)
+        values = pipeline.local_stages.sections[index].call(pipeline.inputs(args, kwargs), self._values)
         if index == pipeline.total - 1:
             return values[0] if len(values) == 1 else values
         if wrong := [type(v).__name__ for v in values if not isinstance(v, Tensor)]:

@@ -41,7 +41,7 @@ class Elsewhere(nn.Module):
 
 
 @dataclass
-class Part:
+class LocalStages:
     """sections: of this rank, by stage; words: of every stage; everywhere: every parameter's name and whether it is trained;
     dtypes: of the norms of all parameters; order: the names of the trained ones as one process's optimizer has them; names: of
     this rank's parameters, as one process calls them; tied: parameters that other stages have too, with the group of these;
@@ -88,7 +88,7 @@ class Part:
                 dist.all_reduce(local(parameter.grad), group=group)
 
 
-def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, split: Sequence[str] | None) -> Part:
+def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, split: Sequence[str] | None) -> LocalStages:
     """Cut the model into `total` stages and leave in it what those of this rank need."""
     cut = sections(model, total, split)
     ranks = mesh.size()
@@ -106,7 +106,7 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
             raise SpecError(
                 f"mesh.pipeline: stage {rank} ({cut[rank].what}) has nothing to train: say in mesh.split where stages begin"
             )
-    part = Part(
+    found = LocalStages(
         {i: cut[i] for i in own},
         [section.what for section in cut],
         {canonical[id(p)]: p.requires_grad for _, p in every},
@@ -115,18 +115,18 @@ def keep(model: nn.Module, total: int, own: Sequence[int], mesh: DeviceMesh, spl
         {canonical[id(p)]: p.dtype.to_real() for _, p in every},
     )
     groups = _groups({frozenset(h) for h in holders.values() if len(h) > 1}, mesh)
-    part.keys = frozenset(model.state_dict()) | part.everywhere.keys()
+    found.keys = frozenset(model.state_dict()) | found.everywhere.keys()
     _prune(model, frozenset().union(*(cut[i].uses for i in own)))
     own_names = {canonical[id(p)] for p in model.parameters()}
-    part.elsewhere = part.keys - model.state_dict().keys() - own_names
+    found.elsewhere = found.keys - model.state_dict().keys() - own_names
     for parameter in model.parameters():
-        part.names[id(parameter)] = canonical[id(parameter)]
+        found.names[id(parameter)] = canonical[id(parameter)]
         holding = frozenset(holders[id(parameter)]) if id(parameter) in holders else frozenset()
         if len(holding) > 1:
-            part.tied.append((parameter, groups[holding]))
+            found.tied.append((parameter, groups[holding]))
             if mesh.get_local_rank() != min(holding):
-                part.copies.add(id(parameter))
-    return part
+                found.copies.add(id(parameter))
+    return found
 
 
 def _groups(wanted: set[frozenset[int]], mesh: DeviceMesh) -> Mapping[frozenset[int], dist.ProcessGroup]:

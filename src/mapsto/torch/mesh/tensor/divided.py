@@ -52,7 +52,7 @@ class Divided:
         self.whole = [(n, p) for n, p in named if not isinstance(p, DTensor)]
         self.parts = [p for _, p in named if isinstance(p, DTensor)]
 
-    def settle(self) -> None:
+    def align_gradients(self) -> None:
         """Let gradients lie on ranks as their parameters do (that of an embedding's rows does not by itself).
 
         Raises SpecError where a weight that every rank has whole met values that ranks have in parts.
