@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mapsto.core.laws import Example, Subject, Trial, Verdict, find_law, verdict
 from mapsto.core.random import derive
+from mapsto.laws.compare import cast
 from mapsto.laws.drivers import LossValue
 
 IGNORED = -1
@@ -74,7 +76,7 @@ class Driver:
         logits, target = given
         with np.errstate(all="ignore"):
             if dtype != "float64":  # a step of 1e-30 is none there: the value alone is judged
-                losses = np.asarray(loss(self.rounded(logits, dtype).astype("float32"), target))
+                losses = np.asarray(loss(cast(logits, dtype).astype("float32"), target))
                 gradients = {"input 0": np.zeros_like(logits)}
                 return LossValue(
                     "unreduced", np.asarray(losses.sum(dtype="float64")), None, gradients, losses.astype("float64")
@@ -93,12 +95,6 @@ class Driver:
 
     def native(self, array: Any) -> Any:
         return array
-
-    def rounded(self, array: Any, dtype: str) -> Any:
-        if dtype != "bfloat16":
-            return array.astype(dtype).astype("float64")
-        bits = array.astype("float32").view("uint32")
-        return ((bits + 0x8000) & np.uint32(0xFFFF0000)).view("float32").astype("float64")
 
     def no_kernel(self, error: Exception) -> bool:
         return False
@@ -142,3 +138,26 @@ def test_bounds_are_held_around_a_minimum() -> None:
     assert judged(cross_entropy, "bounds", bounds=(0.0, None), **best).status == "pass"
     made = judged(cross_entropy, "bounds", bounds=(0.0, 1.0), **best)
     assert made.status == "fail"
+
+
+class HasNoHalf(Driver):
+    def look(self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
+        if dtype == "bfloat16":
+            trial.skip("it has no bfloat16")
+        return super().look(trial, loss, given, dtype)
+
+
+def test_dtypes_that_a_framework_has_not_are_left_out_and_the_others_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "Driver", HasNoHalf)
+    assert judged(cross_entropy, "extreme").status == "pass"
+    assert judged(overflows, "extreme").status == "fail"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_numbers_are_rounded_as_a_framework_rounds_them(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.integers(1 << 31, size=5000, dtype=np.uint32).view(np.float32)
+    x = np.concatenate(
+        [bits[np.isfinite(bits)], rng.normal(size=1000).astype("float32"), np.float32([1 + 2**-8, 1 + 3 * 2**-8])]
+    )
+    assert np.array_equal(cast(x, dtype), torch.from_numpy(x).to(getattr(torch, dtype)).double().numpy())

@@ -51,6 +51,19 @@ def dtype_of(array: Any) -> str:
     return array.dtype if isinstance(array, Exact) else str(array.dtype)
 
 
+def cast(array: Array, dtype: str) -> Array:
+    """The numbers of an array rounded to a dtype (to the nearest, ties to even), in float64.
+
+    bfloat16, which NumPy has not, is the upper half of a float32.
+    """
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            return np.asarray(array.astype(dtype), dtype=np.float64)
+        bits = array.astype(np.float32).view(np.uint32)
+        upper = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+        return np.asarray(upper.view(np.float32), dtype=np.float64)
+
+
 def leaves(tree: Any, path: str = "") -> dict[str, Any]:
     """The leaves of nested dicts, lists, tuples and dataclasses by path, and of objects that have no equality of their own.
 

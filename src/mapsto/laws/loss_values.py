@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.laws import Laws, Trial
+from ..core.laws import Laws, NotApplicable, Trial
 from ..formulas.activations import log_softmax, sigmoid
-from .compare import EPS, MAX, Array, differs, max_error, same, values
+from .compare import EPS, MAX, Array, cast, differs, max_error, same, values
 from .drivers import LossDriver, LossValue
 from .loss_inputs import axis_of, domain, fixed, ignoring, is_float, records, with_ignored
 
@@ -102,7 +102,7 @@ def _extreme(trial: Trial, driver: LossDriver, dtype: str, scale: float) -> bool
     targets, where = fixed(trial), domain(trial)
     given = driver.inputs(trial, 4, stream="extreme", dtype="float32")
     pushed = [x if i in targets or not is_float(x) else _pushed(x, where, scale) for i, x in enumerate(given)]
-    wide = tuple(driver.rounded(x, dtype) if is_float(x) else x for x in pushed)
+    wide = tuple(cast(x, dtype) if is_float(x) else x for x in pushed)
     try:
         true = driver.look(trial, driver.build(trial), wide)
     except Exception:  # noqa: BLE001  # outside its domain
@@ -110,6 +110,8 @@ def _extreme(trial: Trial, driver: LossDriver, dtype: str, scale: float) -> bool
     with trial.case(size=4, dtype=dtype, scale=scale):
         try:
             got = driver.look(trial, driver.build(trial, dtype), wide, dtype)
+        except NotApplicable:  # the framework has no such dtype
+            return False
         except (RuntimeError, NotImplementedError) as error:
             if driver.no_kernel(error):
                 return False

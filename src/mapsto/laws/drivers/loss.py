@@ -54,7 +54,10 @@ class LossDriver(Protocol):
         ...
 
     def look(self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
-        """One evaluation on arrays, their floating numbers in the dtype, with gradients of predictions and parameters."""
+        """One evaluation on arrays, their floating numbers in the dtype, with gradients of predictions and parameters.
+
+        A dtype that the framework has not is skipped (`trial.skip("it has no bfloat16")`).
+        """
         ...
 
     def weighed(self, loss: Any, weight: Any = None) -> Any:
@@ -63,10 +66,6 @@ class LossDriver(Protocol):
 
     def native(self, array: Any) -> Any:
         """An array as the framework's own, for functions that the author stated (`weight`, `mean`)."""
-        ...
-
-    def rounded(self, array: Array, dtype: str) -> Array:
-        """The numbers of an array rounded to a dtype, in float64."""
         ...
 
     def no_kernel(self, error: Exception) -> bool:

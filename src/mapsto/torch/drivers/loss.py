@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ...core.errors import LossError
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
-from ...laws.compare import Array
 from ...laws.discovery import Held, settled
 from ...laws.drivers import LossValue
 from ..laws.compare import arrays
@@ -250,10 +249,6 @@ class Driver:
 
     def native(self, array: Any) -> Any:
         return torch.from_numpy(array.copy()) if isinstance(array, np.ndarray) else array
-
-    def rounded(self, array: Array, dtype: str) -> Array:
-        made: Array = torch.from_numpy(array).to(getattr(torch, dtype)).double().numpy()
-        return made
 
     def no_kernel(self, error: Exception) -> bool:
         return "not implemented for" in str(error) or "expected scalar type" in str(error)
