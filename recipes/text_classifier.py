@@ -102,7 +102,8 @@ class AttentionPool(nn.Module):
         self.score = nn.Linear(width, heads)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        scores = self.score(x).masked_fill(~mask[..., None], torch.finfo(x.dtype).min)
+        scores = self.score(x)
+        scores = scores.masked_fill(~mask[..., None], torch.finfo(scores.dtype).min)  # autocast makes them narrower than x
         return torch.einsum("bth,btd->bhd", scores.softmax(1), x).flatten(1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import MissingExtra
-from ...core.laws import Trial
+from ...core.laws import Subject, Trial
 from ...core.parts import build
 from ...core.random import derive
-from ...core.values import use
+from ...core.values import Part, use
 from ..adapt import as_source
 from ..arrays import Arrays
 from ..source import Batch
@@ -215,6 +216,8 @@ def batches_for(trial: Trial, transform: Any) -> Callable[[int], Batch]:
     if trial.example.inputs is not None:
         inputs = trial.example.inputs
         return lambda size: inputs(size, np.random.default_rng(derive(trial.seed, "batch", size)))[0]
+    if (before := _before_it(trial.subject)) is not None:
+        return before
     said = ""
     for make in BATCHES.values():
         try:
@@ -228,6 +231,22 @@ def batches_for(trial: Trial, transform: Any) -> Callable[[int], Batch]:
             "inputs=lambda size, rng: ({'input': ...},))  # a batch of so many records"
         )
     return lambda size: make(size, np.random.default_rng(derive(trial.seed, "batch", size)))
+
+
+def _before_it(subject: Subject) -> Callable[[int], Batch] | None:
+    """In a recipe, what the transform is given there: the reader's first records, after the transforms before it."""
+    place = re.fullmatch(r"data\.([^.]+)\.transforms\.(\d+)", subject.label)
+    reader = None if subject.spec is None or place is None else subject.spec.data[place[1]]
+    if place is None or not isinstance(reader, Part):
+        return None
+    earlier = list(reader.args["transforms"])[: int(place[2])]
+
+    def make(size: int) -> Batch:
+        args = {**reader.args, "transforms": earlier, "batch_size": max(size, 1), "workers": 0}
+        made = build(Part(reader.use, args), "reader", path=f"data.{place[1]}", injected={"seed": subject.spec.seed})
+        return {name: values[:size] for name, values in made.batch(0).items()}
+
+    return make
 
 
 def apply(transform: Any, batch: Mapping[str, Any], seed: int) -> Any:

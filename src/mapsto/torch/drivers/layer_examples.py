@@ -11,12 +11,15 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...core.laws import Example, Subject, Trial
+from ...core.parts import build as built_part
 from ...core.random import derive
 from ...laws.discovery import Held, settled
 from .layer_guess import Unguessable, guess, guesses, required
@@ -46,7 +49,8 @@ def discover(subject: Subject) -> Example:
                     continue
                 if stated.inputs is not None:
                     return replace(stated, args=args, more={**settled, "found": _said(subject, args, None)})
-                hit = next((c for c in candidates(module) if _works(module, c)), None)
+                recipe = [_of_recipe(subject.spec)] if subject.kind == "model" and subject.spec is not None else []
+                hit = next((c for c in chain(recipe, candidates(module)) if _works(module, c)), None)
                 if hit is not None:
                     more = {**settled, "record_axis": hit.record_axis, "found": _said(subject, args, hit)}
                     sizes = tuple(n for n in stated.dynamic if _runs(module, hit, n))
@@ -55,6 +59,34 @@ def discover(subject: Subject) -> Example:
         except Unguessable as unknown:
             problem = f"its argument `{unknown}` could not be guessed"
     return replace(stated, more={**settled, "unfound": f"{problem}; write beside it\n{snippet(subject)}"})
+
+
+class _Given(Exception):
+    """What a task gave its model."""
+
+
+def _of_recipe(spec: Any) -> Candidate:
+    """What the task of a recipe gives the model, of so many of the records that the recipe's reader gives first."""
+    from .task import of_recipe
+
+    batches = of_recipe(spec)
+
+    def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        raise _Given(args, options)
+
+    def make(size: int, generator: torch.Generator) -> tuple[Any, ...]:
+        model, (batch,) = nn.Identity(), batches(size, generator)
+        model.register_forward_pre_hook(note, with_kwargs=True)
+        task = built_part(spec.task, "task", path="task", injected={"seed": spec.seed}, wing=spec.wing)
+        try:
+            task(model, {n: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for n, v in batch.items()})
+        except _Given as noted:
+            args, options = noted.args
+            if not options:
+                return tuple(args)
+        raise TypeError("the task gives its model options by name, or nothing")
+
+    return Candidate("as the recipe's task gives them", make)
 
 
 def _try_to_build(subject: Subject, args: dict[str, Any], problem: str) -> tuple[nn.Module | None, dict[str, Any], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -95,7 +96,7 @@ def _discover(subject: Subject) -> Example:
     family = more.pop("family", None)
     if subject.spec is not None and stated.inputs is None and "model" not in more:
         own = {**stated.more, "settled": True, "model": lambda: _model_of(subject.spec)}
-        return replace(stated, inputs=_of_recipe(subject.spec), more=own)
+        return replace(stated, inputs=of_recipe(subject.spec), more=own)
     if stated.inputs is not None and "model" in more:
         return replace(stated, more=more)
     said = ""
@@ -120,11 +121,13 @@ def _discover(subject: Subject) -> Example:
     return replace(stated, more={**more, "unfound": f"no batch and model were found that suit it ({said})"})
 
 
-def _of_recipe(spec: Any) -> Callable[..., tuple[Batch]]:
+def of_recipe(spec: Any) -> Callable[..., tuple[Batch]]:
     """So many of the records that the recipe's reader gives first."""
 
+    read = functools.cache(functools.partial(first_batch, spec))
+
     def make(size: int, generator: torch.Generator) -> tuple[Batch]:
-        batch = first_batch(spec, 4 * size)
+        batch = read(4 * size)
         there = len(next(iter(batch.values())))
         picked = torch.randperm(max(there, size), generator=generator)[:size].numpy() % there
         return (taken(batch, picked),)
