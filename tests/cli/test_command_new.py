@@ -9,7 +9,10 @@ import pytest
 
 from mapsto import registry
 from mapsto.cli.new import camel, kinds
+from mapsto.cli.templates.wing import drivers
+from mapsto.core.protocols import methods
 from mapsto.core.wings import WINGS, Framework
+from mapsto.laws.drivers import LayerDriver, Schedule, ScheduleDriver
 
 DESIGNED = (
     *("source", "order", "transform", "reader", "model", "layer", "loss", "task", "optimizer", "schedule"),
@@ -131,3 +134,10 @@ def test_a_wing_without_templates_and_one_that_is_not_there(mapsto, tmp_path, mo
         "there is no wing 'toi'; allowed: torch, toy; did you mean 'toy'?" in mapsto("new", "loss", "own", "--wing", "toi").err
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "protocol"), [(drivers.Layers, LayerDriver), (drivers.Schedules, ScheduleDriver), (drivers.Driven, Schedule)]
+)
+def test_the_drivers_of_a_new_wing_have_all_that_laws_ask_for(made, protocol):
+    assert [name for name in methods(protocol) if not hasattr(made, name)] == []

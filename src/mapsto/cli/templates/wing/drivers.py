@@ -110,6 +110,10 @@ class Layers:
         normal = np.asarray(np.random.default_rng(seed + 1).normal(size=y.shape))
         return float((y * normal).sum()), _gradients(layer, kept, normal) if gradients else {}
 
+    def set_mode(self, layer: Layer, *, training: bool) -> None:
+        """For training or for evaluation."""
+        layer.training = training
+
     def draws(self, layer: Layer, given: tuple[Any, ...]) -> bool:
         """Whether it asks its generator for anything."""
         rng = np.random.default_rng(0)
