@@ -59,6 +59,18 @@ class Hooked(Deep):
         self.blocks[5].register_forward_hook(lambda _, args, result: result + args[0].exp())
 
 
+class HookedAlike(Deep):
+    """Hooks of the same code, of which that of the third stage holds another number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for number, block in enumerate(self.blocks):
+            block.register_forward_hook(self.hook(3 if number == 5 else 2))
+
+    def hook(self, times: int) -> Any:
+        return lambda _, args, result: result + sum(args[0].exp() for _ in range(times))
+
+
 class Tied(Deep):
     """A parameter that two stages have, which is reduced between them."""
 
@@ -101,17 +113,17 @@ def rehearsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("model", "stages"),
-    [(Deep, [0, 1, 4]), (Declared, [0, 1, 4]), (Uneven, [0, 1, 2, 4]), (Hooked, [0, 1, 2, 4]), (Frozen, [0, 1, 2, 4]),
-     (Tied, [0, 1, 2, 3, 4])],
+    ("model", "tensor", "stages"),
+    [(Deep, 1, [0, 1, 4]), (Declared, 1, [0, 1, 4]), (Uneven, 1, [0, 1, 2, 4]), (Hooked, 1, [0, 1, 2, 4]),
+     (HookedAlike, 1, [0, 1, 2, 4]), (Frozen, 1, [0, 1, 2, 4]), (Tied, 1, [0, 1, 2, 3, 4]), (Deep, 2, [0, 1, 4])],
 )  # fmt: skip
 def test_stages_that_are_alike_are_rehearsed_once_and_all_is_told_as_by_every_stage(
-    model: Any, stages: list[int], rehearsed: list[int], monkeypatch: pytest.MonkeyPatch
+    model: Any, tensor: int, stages: list[int], rehearsed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = planner(model, memory=600_000).outlook(axes())
-    assert [rank // 2 for rank in rehearsed] == stages
+    short = planner(model, memory=600_000).outlook(axes(tensor=tensor))
+    assert [rank // (2 * tensor) for rank in rehearsed] == stages
     monkeypatch.setattr(Mail, "same", lambda *_: False)
-    full = planner(model, memory=600_000).outlook(axes())
+    full = planner(model, memory=600_000).outlook(axes(tensor=tensor))
     assert len(full.stages) == 5
     assert short.to_data() == full.to_data()
     assert short.largest is not None

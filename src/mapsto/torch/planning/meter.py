@@ -64,6 +64,8 @@ class Meter(_Mode):
         """Identity of a storage -> its number and a reference that tells of its end."""
         self._sizes: dict[int, int] = {}
         self._labels: dict[int, str] = {}
+        self._like: dict[int, int] = {}
+        """Of storages that are not there, the one that each repeats."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -140,6 +142,43 @@ class Meter(_Mode):
             self._events.append((number, -self._sizes[number]))
             self._sizes[number] = 0
 
+    # -- repeating -----------------------------------------------------------------------------------------------------
+    @property
+    def made(self) -> int:
+        """Storages that were seen until now: the number of the next one."""
+        return len(self._sizes)
+
+    def events(self, since: int) -> list[tuple[int, int]]:
+        """(storage number, change of its bytes) from a moment on."""
+        return self._events[since:]
+
+    def number_of(self, tensor: Tensor) -> int | None:
+        """The number of a tensor's storage, where it is known and alive."""
+        return self._alive.get(id(tensor.untyped_storage()), (None,))[0]
+
+    def alive_now(self, number: int) -> bool:
+        """Whether a storage has not come to its end."""
+        return self._sizes[number] > 0
+
+    def label_of(self, number: int) -> str:
+        """What a storage was for."""
+        return self._labels.get(self._like.get(number, number), "activations")
+
+    def repeat(self, number: int | None, change: int, like: int) -> int:
+        """Note a change of a storage that is not there (None: a new one), for what the storage `like` was for; its number."""
+        if number is None:
+            number = len(self._sizes)
+            self._sizes[number], self._like[number] = 0, like
+        self._events.append((number, change))
+        self._sizes[number] += change
+        return number
+
+    def end(self, tensor: Tensor) -> None:
+        """Note the end of a tensor's storage before it comes."""
+        number, _ = self._alive.pop(id(tensor.untyped_storage()))
+        self._events.append((number, -self._sizes[number]))
+        self._sizes[number] = 0
+
     # -- asking ------------------------------------------------------------------------------------------------------
     def label(self, tensors: Iterable[Any], label: str) -> int:
         """Say what these tensors are for; the bytes of their storages on this rank."""
@@ -169,8 +208,8 @@ class Meter(_Mode):
         in every other step.
         """
         places = {label: place for place, label in enumerate(LABELS)}
-        activations, optimizer = places["activations"], places["optimizer"]
-        kinds = [places[self._labels[n]] if n in self._labels else activations for n in range(len(self._sizes))]
+        optimizer = places["optimizer"]
+        kinds = [places[self.label_of(n)] for n in range(len(self._sizes))]
         whole = np.array([(kinds[n], change) for n, change in self._events], np.int64).reshape(-1, 2)
         state = sum(size for n, size in self._sizes.items() if kinds[n] == optimizer)
         before, after = (part[part[:, 0] != optimizer] for part in (whole[:since], whole[since:]))

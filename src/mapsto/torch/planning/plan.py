@@ -166,6 +166,7 @@ class Planner:
         self.limits = limits or Limits()
         self.whole: Measured | None = None
         self.shorter: Shorter | None = None
+        self.repeating = True
 
     def rank(self, meshes: Sequence[Mapping[str, int]], progress: Progress = lambda _: None) -> list[Outlook]:
         """The outlook of each mesh: those that fit first, the least communication before more, then the most memory left.
@@ -267,16 +268,27 @@ class Planner:
         for stage in range(axes["pipeline"] if not stages else 0):
             if mail.same(stage, axes["pipeline"]):
                 continue
-            with rehearsing(self.spec, axes, stage * each, self.example, self.injected, mail) as rehearsal:
-                stages.append(rehearsal.step(records))
-                if usable is not None:
-                    most = _most(rehearsal, usable, stages[-1], most)
+            found, most = self._stage(axes, stage * each, mail, most)
+            stages.append(found)
         worst = max(stages, key=lambda stage: stage.peak)
         reason = ""
         if usable is not None and worst.peak > usable:
             reason = f"needs {format_size(worst.peak)} a rank: {format_size(worst.peak - usable)} too many"
             reason += f"; micro-batches of {most} of {records} would fit" if most else ""
         return Outlook(axes, worst, reason, most, self.limits.bandwidth, (), tuple(stages))
+
+    def _stage(self, axes: Mapping[str, int], rank: int, mail: Mail, others: int | None) -> tuple[Measured, int | None]:
+        """A step on the first rank of a stage, and the largest micro-batch that fits it and those before it."""
+        records, usable = self.records_of(axes), self.limits.usable
+        for repeating in (True, False) if axes["pipeline"] > 1 and self.repeating else (False,):
+            with rehearsing(self.spec, axes, rank, self.example, self.injected, mail, repeating=repeating) as rehearsal:
+                found = rehearsal.step(records)
+                most = None if usable is None or rehearsal.unlike else _most(rehearsal, usable, found, others)
+            if not rehearsal.unlike:
+                break
+            self.repeating = False
+            _settle()
+        return found, most
 
 
 def _settle() -> None:

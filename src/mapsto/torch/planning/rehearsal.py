@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from ...core.spec import Spec
 from ..build import build_program
 from ..program import Program
 from .meter import Meter, Timeline
+from .repeats import Repeats
 from .stages import Mail
 from .traffic import Traffic
 from .world import FakeMeter, fake_world
@@ -55,7 +56,7 @@ class Rehearsal:
 
     def __init__(self, program: Program, meter: Meter, example: Mapping[str, Any], rank: int, mail: Mail) -> None:
         self.program, self.meter, self.example, self.rank, self.mail = program, meter, example, rank, mail
-        self._moment = 0
+        self._moment, self._stepped = 0, False
         mail.preparing = self._preparing
         state = program.state
         gc.collect()  # what the stages of a pipeline left out is held in cycles
@@ -74,15 +75,25 @@ class Rehearsal:
         batches = [sized(self.example, records) for _ in range(self.passes)]
         given: Any = batches if self.program.reader_args else batches[0]
         self.mail.records = records
+        if (repeats := self.mail.repeats) is not None:
+            repeats.control = not self._stepped
+        self._stepped = True
         self._forget()
         self._moment, issued = meter.now, len(meter.traffic)
         with explained("the step"):
             self.program.step(given)
         held = dict(self.held)
         held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
+        if repeats is not None:
+            repeats.compare()
         timeline = meter.timeline(self._moment)
         peak, at_peak = timeline.peak()
         return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]), timeline)
+
+    @property
+    def unlike(self) -> str:
+        """Which micro-batch was not like others whose steps were taken from it; empty where all were."""
+        return "" if self.mail.repeats is None else self.mail.repeats.unlike
 
     def _forget(self) -> None:
         """What steps before left, which would make this one unlike the first: requests to stop, schedules of other shapes."""
@@ -95,9 +106,13 @@ class Rehearsal:
 
     def _preparing(self) -> Callable[[], None]:
         """A pipeline's schedule is made ready once for each shape, with a pass of its own: no part of an ordinary step."""
-        issued = len(self.meter.traffic)
+        issued, repeats = len(self.meter.traffic), self.mail.repeats
+        if repeats is not None:
+            repeats.paused = True
 
         def done() -> None:
+            if repeats is not None:
+                repeats.paused = False
             del self.meter.traffic[issued:]
             self._moment = self.meter.now
 
@@ -116,17 +131,22 @@ def rehearsing(
     injected: Mapping[str, Any],
     mail: Mail | None = None,
     change: Callable[[nn.Module], None] | None = None,
+    repeating: bool = False,
 ) -> Iterator[Rehearsal]:
     """The program of a spec on one rank of a mesh with these axes, in fake tensors.
 
     example: a batch, of which shapes and types are read; mail: of the stages of a pipeline, rehearsed in order;
-    change: what is done to the model when it is made. Raises what building the program raises, and PlanError.
+    change: what is done to the model when it is made; repeating: whether later micro-batches of a pipeline repeat the second.
+    Raises what building the program raises, and PlanError.
     """
     world = 1
     for size in axes.values():
         world *= size
     mail = mail or Mail()
-    with fake_world(rank, world, mail) as mode, FakeMeter(mode) as meter:
+    with fake_world(rank, world, mail) as mode, FakeMeter(mode) as meter, ExitStack() as stack:
+        mail.repeats = Repeats(meter) if repeating else None
+        for patch in mail.repeats.patches() if mail.repeats is not None else ():
+            stack.enter_context(patch)
         with explained("building the model"):
             model = spec.model
             if change is not None:

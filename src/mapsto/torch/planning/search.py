@@ -66,15 +66,18 @@ class Trend:
 
 
 def together(*timelines: Timeline) -> list[Any] | None:
-    """Bytes alive after each change (float64), of what the timelines have in common: all but what some do at their beginning.
+    """Bytes alive when something was made (float64), of what the timelines have in common: all but what some do at first.
 
-    None where they do not do the same.
+    What is freed together is in order of its size, which is another for other numbers of records, so that a moment within is no
+    moment of the other; none is a peak. None where the timelines do not do the same.
     """
-    count = min(len(one.changes) for one in timelines)
-    kinds = [one.changes[len(one.changes) - count :, 0] for one in timelines]
+    made = [np.flatnonzero(one.changes[:, 1] > 0) for one in timelines]
+    count = min(map(len, made))
+    made = [places[len(places) - count :] for places in made]
+    kinds = [one.changes[places, 0] for one, places in zip(timelines, made, strict=True)]
     if not count or any((kind != kinds[0]).any() for kind in kinds):
         return None
-    return [one.totals()[-count:].astype(np.float64) for one in timelines]
+    return [one.totals()[places].astype(np.float64) for one, places in zip(timelines, made, strict=True)]
 
 
 def largest(peak: Callable[[int], int], limit: int, known: dict[int, int], trend: Trend | None = None) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from fractions import Fraction
 from typing import Any
 from unittest import mock
 
+from torch import nn
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from ..mesh.pipeline import sections, stages
 from ..mesh.pipeline.schedule import Pipeline
 from .alike import kinds
+from .repeats import Repeats
 
 _READY: Any = (
     (schedules.PipelineScheduleSingle, "_initialize_stage"),
@@ -34,6 +36,8 @@ class Mail:
         self._kinds: list[Hashable] = []
         self.preparing: Callable[[], Callable[[], None]] = lambda: lambda: None
         """Called before a schedule is made ready for new shapes; what it gives, after."""
+        self.repeats: Repeats | None = None
+        """Of the rank that is rehearsed, where later micro-batches may repeat the second."""
 
     def same(self, stage: int, ranks: int) -> bool:
         """Whether a stage between the first and the last needs no more than one before it, which was rehearsed: it computes the
@@ -70,6 +74,8 @@ class Mail:
         def cut(model: Any, *how: Any) -> Any:
             found = sections.sections(model, *how)
             mail._kinds = kinds(model, found)
+            if mail.repeats is not None:
+                found = [dataclasses.replace(s, call=mail.repeats.section(s.call, _modules(model, s.uses))) for s in found]
             return found
 
         yield mock.patch.object(stages, "sections", cut)
@@ -98,6 +104,11 @@ class Mail:
             for m in meta.forward_metas
         )
         return dataclasses.replace(meta, forward_metas=scaled)
+
+
+def _modules(model: nn.Module, uses: Collection[str]) -> list[nn.Module]:
+    """Those of a section."""
+    return [module for name, module in model.named_modules() if name in uses]
 
 
 def _alike(one: tuple[int, Any], other: tuple[int, Any]) -> bool:

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.distributed.tensor import _redistribute
 from torch.distributed.tensor import debug as tensor_debug
+from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -163,7 +164,7 @@ def _device_meshes() -> Iterator[Any]:
     if isinstance(own := vars(DeviceMesh).get("mesh"), property) and own.fget is not None:
         yield mock.patch.object(DeviceMesh, "mesh", property(_really(own.fget)))
     name = "_propagate_tensor_meta_non_cached"
-    yield mock.patch.object(ShardingPropagator, name, _really(vars(ShardingPropagator)[name]))
+    yield mock.patch.object(ShardingPropagator, name, _known(_really(vars(ShardingPropagator)[name])))
 
 
 def _really(function: Any) -> Any:
@@ -177,6 +178,33 @@ def _really(function: Any) -> Any:
     return type(function)(real) if inner is not function else real
 
 
+_SHAPES: dict[Any, Any] = {}
+
+
+def _known(shapes: Callable[[Any, Any], Any]) -> Any:
+    """DTensor's shapes of what an operator makes, found once for all worlds: they follow from those of its arguments."""
+
+    @functools.wraps(shapes)
+    def known(propagator: Any, schema: Any) -> Any:
+        key = (schema.op, torch.get_default_dtype(), _without_mesh((schema.args_schema, *schema.kwargs_schema.items())))
+        try:
+            found = _SHAPES[key]
+        except KeyError:
+            found = _SHAPES[key] = shapes(propagator, schema)
+        except TypeError:  # of an argument that is not compared
+            found = shapes(propagator, schema)
+        return list(found) if type(found) is list else found
+
+    return known
+
+
+def _without_mesh(value: Any) -> Any:
+    """An argument by its value; of a DTensor what it is as a whole."""
+    if isinstance(value, DTensorSpec):
+        return value.tensor_meta, value.device_mesh.device_type
+    return tuple(map(_without_mesh, value)) if isinstance(value, (list, tuple)) else (type(value), value)
+
+
 def _ranks(value: Any) -> Any:
     """A fake tensor of ranks is that of the whole world, in order, which is what `init_device_mesh` makes."""
     return torch.arange(value.numel(), dtype=value.dtype).view(value.shape) if isinstance(value, FakeTensor) else value
@@ -185,6 +213,8 @@ def _ranks(value: Any) -> Any:
 MEMO = Memo()
 """One for all worlds: the layers of a model and the meshes of a plan do the same to the same shapes."""
 FAKE = _C._TorchDispatchModeKey.FAKE
+MEMORABLE = frozenset({"aten", "_c10d_functional"})
+"""Operators whose results follow from their arguments alone; of a collective too, which names its group and says its size."""
 DEVICE: Any = torch.ops.prim.device.default
 """A fake tensor is asked for its device many times for each operator."""
 
@@ -204,7 +234,7 @@ class FakeMeter(Meter):
             if value is not None:
                 return value if args[0].dtype is not torch.bool else bool(value)
         namespace = namespace_of(operator)
-        if namespace == "aten" and self.mode is not None and _C._get_dispatch_mode(FAKE) is self.mode:
+        if namespace in MEMORABLE and self.mode is not None and _C._get_dispatch_mode(FAKE) is self.mode:
             return MEMO.carry_out(self.mode, operator, args, kwargs)
         result = operator(*args, **kwargs)
         if namespace == "c10d" and type(result) is tuple:  # (tensors, work), whose work would give nothing
