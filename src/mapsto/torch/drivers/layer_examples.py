@@ -24,6 +24,7 @@ from ...core.random import derive
 from ...laws.discovery import Held, settled
 from .layer_guess import Unguessable, guess, guesses, required
 from .layer_ladder import Candidate, candidates, forward_parameters
+from .recipe import of_recipe
 
 _FOUND: Held = {}
 
@@ -67,8 +68,6 @@ class _Given(Exception):
 
 def _of_recipe(spec: Any) -> Candidate:
     """What the task of a recipe gives the model, of so many of the records that the recipe's reader gives first."""
-    from .task import of_recipe
-
     batches = of_recipe(spec)
 
     def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:

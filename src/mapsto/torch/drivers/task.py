@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,10 +20,9 @@ from ...core.values import use
 from ...laws.compare import Array
 from ...laws.discovery import Held, settled
 from ...laws.drivers.task import TaskValue
-from ...laws.program_inputs import first_batch
-from ...laws.task import taken
 from ..laws.compare import arrays, leaves
 from .layer import DRIVER as LAYERS
+from .recipe import of_recipe
 
 _FOUND: Held = {}
 Batch = dict[str, Any]
@@ -119,20 +117,6 @@ def _discover(subject: Subject) -> Example:
                 more |= {"model": chosen[1], "found": f"example found: {name}"}
                 return replace(stated, inputs=chosen[0], more=more)
     return replace(stated, more={**more, "unfound": f"no batch and model were found that suit it ({said})"})
-
-
-def of_recipe(spec: Any) -> Callable[..., tuple[Batch]]:
-    """So many of the records that the recipe's reader gives first."""
-
-    read = functools.cache(functools.partial(first_batch, spec))
-
-    def make(size: int, generator: torch.Generator) -> tuple[Batch]:
-        batch = read(4 * size)
-        there = len(next(iter(batch.values())))
-        picked = torch.randperm(max(there, size), generator=generator)[:size].numpy() % there
-        return (taken(batch, picked),)
-
-    return make
 
 
 def _model_of(spec: Any) -> nn.Module:
