@@ -24,6 +24,7 @@ VERBS = {
     "consolidate": "write a checkpoint's weights to one plain file",
     "report": "write a run's report page, and open it",
     "doctor": "say what was wrong with a run, with its evidence",
+    "diff": "say where two runs first differ, and in what",
     "check": "prove that mappings keep the laws of their kind",
     "list": "what is registered: built in, by plugins, by recipe files",
     "show": "the plan and the parts of a spec, or one mapping's options",

@@ -176,6 +176,13 @@ class Wing(Protocol):
         of it, or all. All ranks call it together."""
         ...
 
+    def probe(self, program: Any, batch: Any, *, nudge: bool = False) -> dict[tuple[str, str], Any]:
+        """What the next step gives, in the order in which it is computed: (what, which) -> NumPy array; the step is taken.
+
+        nudge: weights are moved to their next numbers first (see `mapsto.engine.divergence`; a wing may do without).
+        """
+        ...
+
     def versions(self) -> dict[str, str]:
         """Versions and settings that decide numbers: framework, backend, threads, device names."""
         ...

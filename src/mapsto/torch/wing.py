@@ -22,6 +22,7 @@ from .mesh import agreement  # noqa: E402
 from .mesh.group import Group, join, launched  # noqa: E402
 from .mesh.one import is_shard  # noqa: E402, F401  # of the protocol
 from .placement import known_device  # noqa: E402
+from .probe import probe  # noqa: E402, F401  # of the protocol
 from .rates import rates, try_rates  # noqa: E402, F401  # of the protocol
 from .saving import host  # noqa: E402, F401  # of the protocol
 from .tensor_file import load_tensors, save_tensors, unsaved  # noqa: E402, F401  # of the protocol
