@@ -57,6 +57,7 @@ observer = decorator("observer")
 surgery = decorator("surgery")
 export = decorator("export")
 mesh = decorator("mesh")
+training = decorator("training")
 
 _LAZY = {"Run": "mapsto.engine.run", "build_program": "mapsto.engine.wing"}
 
@@ -103,6 +104,7 @@ __all__ = [
     "source",
     "surgery",
     "task",
+    "training",
     "transform",
     "use",
 ]

@@ -152,6 +152,14 @@ _BUILT_IN = (
     ),
     Kind(name="op", signature="tensors -> tensors", summary="a custom operator of the framework", native=True),
     Kind(name="program", signature="spec -> program", summary="a whole spec, composed", native=True),
+    Kind(
+        name="training",
+        signature="data -> weights",
+        summary="anybody's whole trainer, behind one function",
+        applied=("data",),
+        methods=("__call__",),
+        later=("seed", "batch_size", "steps"),
+    ),
     Kind(name="law", signature="mapping -> verdict", summary="a statement that every mapping of a kind owes"),
 )
 
