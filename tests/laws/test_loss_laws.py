@@ -160,12 +160,12 @@ def test_a_loss_that_is_always_zero_proves_nothing() -> None:
 
 
 def test_the_laws_of_layers_are_the_same_checks_on_another_kind() -> None:
-    shared, own = find_law("layer.gradients"), find_law("loss.gradients")
+    shared, own = find_law("layer.layout"), find_law("loss.layout")
     assert own.kinds == ("loss",)
     assert (own.tolerance, own.priority, own.satisfy) == (shared.tolerance, shared.priority, shared.satisfy)
     trial = Trial(of_target(nn.HuberLoss, "loss"), own)
     own.check(trial)
-    assert trial.counts["gradients"] >= 1
+    assert sum(trial.counts.values()) >= 1
     assert trial.subject.kind == "loss"
 
 

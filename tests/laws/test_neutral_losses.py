@@ -72,7 +72,12 @@ class Driver:
         rng = np.random.default_rng(derive(trial.seed, stream, size))
         return (make or trial.example.inputs)(size, rng, dtype)
 
-    def look(self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
+    def parameters(self, loss: Any) -> dict[str, Any]:
+        return {}
+
+    def look(
+        self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64", *, parameters: Any = None
+    ) -> LossValue:
         logits, target = given
         with np.errstate(all="ignore"):
             if dtype != "float64":  # a step of 1e-30 is none there: the value alone is judged
@@ -141,7 +146,9 @@ def test_bounds_are_held_around_a_minimum() -> None:
 
 
 class HasNoHalf(Driver):
-    def look(self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
+    def look(
+        self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64", *, parameters: Any = None
+    ) -> LossValue:
         if dtype == "bfloat16":
             trial.skip("it has no bfloat16")
         return super().look(trial, loss, given, dtype)
@@ -161,3 +168,19 @@ def test_numbers_are_rounded_as_a_framework_rounds_them(dtype: str) -> None:
         [bits[np.isfinite(bits)], rng.normal(size=1000).astype("float32"), np.float32([1 + 2**-8, 1 + 3 * 2**-8])]
     )
     assert np.array_equal(cast(x, dtype), torch.from_numpy(x).to(getattr(torch, dtype)).double().numpy())
+
+
+class Doubles(Driver):
+    """A loss whose hand-written backward is twice what it should be."""
+
+    def look(self, *args: Any, **options: Any) -> LossValue:
+        made = super().look(*args, **options)
+        return replace(made, gradients={k: 2 * g for k, g in made.gradients.items()})
+
+
+def test_a_backward_that_is_no_derivative_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert judged(cross_entropy, "gradients").status == "pass"
+    monkeypatch.setitem(globals(), "Driver", Doubles)
+    made = judged(cross_entropy, "gradients")
+    assert made.status == "fail"
+    assert "its gradient is 2 of what it should be" in str(made.witness and made.witness.cause)

@@ -84,11 +84,11 @@ def _against_differences(trial: Trial, layer: Any, given: tuple[Any, ...], *, or
     few = sum(x.size for x in point.values()) < (SLOW if order == 1 else SLOW // 4)
     what = "gradient" if order == 1 else "second derivative"
     for path, x in point.items():
-        _compare(trial, what, path, found[path], x, lambda y, path=path: moved(path, y), each=few)
+        compare(trial, what, path, found[path], x, lambda y, path=path: moved(path, y), each=few)
     trial.exercised(f"{what}s", len(point))
 
 
-def _compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, value: Any, *, each: bool) -> None:
+def compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, value: Any, *, each: bool) -> None:
     """The derivatives by one tensor against central differences, element by element or along one direction."""
     ways = _directions(x) if each else [_random_direction(x, trial.seed)]
     numeric = [(value(x + STEP * way) - value(x - STEP * way)) / (2 * STEP) for way in ways]

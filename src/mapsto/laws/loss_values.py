@@ -8,8 +8,10 @@ import numpy as np
 
 from ..core.laws import Laws, NotApplicable, Trial
 from ..formulas.activations import log_softmax, sigmoid
-from .compare import EPS, MAX, Array, cast, differs, max_error, same, values
+from .compare import EPS, MAX, Array, cast, differs, leaves, max_error, same, values
 from .drivers import LossDriver, LossValue
+from .layer import SLOW, compare
+from .layer_inputs import no_gradient, placed
 from .loss_inputs import axis_of, domain, fixed, ignoring, is_float, records, with_ignored
 
 laws = Laws("loss", driver=LossDriver)
@@ -17,6 +19,39 @@ laws = Laws("loss", driver=LossDriver)
 SCALES = (20.0, 300.0, 1e4)
 """Times a normal: logits in ordinary, careless and broken training."""
 DTYPES = ("float32", "float16", "bfloat16")
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+@laws.law(
+    "C-L1",
+    "gradients",
+    priority=0,
+    tolerance="T3",
+    why="A wrong backward trains to something, only worse; no value of the loss tells it.",
+    satisfy="Let the framework differentiate, or check a hand-written backward against finite differences in float64.",
+    catches=("a custom backward that forgets a factor", "a detach within the loss"),
+)
+def gradients(trial: Trial) -> None:
+    """Gradients of predictions and of its own parameters equal finite differences in float64."""
+    driver: LossDriver = trial.driver
+    driver.settle(trial)
+    loss, given = driver.build(trial), driver.inputs(trial, 2)
+    with trial.case(size=2, dtype="float64"), trial.component("differentiating it"):
+        found = driver.look(trial, loss, given).gradients
+        point = {k: x for k, x in leaves({f"input {i}": x for i, x in enumerate(given)}).items() if k in found}
+        point |= {k: x for n, x in driver.parameters(loss).items() if (k := f"parameter {n}") in found}
+        if not any(bool(np.any(found[k])) for k in point):
+            no_gradient(trial)
+
+        def moved(path: str, x: Array) -> float:
+            own = {path.removeprefix("parameter "): x} if path.startswith("parameter ") else {}
+            there = given if own else tuple(placed(g, f"input {i}", path, x) for i, g in enumerate(given))
+            return float(driver.look(trial, loss, there, parameters=own or None).total)
+
+        few = sum(x.size for x in point.values()) < SLOW
+        for path, x in point.items():
+            compare(trial, "gradient", path, found[path], x, lambda y, path=path: moved(path, y), each=few)
+        trial.exercised("gradients", len(point))
 
 
 # -- nothing -----------------------------------------------------------------------------------------------------------

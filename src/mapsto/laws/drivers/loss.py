@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -53,11 +53,24 @@ class LossDriver(Protocol):
         """Inputs of `size` records as arrays, from the trial's seed and the example's `inputs` (or another maker)."""
         ...
 
-    def look(self, trial: Trial, loss: Any, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
+    def look(
+        self,
+        trial: Trial,
+        loss: Any,
+        given: tuple[Any, ...],
+        dtype: str = "float64",
+        *,
+        parameters: Mapping[str, Array] | None = None,
+    ) -> LossValue:
         """One evaluation on arrays, their floating numbers in the dtype, with gradients of predictions and parameters.
 
+        parameters: values to take in the place of some of the loss's own, by name; it stays as it was.
         A dtype that the framework has not is skipped (`trial.skip("it has no bfloat16")`).
         """
+        ...
+
+    def parameters(self, loss: Any) -> dict[str, Array]:
+        """Copies of the parameters of its own that are trained, by name; none of most losses."""
         ...
 
     def weighed(self, loss: Any, weight: Any = None) -> Any:

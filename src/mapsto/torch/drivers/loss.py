@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...core.errors import LossError
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
+from ...laws.compare import Array
 from ...laws.discovery import Held, settled
 from ...laws.drivers import LossValue
 from ..laws.compare import arrays
@@ -227,8 +228,19 @@ class Driver:
         made = inputs(trial, size, getattr(torch, dtype), stream, make)
         return tuple(arrays(made))
 
-    def look(self, trial: Trial, loss: Call, given: tuple[Any, ...], dtype: str = "float64") -> LossValue:
+    def look(
+        self,
+        trial: Trial,
+        loss: Call,
+        given: tuple[Any, ...],
+        dtype: str = "float64",
+        *,
+        parameters: Mapping[str, Array] | None = None,
+    ) -> LossValue:
         """One evaluation with gradients of predictions and of the loss's own parameters."""
+        if parameters and isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss)
+            loss.load_state_dict({n: self.native(x) for n, x in parameters.items()}, strict=False)
         torch.manual_seed(derive(trial.seed, "pass") % (1 << 63))
         native = tuple(in_dtype(self.native(x), getattr(torch, dtype)) for x in given)
         arguments, wrt = differentiable(native, tuple(trial.example.more["fixed"]))
@@ -243,6 +255,10 @@ class Driver:
         gradients = {k: torch.zeros_like(x) if g is None else g for (k, x), g in pairs}
         losses = arrays(result) if kind == "unreduced" else None
         return LossValue(kind, arrays(total), weight, arrays(gradients), losses)
+
+    def parameters(self, loss: Call) -> dict[str, Array]:
+        named = loss.named_parameters() if isinstance(loss, nn.Module) else ()
+        return {n: arrays(p.detach().clone()) for n, p in named if p.requires_grad}
 
     def weighed(self, loss: Call, weight: Any = None) -> Call:
         return _Weighed(loss, weight) if weight is not None else _several(loss)

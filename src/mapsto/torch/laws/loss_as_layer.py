@@ -1,4 +1,4 @@
-"""Laws that a loss owes as a layer does: gradients, layout in memory, purity, compiling, autocast."""
+"""Laws that a loss owes as a layer does: layout in memory, purity, compiling, autocast."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from ...core.laws import Law, Trial
-from ...laws import layer, layer_purity
+from ...laws import layer_purity
 from ..drivers.layer import DRIVER
 from ..drivers.loss import build, inputs, settle
 from . import layer_compile, layer_layout, layer_precision
 
 SHARED: tuple[tuple[Callable[[], Any], str, str], ...] = (
-    (layer.laws, "layer.gradients", "gradients of predictions and of its own parameters equal finite differences in float64"),
     (layer_layout.laws, "layer.layout", "predictions and targets give the same value and gradients however they lie in memory"),
     (layer_layout.laws, "layer.gradient_layout", "gradients of its value give the same gradients however they lie in memory"),
     (layer_purity.laws, "layer.purity", "it leaves its inputs, random streams and settings as they were"),
