@@ -41,6 +41,7 @@ class Regression:
         self.dtype = np.dtype("float64" if exact else "float32")
         self.weights = {"w": np.linspace(-0.3, 0.4, 8).astype(self.dtype), "b": np.zeros((), self.dtype)}
         self.held: dict[str, Any] = {}
+        self.told = 0.0
         rank = driver.rank
         self.own = tuple(range(micro_shards)) if alone else tuple(range(rank, micro_shards, 2))
         self.reader_args = {"shard": self.own, "shards": micro_shards}
@@ -63,11 +64,12 @@ class Regression:
         return Sums(grads, sum(p[1] for p in parts), sum(p[2] for p in parts))
 
     def put(self, gradients: Any, total: float, weight: float) -> None:
-        self.held = dict(gradients)
+        self.held, self.told = dict(gradients), total / weight
 
     def grad(self, batch: Any) -> None:
         told = {n: self.one(part) for n, part in zip(self.own, batch, strict=True) if not isinstance(part, PaddingBatch)}
-        self.held = self.mean(told if self.alone else self.exchanged(told))
+        every = told if self.alone else self.exchanged(told)
+        self.held, self.told = self.mean(every), sum(p[1] for p in every.values()) / sum(p[2] for p in every.values())
 
     def exchanged(self, told: dict[int, Any]) -> dict[int, Any]:
         first, second = self.driver.gather(told)
@@ -83,7 +85,7 @@ class Regression:
 
     def update(self) -> dict[str, float]:
         self.weights = {n: w - np.asarray(0.01, self.dtype) * self.held[n] for n, w in self.weights.items()}
-        return {}
+        return {"loss": self.told}
 
     def step(self, batch: Any) -> Any:
         self.grad(batch)
@@ -94,6 +96,12 @@ class Regression:
 
     def parameters(self) -> Any:
         return dict(self.weights)
+
+    def holds(self) -> Any:
+        return dict(self.weights)
+
+    def names(self) -> list[list[str]]:
+        return [[name] for name in self.weights]
 
     def state(self) -> Any:
         return dict(self.weights)

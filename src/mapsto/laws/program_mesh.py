@@ -1,15 +1,17 @@
-"""Laws of programs on a mesh of two ranks: replicated and sharded they do what one process does."""
+"""Laws of programs on a mesh: replicated, sharded and on the one that their spec states they do what one process does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from ..core.axes import AXES
 from ..core.laws import Laws, Trial
 from ..core.plan import plan
-from ..core.values import use
+from ..core.values import Part, use
 from ..data.stream import size
 from .compare import Array, differs, ratio_cause, same
 from .drivers import ProgramDriver, RankedProgram, Sums
@@ -21,7 +23,12 @@ PATIENCE = 20.0
 
 
 def on_mesh(
-    trial: Trial, axes: Mapping[str, int] | None, *, records: int = RECORDS, more: tuple[Any, ...] = ()
+    trial: Trial,
+    axes: Mapping[str, int] | None,
+    *,
+    records: int = RECORDS,
+    more: tuple[Any, ...] = (),
+    stated: bool = False,
 ) -> tuple[RankedProgram, Any]:
     """The program of the spec in float64 on a mesh (None: on this process alone), and its training reader."""
     driver: ProgramDriver = trial.driver
@@ -31,7 +38,7 @@ def on_mesh(
         trial.skip(f"middleware {saver!r} lets replicas exchange less than the sum; middleware.bounded_drift judges how near")
     with trial.component("building the program"):
         reader = reader_of(spec, records=records)
-        return driver.build(trial, spec, reader, axes=axes, middleware=[*more, *spec.middleware]), reader
+        return driver.build(trial, spec, reader, axes=axes, middleware=[*more, *spec.middleware], stated=stated), reader
 
 
 def _same_gradients(trial: Trial, got: dict[str, Array | None], want: dict[str, Array]) -> None:
@@ -43,31 +50,64 @@ def _same_gradients(trial: Trial, got: dict[str, Array | None], want: dict[str, 
     same(trial, "gradients on the mesh", kept, want, tolerance="T1", cause=next(iter(causes)) if len(causes) == 1 else None)
 
 
-def _steps(trial: Trial, axes: Mapping[str, int], *, records: int = RECORDS, steps: int = STEPS) -> None:
+def _steps(trial: Trial, axes: Mapping[str, int], *, records: int = RECORDS, steps: int = STEPS, stated: bool = False) -> None:
     driver: ProgramDriver = trial.driver
     one, reader = on_mesh(trial, None, records=records)
-    many, _ = on_mesh(trial, axes, records=records)
+    many, _ = on_mesh(trial, axes, records=records, stated=stated)
     with driver.patience(PATIENCE):
         _compared(trial, one, many, reader, axes, steps)
 
 
 def _compared(trial: Trial, one: RankedProgram, many: RankedProgram, reader: Any, axes: Mapping[str, int], steps: int) -> None:
+    driver: ProgramDriver = trial.driver
+    shards = many.reader_args.get("shards", 1)
+    with trial.case(mesh=_said(axes)):
+        _still_tied(trial, one.names(), driver.gather(many.names()))
     for step in range(steps):
-        with trial.case(step=step, records=size(reader.batch(step)), world=2, dtype="float64", mesh=_said(axes)):
-            batches = {s: micro_shard(reader, step, s, 2) for s in range(2)}
+        records = size(reader.batch(step))
+        with trial.case(step=step, records=records, world=trial.world, dtype="float64", mesh=_said(axes)):
+            batches = {s: micro_shard(reader, step, s, shards) for s in range(shards)}
             with trial.component("a step of one process"):
                 sums = one.sums(batches)
                 wanted = _mean(sums)
             with trial.component("a step on the mesh"):
                 many.grad(own(many, reader, step))
-            _same_gradients(trial, many.gradients(), wanted)
+            for rank, got in _of_ranks(trial, many.gradients(), wanted):
+                with trial.case(rank=rank):
+                    _same_gradients(trial, got, {n: wanted[n] for n in got if n in wanted})
             if step == 0:
                 trial.control("a rank alone has another gradient", _alone_differs(one, batches, wanted))
             with trial.component("the update"):
                 one.put(wanted, sums.total, sums.weight)
-                one.update()
-                many.update()
-            same(trial, "weights on the mesh", many.parameters(), one.parameters(), tolerance="T1")
+                losses = [{"loss": np.asarray(program.update()["loss"])} for program in (many, one)]
+            same(trial, "the loss on the mesh", *losses, tolerance="T1")
+            weights = one.holds()
+            for rank, got in _of_ranks(trial, many.holds(), weights):
+                with trial.case(rank=rank):
+                    same(trial, "weights on the mesh", got, {n: weights[n] for n in got if n in weights}, tolerance="T1")
+
+
+def _of_ranks(trial: Trial, own: dict[str, Any], every: Mapping[str, Array]) -> list[tuple[int, dict[str, Any]]]:
+    """What each rank holds of something, which together must be all that one process has."""
+    driver: ProgramDriver = trial.driver
+    told = driver.gather(own)
+    lost = sorted(set(every).difference(*told))
+    trial.demand(not lost, f"no rank holds {', '.join(lost)}", first={"tensor": min(lost, default="")})
+    return list(enumerate(told))
+
+
+def _still_tied(trial: Trial, one: list[list[str]], ranks: list[list[list[str]]]) -> None:
+    """Of names that one process has for one parameter, those that a rank holds are of one parameter there."""
+    for rank, groups in enumerate(ranks):
+        owner = {name: i for i, group in enumerate(groups) for name in group}
+        for tied in one:
+            here = [name for name in tied if name in owner]
+            trial.demand(
+                len({owner[name] for name in here}) < 2,
+                f"{' and '.join(here)} are one parameter on one process, and several on rank {rank}",
+                first={"tensor": min(here, default="")},
+                cause="the mesh gave each module a parameter of its own",
+            )
 
 
 def _mean(sums: Sums) -> dict[str, Array]:
@@ -119,6 +159,85 @@ def replicated(trial: Trial) -> None:
 def sharded(trial: Trial) -> None:
     """On the mesh {shard: 2}, gradients and weights after three updates are those of one process in float64."""
     _steps(trial, {"shard": 2})
+
+
+def _stated_axes(trial: Trial) -> list[str] | None:
+    """The axes of the spec's mesh with more ranks than one; None for a mesh of one's own that has none of ours."""
+    mesh = spec_of(trial).mesh
+    if not isinstance(mesh, Part) or mesh.use == "servers":
+        trial.skip("its spec states no mesh of ranks; program.replicated and program.sharded judge those that it may be given")
+    found = [axis for axis in AXES if mesh.args.get(axis, 1) != 1]
+    return found if mesh.use == "ranks" or found else None
+
+
+def _own_mesh(trial: Trial) -> None:
+    """The spec's mesh of one axis, with as many ranks as judge."""
+    axes = _stated_axes(trial)
+    if axes == [] or (axes is not None and len(axes) > 1):
+        trial.skip(f"its mesh has {len(axes)} axes of several ranks" + ("; program.own_axes judges it" if axes else ""))
+    if trial.world == 2 and axes in (["replicate"], ["shard"]) and spec_of(trial).mesh.use == "ranks":
+        trial.skip(f"program.{axes[0]}{'d' if axes[0] == 'replicate' else 'ed'} judges it on two ranks")
+    _steps(trial, dict.fromkeys(axes or (), trial.world), stated=True)
+
+
+SATISFY = (
+    "Reduce over ranks once, by sums that are divided once by the summed weight; mask what lies in another rank's part of a "
+    "table; let tied parameters be one again after each is cut. On a mesh of one's own, whole(tensor) gives the full value."
+)
+
+
+@laws.law(
+    "S1d",
+    "own_mesh",
+    priority=1,
+    tolerance="T1",
+    ranks=2,
+    seconds=180,
+    why="A plan of cuts or stages, or a mesh of one's own, can be wrong by a sum that is left out, made twice or divided by "
+    "ranks, and by rows that no rank masks: training goes on, to another model.",
+    satisfy=SATISFY,
+    catches=("torchtitan#2206", "Megatron-LM#1754", "Megatron-LM#1446", "horovod#2654", "lingua#75"),
+)
+def own_mesh(trial: Trial) -> None:
+    """On the spec's own mesh, cut to two ranks, gradients, loss and weights in three updates are those of one process."""
+    _own_mesh(trial)
+
+
+@laws.law(
+    "S1e",
+    "own_mesh_of_three",
+    priority=1,
+    tolerance="T1",
+    ranks=3,
+    seconds=180,
+    why="Two ranks hide what three show: neighbours on both sides, a stage that is neither first nor last, parts that are "
+    "uneven, a divisor that happens to be right.",
+    satisfy=SATISFY,
+    catches=("Megatron-LM#1304", "pytorch#36516"),
+)
+def own_mesh_of_three(trial: Trial) -> None:
+    """On the spec's own mesh, cut to three ranks where its axis allows them, all is as on one process."""
+    _own_mesh(trial)
+
+
+@laws.law(
+    "S1f",
+    "own_axes",
+    priority=1,
+    tolerance="T1",
+    ranks=4,
+    seconds=240,
+    why="Axes that are right alone are wrong together where one reduces over the ranks of another.",
+    satisfy=SATISFY,
+    catches=("Megatron-LM#6500", "NeMo-RL#3716"),
+)
+def own_axes(trial: Trial) -> None:
+    """On each two of the axes of the spec's own mesh, 2 x 2 ranks, all is as on one process."""
+    axes = _stated_axes(trial)
+    if axes is None or len(axes) < 2:
+        trial.skip("its mesh has no two axes of several ranks")
+    for pair in combinations(axes, 2):
+        _steps(trial, {**dict.fromkeys(axes, 1), **dict.fromkeys(pair, 2)}, stated=True, steps=2)
 
 
 @laws.law(

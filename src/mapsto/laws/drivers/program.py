@@ -61,6 +61,14 @@ class RankedProgram(Protocol):
         """Copies of all parameters of the whole model as NumPy arrays by name, on every rank."""
         ...
 
+    def holds(self) -> dict[str, Array]:
+        """Copies, whole, of the parameters of which this rank holds all or a part, under every name that they have."""
+        ...
+
+    def names(self) -> list[list[str]]:
+        """The names of each parameter that this rank holds: several of one that modules share."""
+        ...
+
     def state(self) -> dict[str, Array]:
         """Copies of what replicas must have in common: parameters, buffers and optimizer state."""
         ...
@@ -81,11 +89,13 @@ class ProgramDriver(Protocol):
         evaluating: bool = False,
         micro_shards: int | None = None,
         strict: bool = False,
+        stated: bool = False,
     ) -> RankedProgram:
         """The spec's program on the CPU for `program_inputs.STEPS` steps of the reader.
 
-        axes: the mesh (None: this process alone); middleware: instead of the spec's; exact: in float64; evaluating: without
-        dropout and statistics of batches. Skips where the framework refuses the model on several ranks.
+        axes: the mesh (None: this process alone, which sees no other rank); stated: it is the spec's own mesh in these sizes;
+        middleware: instead of the spec's; exact: in float64; evaluating: without dropout and statistics of batches. Skips
+        where the framework refuses the model on several ranks.
         """
         ...
 

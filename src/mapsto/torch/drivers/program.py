@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from ...core.axes import AXES
 from ...core.errors import ComposeError, SpecError
 from ...core.laws import Subject, Trial
 from ...core.spec import Spec
@@ -39,11 +41,23 @@ class Doubled:
         builder.model.double()
 
 
-class Driven:
-    """A program as the laws of ranks drive it (`mapsto.laws.drivers.RankedProgram`)."""
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it no process group is seen: what asks whether there are ranks, and reduces over them, finds one process."""
+    members: Any = dist.GroupMember
+    held, members.WORLD = members.WORLD, None
+    try:
+        yield
+    finally:
+        members.WORLD = held
 
-    def __init__(self, made: Program, exact: bool) -> None:
+
+class Driven:
+    """A program as the laws of ranks drive it (`mapsto.laws.drivers.RankedProgram`); one: it is of one process, alone."""
+
+    def __init__(self, made: Program, exact: bool, one: bool) -> None:
         self.made, self.exact = made, exact
+        self.company: Any = alone if one else nullcontext
         self.metrics: Metrics = {}
 
     @property
@@ -59,11 +73,12 @@ class Driven:
         return found
 
     def step(self, batch: Any) -> Metrics:
-        return self.made.step(self._placed(batch))
+        with self.company():
+            return self.made.step(self._placed(batch))
 
     def sums(self, batches: Mapping[int, Any]) -> Sums:
         state, total, weight = self._cleared(), 0.0, 0.0
-        with state.sums():
+        with self.company(), state.sums():
             for shard, batch in batches.items():
                 if size(batch):
                     state.shard = shard
@@ -87,26 +102,44 @@ class Driven:
         self.metrics = {**self.metrics, "loss": pair}
 
     def grad(self, batch: Any) -> None:
-        self.metrics = self.made.grad(self._cleared(), self._placed(batch))
+        with self.company():
+            self.metrics = self.made.grad(self._cleared(), self._placed(batch))
 
     def gradients(self) -> dict[str, Array | None]:
         pairs = zip(self.made.state.names, self.made.state.parameters, strict=True)
-        found: dict[str, Array | None] = arrays({n: None if p.grad is None else whole(p.grad).clone() for n, p in pairs})
+        found: dict[str, Array | None] = arrays({n: None if p.grad is None else self._whole(p.grad) for n, p in pairs})
         return found
 
     def update(self) -> dict[str, float]:
-        found = self.made.update(self.made.state, self.metrics)
+        with self.company():
+            found = self.made.update(self.made.state, self.metrics)
         self.made.state.step += 1
         return self.made.fetch([found])
 
     def loss(self, batch: Any) -> tuple[float, float]:
-        with self.made.evaluating() as state:
+        with self.company(), self.made.evaluating() as state:
             total, weight, _ = self.made.loss(state, self._placed(batch))
         return float(total), float(weight)
 
     def parameters(self) -> dict[str, Array]:
         found: dict[str, Array] = arrays({n: whole(p).clone() for n, p in self.made.model.named_parameters()})
         return found
+
+    def holds(self) -> dict[str, Array]:
+        named = self.made.model.named_parameters(remove_duplicate=False)
+        found: dict[str, Array] = arrays({n: self._whole(p) for n, p in named})
+        return found
+
+    def _whole(self, tensor: Tensor) -> Tensor:
+        """A copy of the full value, as the program's mesh gives it."""
+        full: Tensor = self.made.state.mesh.whole(tensor.detach())
+        return full.detach().clone()
+
+    def names(self) -> list[list[str]]:
+        found: dict[int, list[str]] = {}
+        for name, parameter in self.made.model.named_parameters(remove_duplicate=False):
+            found.setdefault(id(parameter), []).append(name)
+        return list(found.values())
 
     def state(self) -> dict[str, Array]:
         state, kept = self.made.state, self.made.optimizer.state
@@ -132,24 +165,27 @@ class Driver:
         evaluating: bool = False,
         micro_shards: int | None = None,
         strict: bool = False,
+        stated: bool = False,
     ) -> Driven:
         chosen = spec.middleware if middleware is None else middleware
+        mesh = None if axes is None else _stated(spec, axes) if stated else Part("ranks", {**_options(spec, trial), **axes})
         try:
-            made = program_of(
-                spec,
-                reader,
-                middleware=[Doubled(), *chosen] if exact else chosen,
-                mesh=None if axes is None else Part("ranks", {**_options(spec, trial), **axes}),
-                micro_shards=micro_shards,
-                strict=strict,
-            )
+            with alone() if axes is None else nullcontext():
+                made = program_of(
+                    spec,
+                    reader,
+                    middleware=[Doubled(), *chosen] if exact else chosen,
+                    mesh=mesh,
+                    micro_shards=micro_shards,
+                    strict=strict,
+                )
         except (SpecError, ComposeError) as error:  # said before a step is taken, which is no wrong result
             if axes is not None:
                 trial.skip(f"it is refused on {'several ranks' if not strict else 'ranks in strict mode'}: {error}")
             raise
         if evaluating:
             made.model.eval()
-        return Driven(made, exact)
+        return Driven(made, exact, axes is None)
 
     def gather(self, value: Any) -> list[Any]:
         return Group().gather(value)
@@ -181,6 +217,15 @@ def _options(spec: Spec, trial: Trial) -> dict[str, Any]:
     stated = spec.mesh.args if isinstance(spec.mesh, Part) else {}
     unused = bool(stated.get("unused_parameters")) or trial.has("unused_parameters")
     return {"unused_parameters": unused, **({"blocks": stated["blocks"]} if "blocks" in stated else {})}
+
+
+def _stated(spec: Spec, axes: Mapping[str, int]) -> Part:
+    """The spec's own mesh with axes of these sizes, sums in the parameters' own precision, and as many stages begun anew."""
+    args = {n: v for n, v in spec.mesh.args.items() if n not in ("precision", "offload", *AXES)} | dict(axes)
+    if names := args.get("split"):
+        begun = axes["pipeline"] * (args.get("stages") or (2 if args.get("schedule") == "interleaved" else 1))
+        args["split"] = [names[i * (len(names) + 1) // begun - 1] for i in range(1, begun)]
+    return Part(spec.mesh.use, args)
 
 
 DRIVER = Driver()
