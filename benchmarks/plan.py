@@ -12,8 +12,8 @@ from pathlib import Path
 from mapsto.core.load_spec import load_spec
 from mapsto.core.sizes import format_size
 from mapsto.engine.planning import subject_of
-from mapsto.torch.planning.candidates import parse_mesh
-from mapsto.torch.planning.plan import Limits, Planner
+from mapsto.planning.candidates import parse_mesh
+from mapsto.planning.plan import Limits, Planner
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "language_model.py"
 RANKS, MEMORY = 1024, 80 * 10**9
@@ -26,7 +26,7 @@ def main(meshes: list[str]) -> None:
     planner = Planner(subject.spec, subject.example, subject.records, subject.injected, Limits(MEMORY))
     for mesh in meshes:
         begun = time.process_time()
-        found = planner.outlook(parse_mesh(mesh, RANKS))
+        found = planner.estimate(parse_mesh(mesh, RANKS))
         seconds = time.process_time() - begun
         peak = found.reason if found.measured is None else format_size(found.measured.peak)
         print(f"| {mesh} | {seconds:.1f} | {len(found.stages)} | {peak} | {found.largest} |", flush=True)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mapsto import Spec, use
 from mapsto.core.parts import Part
-from mapsto.torch.planning.rehearsal import rehearsing
+from mapsto.torch.planning.dry_run import dry_run
 from mapsto.torch.planning.stages import Mail
 
 WORDS, WIDTH, LENGTH, RECORDS = 128, 48, 32, 3
@@ -82,13 +82,13 @@ def spec(mesh: dict[str, Any] | None = None, middleware: str = "plain", **more: 
 
 
 def planned(axes: dict[str, int], middleware: str = "plain", rank: int = 0, steps: int = 1, **more: Any) -> Any:
-    """The last of so many rehearsed steps."""
+    """The last of so many stepped steps."""
     mail, each = Mail(), axes["replicate"] * axes["shard"] * axes["tensor"]
     for stage in range(0, rank, each):  # those before tell what comes from them
-        with rehearsing(spec(None, middleware, **more), axes, stage, EXAMPLE, INJECTED, mail) as rehearsal:
-            rehearsal.step(RECORDS)
-    with rehearsing(spec(None, middleware, **more), axes, rank, EXAMPLE, INJECTED, mail) as rehearsal:
-        return [rehearsal.step(RECORDS) for _ in range(steps)][-1]
+        with dry_run(spec(None, middleware, **more), axes, stage, EXAMPLE, INJECTED, mail) as run:
+            run.step(RECORDS)
+    with dry_run(spec(None, middleware, **more), axes, rank, EXAMPLE, INJECTED, mail) as run:
+        return [run.step(RECORDS) for _ in range(steps)][-1]
 
 
 class Sends(TorchDispatchMode):

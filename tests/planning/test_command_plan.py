@@ -89,3 +89,14 @@ def test_a_wrong_word_is_one_clear_error(spec: str, words: list[str], told: str,
     (error,) = [line for line in err.splitlines() if not line.startswith(notice)]
     assert told in error
     assert out == ""
+
+
+def test_a_wing_that_steps_nothing_without_data_says_so(
+    spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("mapsto.torch.wing.dry_run")
+    code, out, err = say(capsys, spec, "--mesh", "replicate=2")
+    assert (code, out) == (1, "")
+    assert err.strip().splitlines()[-1] == (
+        "error: wing: torch steps no program without data and machines (it has no `dry_run`), so its meshes are not planned"
+    )

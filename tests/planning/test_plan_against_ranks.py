@@ -12,7 +12,7 @@ import pytest
 from tests.mesh.company import on_ranks
 from tests.planning.plan_cases import measured, planned
 
-from mapsto.torch.planning.traffic import totals
+from mapsto.planning.traffic import totals
 
 Case = tuple[str, str]
 

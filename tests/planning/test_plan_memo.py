@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mapsto import Spec, use
-from mapsto.torch.planning import plan as planning
+from mapsto.planning import plan as planning
 from mapsto.torch.planning import world
 from mapsto.torch.planning.memo import Memo
 from mapsto.torch.planning.meter import Meter
@@ -136,7 +136,7 @@ class Image(nn.Module):
 EXAMPLE = {"input": np.zeros((4, 36), np.float32), "target": np.zeros(4, np.int64)}
 
 
-def outlooks(mesh: str, middleware: list[Any]) -> list[Any]:
+def estimates(mesh: str, middleware: list[Any]) -> list[Any]:
     spec = Spec(
         model=use(Image), task="classification", optimizer=use("adamw", lr=0.1), device="cpu", middleware=middleware,
         data={"train": {"source": use("arrays", **EXAMPLE), "batch_size": 4}},
@@ -154,12 +154,12 @@ def outlooks(mesh: str, middleware: list[Any]) -> list[Any]:
 )
 def test_a_plan_is_the_same_without_a_memo(mesh: str, middleware: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "MEMO", Memo())
-    first = outlooks(mesh, middleware)
-    assert outlooks(mesh, middleware) == first, "what is known from another world"
+    first = estimates(mesh, middleware)
+    assert estimates(mesh, middleware) == first, "what is known from another world"
 
     def work_out(_: Any, mode: Any, operator: Any, args: Any, kwargs: Any) -> Any:
         return operator(*args, **kwargs)
 
     monkeypatch.setattr(Memo, "carry_out", work_out)
-    assert outlooks(mesh, middleware) == first
+    assert estimates(mesh, middleware) == first
     assert first[0]["largest_micro_batch"] > 0

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mapsto import Spec, use
 from mapsto.core.errors import DataError, PlanError, SpecError
 from mapsto.core.parts import Part
-from mapsto.torch.planning.candidates import candidates, fitted, format_axes, parse_mesh
-from mapsto.torch.planning.plan import Planner, plan
-from mapsto.torch.planning.rehearsal import rehearsing, sized
-from mapsto.torch.planning.traffic import Traffic, totals
+from mapsto.planning.candidates import candidates, fitted, format_axes, parse_mesh
+from mapsto.planning.plan import Planner, plan
+from mapsto.planning.traffic import Traffic, totals
+from mapsto.torch.planning.dry_run import dry_run, sized
 
 WIDTH = 64
 INJECTED = {"total_steps": 10, "steps_per_epoch": 5, "seed": 0}
@@ -112,10 +112,10 @@ def test_what_is_sent_on_a_ring() -> None:
 # -- fitting -----------------------------------------------------------------------------------------------------------
 def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     found = planned("replicate=2", memory=2 * 10**6, reserve=0.0)
-    with rehearsing(spec(), found.axes, 0, EXAMPLE, INJECTED) as rehearsal:
+    with dry_run(spec(), found.axes, 0, EXAMPLE, INJECTED) as run:
         few = 200  # bytes of metrics of the steps before
-        assert rehearsal.step(found.largest).peak <= 2 * 10**6 + few
-        assert rehearsal.step(found.largest + 1).peak > 2 * 10**6 - few
+        assert run.step(found.largest).peak <= 2 * 10**6 + few
+        assert run.step(found.largest + 1).peak > 2 * 10**6 - few
 
 
 def test_a_reserve_is_kept_free() -> None:
@@ -261,19 +261,19 @@ def test_batches_without_data() -> None:
         sized({"x": np.zeros((0, 5))}, 2)
 
 
-def test_each_mesh_is_told_as_soon_as_it_is_known_and_what_does_not_go_together_is_not_rehearsed(
+def test_each_mesh_is_told_as_soon_as_it_is_known_and_what_does_not_go_together_is_not_stepped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []
-    rehearsed: list[tuple[str, int]] = []
-    step = Planner._rehearsed
+    stepped: list[tuple[str, int]] = []
+    step = Planner._stepped
 
     def watched(planner: Planner, axes: Any) -> Any:
-        rehearsed.append((format_axes(axes), len(told)))
+        stepped.append((format_axes(axes), len(told)))
         return step(planner, axes)
 
-    monkeypatch.setattr(Planner, "_rehearsed", watched)
+    monkeypatch.setattr(Planner, "_stepped", watched)
     plan(spec(), EXAMPLE, 64, INJECTED, meshes=["pipeline=2,shard=2", "replicate=2", "shard=2"], progress=told.append)
-    assert rehearsed == [("replicate=2", 2), ("shard=2", 3)]
+    assert stepped == [("replicate=2", 2), ("shard=2", 3)]
     assert told[1].startswith("1 of 3: pipeline=2,shard=2: mesh.pipeline and shard do not go together")
     assert told[2].startswith("2 of 3: replicate=2: peak ")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mapsto.torch.planning.meter import LABELS, Meter, Timeline
-from mapsto.torch.planning.search import LIMIT, Trend, largest
+from mapsto.planning.search import LIMIT, Trend, largest
+from mapsto.planning.timeline import LABELS, Timeline
+from mapsto.torch.planning.meter import Meter
 
 KB = 1024
 

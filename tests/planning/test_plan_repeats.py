@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mapsto import Spec, use
-from mapsto.torch.planning import plan as planning
+from mapsto.planning import plan as planning
+from mapsto.planning.estimate import Measured
 from mapsto.torch.planning import repeats
-from mapsto.torch.planning.rehearsal import Measured, rehearsing
+from mapsto.torch.planning.dry_run import dry_run
+from mapsto.torch.planning.meshes import Meshes
 from mapsto.torch.planning.stages import Mail
 
 WIDTH, LENGTH, STAGES, MICRO_BATCHES = 16, 8, 3, 6
@@ -126,9 +128,9 @@ def steps(planner: planning.Planner, axes: dict[str, int], repeating: bool) -> I
     """Two steps of each stage, and what was unlike in them."""
     mail, each = Mail(), axes["replicate"] * axes["tensor"]
     for stage in range(axes["pipeline"]):
-        with rehearsing(planner.spec, axes, stage * each, EXAMPLE, OFFERS, mail, repeating=repeating) as rehearsal:
+        with dry_run(planner.spec, axes, stage * each, EXAMPLE, OFFERS, mail, repeating=repeating) as run:
             for records in (4, 8):
-                yield rehearsal.step(records), rehearsal.unlike
+                yield run.step(records), run.unlike
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_a_step_that_repeats_the_second_micro_batch_is_that_which_computes_all(
     whole = list(steps(plan, axes, False))
     for (one, unlike), (other, _) in zip(short, whole, strict=True):
         assert unlike == "" or not share
-        if unlike:  # and another rehearsal is made
+        if unlike:  # and another dry run is made
             continue
         assert one == other
         assert np.array_equal(one.timeline.held, other.timeline.held)
@@ -189,10 +191,10 @@ def test_what_later_micro_batches_do_otherwise_is_seen_and_all_are_computed(
 ) -> None:
     """seen: only when some had been repeated."""
     plan = planner(model, [])
-    found = plan.outlook(AXES)
-    assert bool(repeated) is seen is not plan.repeating
-    monkeypatch.setattr(planning.Planner, "repeating", property(lambda _: False, lambda *_: None), raising=False)
-    whole = planner(model, []).outlook(AXES)
+    found = plan.estimate(AXES)
+    assert bool(repeated) is seen is not plan.dry_run.repeating
+    monkeypatch.setattr(Meshes, "repeating", property(lambda _: False, lambda *_: None), raising=False)
+    whole = planner(model, []).estimate(AXES)
     assert found.measured is not None
     assert found.to_data() == whole.to_data()
-    assert found.to_data() != planner(Text, []).outlook(AXES).to_data()
+    assert found.to_data() != planner(Text, []).estimate(AXES).to_data()

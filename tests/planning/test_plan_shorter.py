@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from mapsto import Spec, use
 from mapsto.core.parts import Part
-from mapsto.torch.planning import plan as planning
+from mapsto.planning import plan as planning
+from mapsto.planning.candidates import format_axes, parse_mesh
+from mapsto.torch.planning import meshes as stepping
 from mapsto.torch.planning import shorter
-from mapsto.torch.planning.candidates import format_axes, parse_mesh
 
 WIDTH, LENGTH, BLOCKS = 32, 8, 9
 EXAMPLE = {"input": np.zeros((4, LENGTH), np.int64), "target": np.zeros((4, LENGTH), np.int64)}
@@ -122,7 +123,7 @@ class Pooling(Text):
         return self.head(F.pad(x, (0, 0, 0, LENGTH - x.shape[1])))
 
 
-def outlooks(model: Any, middleware: list[Any], meshes: list[str], **more: Any) -> tuple[planning.Planner, dict[str, Any]]:
+def estimates(model: Any, middleware: list[Any], meshes: list[str], **more: Any) -> tuple[planning.Planner, dict[str, Any]]:
     spec = Spec(
         model=use(model), task="language_model", optimizer=use("adamw", lr=0.1), device="cpu", middleware=middleware,
         data={"train": {"source": use("arrays", **EXAMPLE), "batch_size": 4}}, mesh=Part("ranks", {"replicate": 1}),
@@ -157,25 +158,25 @@ def test_a_few_blocks_tell_what_the_whole_model_tells(
     """right: kinds of meshes of which they must tell it; None: nothing of the model must be taken from them."""
     monkeypatch.setattr(shorter, "BUCKET", 0)  # one bucket has all gradients of these small models
     meshes = [*meshes, "replicate=1"]
-    planner, short = outlooks(model, middleware, meshes, memory=3_000_000)
+    planner, short = estimates(model, middleware, meshes, memory=3_000_000)
     if right is None:
-        assert planner.shorter is None
+        assert planner.dry_run.shorter is None
     elif right:
-        assert planner.shorter is not None
-        told = {"+".join(sorted(kind)) for kind, regular in planner.shorter.regular.items() if regular}
+        assert planner.dry_run.shorter is not None
+        told = {"+".join(sorted(kind)) for kind, regular in planner.dry_run.shorter.regular.items() if regular}
         assert told >= set(right)
-    monkeypatch.setattr(planning, "equal_blocks", lambda _: None)
-    planner, whole = outlooks(model, middleware, meshes, memory=3_000_000)
-    assert planner.shorter is None
+    monkeypatch.setattr(stepping, "equal_blocks", lambda _: None)
+    planner, whole = estimates(model, middleware, meshes, memory=3_000_000)
+    assert planner.dry_run.shorter is None
     assert short == whole
     assert all(one["largest_micro_batch"] > 1 for one in whole.values() if one["fits"])
 
 
 def test_buckets_that_may_reach_over_blocks_are_not_told_by_few() -> None:
-    planner, _ = outlooks(Text, [], ["replicate=4", "shard=2"])
-    assert planner.shorter is not None
-    assert [*planner.shorter.regular] == [frozenset({"shard"})]
-    assert planner.shorter.told(parse_mesh("replicate=4", None), 4, None) is None
+    planner, _ = estimates(Text, [], ["replicate=4", "shard=2"])
+    assert planner.dry_run.shorter is not None
+    assert [*planner.dry_run.shorter.regular] == [frozenset({"shard"})]
+    assert planner.dry_run.shorter.told(parse_mesh("replicate=4", None), 4, None) is None
 
 
 def test_what_a_block_adds_is_added_as_often_as_it_is_missing() -> None:

@@ -1,4 +1,4 @@
-"""Stages of a pipeline that are alike are rehearsed once, and what is told is what a rehearsal of every stage tells."""
+"""Stages of a pipeline that are alike are stepped once, and what is told is what a step of every stage tells."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from torch import Tensor, nn
 
 from mapsto import Spec, use
-from mapsto.torch.planning import plan as planning
-from mapsto.torch.planning.rehearsal import Rehearsal, rehearsing
+from mapsto.planning import plan as planning
+from mapsto.torch.planning.dry_run import DryRun, dry_run
 from mapsto.torch.planning.stages import Mail
 
 WIDTH, BLOCKS = 32, 10
@@ -99,16 +99,16 @@ def axes(replicate: int = 2, tensor: int = 1) -> dict[str, int]:
 
 
 @pytest.fixture
-def rehearsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The ranks that were rehearsed."""
+def stepped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The ranks that were stepped."""
     found: list[int] = []
-    make: Callable[..., None] = Rehearsal.__init__
+    make: Callable[..., None] = DryRun.__init__
 
     def made(self: Any, program: Any, meter: Any, example: Any, rank: int, mail: Any) -> None:
         found.append(rank)
         make(self, program, meter, example, rank, mail)
 
-    monkeypatch.setattr(Rehearsal, "__init__", made)
+    monkeypatch.setattr(DryRun, "__init__", made)
     return found
 
 
@@ -117,13 +117,13 @@ def rehearsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     [(Deep, 1, [0, 1, 4]), (Declared, 1, [0, 1, 4]), (Uneven, 1, [0, 1, 2, 4]), (Hooked, 1, [0, 1, 2, 4]),
      (HookedAlike, 1, [0, 1, 2, 4]), (Frozen, 1, [0, 1, 2, 4]), (Tied, 1, [0, 1, 2, 3, 4]), (Deep, 2, [0, 1, 4])],
 )  # fmt: skip
-def test_stages_that_are_alike_are_rehearsed_once_and_all_is_told_as_by_every_stage(
-    model: Any, tensor: int, stages: list[int], rehearsed: list[int], monkeypatch: pytest.MonkeyPatch
+def test_stages_that_are_alike_are_stepped_once_and_all_is_told_as_by_every_stage(
+    model: Any, tensor: int, stages: list[int], stepped: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = planner(model, memory=600_000).outlook(axes(tensor=tensor))
-    assert [rank // (2 * tensor) for rank in rehearsed] == stages
+    short = planner(model, memory=600_000).estimate(axes(tensor=tensor))
+    assert [rank // (2 * tensor) for rank in stepped] == stages
     monkeypatch.setattr(Mail, "same", lambda *_: False)
-    full = planner(model, memory=600_000).outlook(axes(tensor=tensor))
+    full = planner(model, memory=600_000).estimate(axes(tensor=tensor))
     assert len(full.stages) == 5
     assert short.to_data() == full.to_data()
     assert short.largest is not None
@@ -137,8 +137,8 @@ def test_stages_that_are_alike_are_rehearsed_once_and_all_is_told_as_by_every_st
 def test_the_pass_that_makes_a_schedule_ready_is_no_part_of_a_step() -> None:
     mail = Mail()
     for rank in (0, 2, 4, 6, 8):
-        with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, INJECTED, mail) as rehearsal:
-            first, second = rehearsal.step(13), rehearsal.step(13)
+        with dry_run(planner(Deep).spec, axes(), rank, EXAMPLE, INJECTED, mail) as run:
+            first, second = run.step(13), run.step(13)
         assert first.traffic == second.traffic
         assert first.held == second.held
         assert abs(first.peak - second.peak) <= 0.01 * second.peak
@@ -148,12 +148,12 @@ def test_the_largest_micro_batch_is_that_of_ranks_that_ran_no_other() -> None:
     def peak(records: int) -> int:
         mail, found = Mail(), []
         for rank in (0, 2, 4, 6, 8):
-            with rehearsing(planner(Deep).spec, axes(), rank, EXAMPLE, INJECTED, mail) as rehearsal:
-                found.append(rehearsal.step(records).peak)
+            with dry_run(planner(Deep).spec, axes(), rank, EXAMPLE, INJECTED, mail) as run:
+                found.append(run.step(records).peak)
         return max(found)
 
     limits = planning.Limits(memory=600_000)
-    most = planner(Deep, memory=600_000).outlook(axes()).largest
+    most = planner(Deep, memory=600_000).estimate(axes()).largest
     assert most is not None
     assert limits.usable is not None
     assert peak(most) <= limits.usable < peak(most + 1)

@@ -52,12 +52,12 @@ def run(options: argparse.Namespace) -> int:
         raise SpecError(f"--json: {options.json}: a file in a folder that exists is wanted")
     trusting.admit(options, options.spec)
     from ..engine.planning import subject_of
-    from ..engine.wing import find_wing
+    from ..planning.plan import plan
 
     spec = load_spec(options.spec).override(*options.overrides)
     subject = subject_of(spec)
     with _shown() as show:
-        found = find_wing(spec.wing).plan(
+        found = plan(
             spec, subject.example, subject.records, subject.injected,
             meshes=options.mesh, ranks=options.ranks, per_node=options.per_node, progress=show, **limits,
         )  # fmt: skip
@@ -97,12 +97,12 @@ def _print(found: Sequence[Any], about: Mapping[str, Any]) -> None:
     if about["memory"] is not None:
         kept = f", of which {about['reserve']:.0%} are kept free" if about["reserve"] else ""
         write(f"memory a rank: {format_size(about['memory'])}{kept}")
-    rehearsed = [one for one in found if one.measured is not None]
-    if rehearsed:
+    stepped = [one for one in found if one.measured is not None]
+    if stepped:
         write()
         heading("meshes, best first")
-        table(_HEADS, [_row(i, one, about) for i, one in enumerate(rehearsed, 1)])
-        _details(rehearsed[0])
+        table(_HEADS, [_row(i, one, about) for i, one in enumerate(stepped, 1)])
+        _details(stepped[0])
     if refused := [one for one in found if one.reason]:
         write()
         heading("what does not work")

@@ -21,3 +21,9 @@ def only_new_garbage() -> Iterator[None]:
     finally:
         if not frozen:
             gc.unfreeze()
+
+
+def collect_and_freeze() -> None:
+    """Collect what is left, which may hold itself in cycles; what is kept is not looked at again."""
+    gc.collect()
+    gc.freeze()

@@ -128,8 +128,9 @@ class Wing(Protocol):
         """The rate of the first parameter group at each of so many steps; empty where it cannot be told before a run."""
         ...
 
-    def plan(self, spec: Spec, example: Batch, records: int, injected: Mapping[str, Any], **asked: Any) -> Sequence[Any]:
-        """What meshes would need of memory and move between ranks, best first; nothing is trained."""
+    def dry_run(self, spec: Spec, example: Batch, injected: Mapping[str, Any]) -> Any:
+        """What steps the spec's program on meshes that are not there, for plans (`mapsto.planning.dry_run.DryRun`; a wing may
+        do without). example: a batch, of which shapes and types are taken."""
         ...
 
     def is_tensor(self, value: Any) -> bool:

@@ -60,11 +60,11 @@ def accelerators(device: str) -> int:
     return int(torch.cuda.device_count()) if cuda else 0
 
 
-def plan(spec: Spec, example: Mapping[str, Any], records: int, injected: Mapping[str, Any], **asked: Any) -> list[Any]:
-    """What meshes would need of memory and move between ranks (see `mapsto.torch.planning.plan`)."""
-    from .planning.plan import plan as planned  # no run pays for what only plans need
+def dry_run(spec: Spec, example: Mapping[str, Any], injected: Mapping[str, Any]) -> Any:
+    """What steps the spec's program on meshes that are not there (`mapsto.planning.dry_run.DryRun`)."""
+    from .planning.meshes import Meshes  # no run pays for what only plans need
 
-    return planned(spec, example, records, injected, **asked)
+    return Meshes(spec, example, injected)
 
 
 def is_tensor(value: Any) -> bool:

@@ -1,1 +1,1 @@
-"""Planning: what a run would need of memory and move between ranks, known before it starts, on one CPU."""
+"""Planning: programs of torch that are stepped without data and machines, and what of it is measured."""

@@ -1,4 +1,4 @@
-"""Stages that are alike: what one of them needs, a later one does not exceed, so it is not rehearsed again."""
+"""Stages that are alike: what one of them needs, a later one does not exceed, so it is not stepped again."""
 
 from __future__ import annotations
 

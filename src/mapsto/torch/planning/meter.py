@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,34 +14,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .traffic import NAMESPACES, Traffic, collectives
+from ...planning.timeline import LABELS, Timeline, settled
+from ...planning.traffic import Traffic
+from .traffic import NAMESPACES, collectives
 
 _Mode: Any = TorchDispatchMode
-LABELS = ("parameters", "gradients", "optimizer", "buffers", "activations", "communication")
-"""What memory is for, in the order of a table; a storage that no one names is an activation."""
-
 COPIES = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")
 """Operators of FSDP2 that copy between parameters or gradients and what is communicated."""
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """Bytes that are held at first, by label (int64[labels]); then what changes: (place in LABELS, bytes) (int64[n, 2])."""
-
-    held: Any
-    changes: Any
-
-    def totals(self) -> Any:
-        """Bytes alive after each change (int64[n])."""
-        return self.held.sum() + np.cumsum(self.changes[:, 1])
-
-    def peak(self) -> tuple[int, dict[str, int]]:
-        """The most bytes alive at once, and by label what they were."""
-        totals = np.cumsum(self.changes[:, 1])
-        until = int(totals.argmax()) + 1 if len(totals) and totals.max() > 0 else 0
-        sums = self.held.copy()
-        np.add.at(sums, self.changes[:until, 0], self.changes[:until, 1])
-        return int(sums.sum()), dict(zip(LABELS, map(int, sums), strict=True))
 
 
 class Meter(_Mode):
@@ -220,12 +198,6 @@ class Meter(_Mode):
     def peak(self, since: int = 0) -> tuple[int, dict[str, int]]:
         """The most bytes alive at once from a moment on, and by label what they were."""
         return self.timeline(since).peak()
-
-
-def settled(changes: Any) -> Any:
-    """The changes of a timeline, in which what is freed together, which has no order of its own, is sorted."""
-    made = changes[:, 1] > 0
-    return changes[np.lexsort((changes[:, 1], changes[:, 0], ~made, np.cumsum(made)))]
 
 
 @functools.cache

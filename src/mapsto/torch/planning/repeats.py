@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ...planning.timeline import LABELS, settled
+from ...planning.traffic import Traffic
 from ..mesh.pipeline.schedule import Pipeline
-from .meter import LABELS, Meter, settled
-from .traffic import Traffic
+from .meter import Meter
 
 _Call = Callable[[dict[str, Any], tuple[Any, ...]], tuple[Any, ...]]
 LAST = "the last micro-batch is not like the second"

@@ -15,16 +15,17 @@ import numpy as np
 from torch import nn
 
 from ...core.errors import MapstoError
+from ...planning.estimate import Measured
+from ...planning.search import Trend
+from ...planning.timeline import Timeline, settled
+from ...planning.traffic import Traffic
 from .alike import kind_of, own_parameters
-from .meter import Timeline, settled
-from .rehearsal import Measured, Rehearsal
-from .search import Trend
-from .traffic import Traffic
+from .dry_run import DryRun
 
 LEAST = 8
-"""Blocks below which a model is rehearsed as it is."""
+"""Blocks below which a model is stepped as it is."""
 FEW = 3
-"""Blocks of the shortest model that is rehearsed: a first one, a last one, and one between."""
+"""Blocks of the shortest model that is stepped: a first one, a last one, and one between."""
 FAULTS = (MapstoError, ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a model that counts its blocks may raise where there are fewer; the whole model says whether it is a fault."""
 BUCKET = 25 * 1024**2
@@ -69,14 +70,12 @@ Change = Callable[[nn.Module], None]
 class Shorter:
     """Steps of a model with three and four of its equal blocks, which tell those of all of them.
 
-    rehearsing: (axes, what is done to the model) -> its rehearsal on the first rank of that mesh; regular: the kinds of meshes
+    dry_run: (axes, what is done to the model) -> its dry run on the first rank of that mesh; regular: the kinds of meshes
     (axes that are not 1) of which one was compared with a third model, of one block more, and whether it was right.
     """
 
-    def __init__(
-        self, rehearsing: Callable[[Mapping[str, int], Change], AbstractContextManager[Rehearsal]], blocks: Blocks
-    ) -> None:
-        self.rehearsing, self.blocks = rehearsing, blocks
+    def __init__(self, dry_run: Callable[[Mapping[str, int], Change], AbstractContextManager[DryRun]], blocks: Blocks) -> None:
+        self.dry_run, self.blocks = dry_run, blocks
         self.missing = len(blocks.names) - FEW
         self.regular: dict[frozenset[str], bool] = {}
 
@@ -89,7 +88,7 @@ class Shorter:
         return same(lengthened(one, two, self.missing), whole)
 
     def told(self, axes: Mapping[str, int], records: int, usable: int | None) -> tuple[Measured, int | None] | None:
-        """A step, and the largest micro-batch that fits into so much memory; None where a rehearsal of the whole must tell."""
+        """A step, and the largest micro-batch that fits into so much memory; None where a step of the whole must tell."""
         kind = frozenset(axis for axis, size in axes.items() if size > 1)
         try:
             found = self._told(axes, records, usable) if self.regular.get(kind, True) else None
@@ -105,8 +104,8 @@ class Shorter:
     def _told(self, axes: Mapping[str, int], records: int, usable: int | None) -> tuple[Measured, int | None] | None:
         numbers = [records] if usable is None else [records, 2 * records]
         short = self._steps(FEW, axes, numbers)
-        with self.rehearsing(axes, functools.partial(self.blocks.cut, count=FEW + 1)) as rehearsal:
-            long = [rehearsal.step(number) for number in numbers]
+        with self.dry_run(axes, functools.partial(self.blocks.cut, count=FEW + 1)) as run:
+            long = [run.step(number) for number in numbers]
             self._pair = short[0], long[0]
             if self._scattered(axes):
                 return None
@@ -118,7 +117,7 @@ class Shorter:
                 return None
             trend = Trend({one.records: one.timeline for one in long})
             number = max(most, 1) if most not in numbers else 3 * records
-            trend.add(number, rehearsal.step(number).timeline)
+            trend.add(number, run.step(number).timeline)
             return (found[0], most) if trend.straight else None
 
     def _scattered(self, axes: Mapping[str, int]) -> bool:
@@ -129,8 +128,8 @@ class Shorter:
     def _steps(self, count: int, axes: Mapping[str, int], numbers: Sequence[int]) -> list[Measured]:
         """Steps of the model with so many of its equal blocks, of so many records each."""
         try:
-            with self.rehearsing(axes, functools.partial(self.blocks.cut, count=count)) as rehearsal:
-                return [rehearsal.step(number) for number in numbers]
+            with self.dry_run(axes, functools.partial(self.blocks.cut, count=count)) as run:
+                return [run.step(number) for number in numbers]
         finally:
             gc.collect()
 

@@ -1,4 +1,4 @@
-"""Stages of a pipeline that are rehearsed one after another: what each would have been told by its neighbours."""
+"""Stages of a pipeline that are stepped one after another: what each would have been told by its neighbours."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _READY: Any = (
 
 
 class Mail:
-    """What stages say of their outputs, by stage, so that the next one, which is rehearsed later, knows its inputs.
+    """What stages say of their outputs, by stage, so that the next one, which is stepped later, knows its inputs.
 
     What the stage behind says of gradients is not known yet: they are like the outputs that they are gradients of. A
-    number of records that a stage was not rehearsed with scales the first axis.
+    number of records that a stage was not stepped with scales the first axis.
     """
 
     def __init__(self) -> None:
@@ -37,10 +37,10 @@ class Mail:
         self.preparing: Callable[[], Callable[[], None]] = lambda: lambda: None
         """Called before a schedule is made ready for new shapes; what it gives, after."""
         self.repeats: Repeats | None = None
-        """Of the rank that is rehearsed, where later micro-batches may repeat the second."""
+        """Of the rank that is stepped, where later micro-batches may repeat the second."""
 
     def same(self, stage: int, ranks: int) -> bool:
-        """Whether a stage between the first and the last needs no more than one before it, which was rehearsed: it computes the
+        """Whether a stage between the first and the last needs no more than one before it, which was stepped: it computes the
         same, from what has the same shapes, with at most as many micro-batches under way. Then its outputs are known too."""
         if len(self._kinds) != ranks or not 0 < stage < ranks - 1:  # several stages a rank are told apart by none
             return False
@@ -144,7 +144,7 @@ def _take_random(take: Any) -> Any:
 
 
 class _Deaf:
-    """A generator whose state cannot be set, so that a rehearsed stage leaves the run's random stream alone."""
+    """A generator whose state cannot be set, so that a stepped stage leaves the run's random stream alone."""
 
     def __init__(self, generator: Any) -> None:
         self.get_state = generator.get_state

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as _c10d_module
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
+
+from ...planning.traffic import Traffic
 
 _c10d: Any = _c10d_module
 NAMESPACES = ("c10d", "_c10d_functional", "_c10d_functional_autograd")
@@ -42,24 +43,6 @@ WHOLE = {
 _FOUND = {operator: (name, argument) for name, operators in WHOLE.items() for operator, argument in operators.items()}
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """One collective: its name, its whole size in bytes on one rank (what is reduced, or what is gathered), the number of
-    ranks that take part, and the axis of the mesh that they lie along, where it is one."""
-
-    collective: str
-    bytes: int
-    ranks: int
-    axis: str = ""
-
-    @property
-    def sent(self) -> float:
-        """Bytes that leave a rank where the collective is done on a ring (Patarasuk & Yuan 2009)."""
-        share = (self.ranks - 1) / self.ranks
-        factor = {"all-reduce": 2 * share, "send": 1.0, "receive": 0.0}
-        return self.bytes * factor.get(self.collective, share)
-
-
 def collectives(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> Iterator[Traffic]:
     """What an operator of torch.distributed moves; nothing for a barrier or a wait."""
     name = operator.__name__.partition(".")[0]
@@ -75,15 +58,6 @@ def collectives(operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any],
     collective, argument = _FOUND[name]
     size = _bytes(named[argument] if argument else result)
     yield Traffic(collective, size * ranks if collective in ("gather", "scatter") else size, ranks, axis)
-
-
-def totals(traffic: Iterable[Traffic]) -> dict[str, int]:
-    """Bytes by collective, of those that more than one rank takes part in."""
-    found: dict[str, int] = {}
-    for one in traffic:
-        if one.ranks > 1:
-            found[one.collective] = found.get(one.collective, 0) + one.bytes
-    return dict(sorted(found.items()))
 
 
 def _bytes(tree: Any) -> int:

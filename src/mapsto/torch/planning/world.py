@@ -38,7 +38,7 @@ _c10d: Any = _C._distributed_c10d
 def fake_world(rank: int, ranks: int, mail: Mail | None = None) -> Iterator[FakeTensorMode]:
     """Within it this process is one rank of a world of `ranks`, and every tensor that is made is fake.
 
-    mail: what other stages of a pipeline said, where they were rehearsed before.
+    mail: what other stages of a pipeline said, where they were stepped before.
     Raises PlanError in a process that is a rank of a real world.
     """
     if dist.is_initialized():

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .meter import Timeline
+from .timeline import Timeline
 
 LIMIT = 1 << 24
 """Records beyond which nobody asks."""

@@ -1,4 +1,4 @@
-"""The rehearsal: a spec's own program, built and stepped on one rank of a world that is not there."""
+"""The dry run: a spec's own program, built and stepped on one rank of a world that is not there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,12 +20,12 @@ from torch._subclasses.fake_tensor import (
 from ...core.errors import DataError, PlanError
 from ...core.parts import Part, as_part, build
 from ...core.spec import Spec
+from ...planning.estimate import Measured
 from ..build import build_program
 from ..program import Program
-from .meter import Meter, Timeline
+from .meter import Meter
 from .repeats import Repeats
 from .stages import Mail
-from .traffic import Traffic
 from .world import FakeMeter, fake_world
 
 UNREAL = (
@@ -34,24 +33,7 @@ UNREAL = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A step on one rank, in bytes: what is held between steps, the peak within one and what it was made of, and traffic.
-
-    records: of each micro-shard; passes: micro-shards that the rank computes in a step.
-    """
-
-    rank: int
-    records: int
-    passes: int
-    held: Mapping[str, int]
-    peak: int
-    at_peak: Mapping[str, int]
-    traffic: tuple[Traffic, ...]
-    timeline: Timeline = field(repr=False, compare=False)
-
-
-class Rehearsal:
+class DryRun:
     """A program that is stepped on batches of any number of records, each step measured."""
 
     def __init__(self, program: Program, meter: Meter, example: Mapping[str, Any], rank: int, mail: Mail) -> None:
@@ -123,7 +105,7 @@ class Rehearsal:
 
 
 @contextmanager
-def rehearsing(
+def dry_run(
     spec: Spec,
     axes: Mapping[str, int],
     rank: int,
@@ -132,10 +114,10 @@ def rehearsing(
     mail: Mail | None = None,
     change: Callable[[nn.Module], None] | None = None,
     repeating: bool = False,
-) -> Iterator[Rehearsal]:
+) -> Iterator[DryRun]:
     """The program of a spec on one rank of a mesh with these axes, in fake tensors.
 
-    example: a batch, of which shapes and types are read; mail: of the stages of a pipeline, rehearsed in order;
+    example: a batch, of which shapes and types are read; mail: of the stages of a pipeline, stepped in order;
     change: what is done to the model when it is made; repeating: whether later micro-batches of a pipeline repeat the second.
     Raises what building the program raises, and PlanError.
     """
@@ -165,7 +147,7 @@ def rehearsing(
                 strict=spec.strict,
                 injected=injected,
             )
-        yield Rehearsal(program, meter, example, rank, mail)
+        yield DryRun(program, meter, example, rank, mail)
 
 
 def meshed(spec: Spec, axes: Mapping[str, int]) -> Part:

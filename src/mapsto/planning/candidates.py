@@ -1,12 +1,12 @@
-"""Candidates: the meshes of so many ranks that are worth a rehearsal, and why a stated one cannot be."""
+"""Candidates: the meshes of so many ranks that are worth a dry run, and why a stated one cannot be."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 
-from ...core.axes import AXES, REST, ranks_of, sizes
-from ...core.errors import SpecError, nearest
+from ..core.axes import AXES, REST, ranks_of, sizes
+from ..core.errors import SpecError, nearest
 
 PER_NODE = 8
 """Ranks of one machine, where nothing else is said: a tensor axis talks too much to leave it."""
