@@ -273,6 +273,39 @@ def exponential(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
     return (low.exp().sum(-1).log() - chosen).float().sum(), len(target)
 
 
+def distance(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """The sum of Euclidean distances, whose root has no slope at zero."""
+    return (prediction - target).square().sum(-1).sqrt().sum(), len(target)
+
+
+def distance_guarded(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    return (prediction - target).square().sum(-1).clamp(min=1e-24).sqrt().sum(), len(target)
+
+
+def overlap(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """One less what two intervals [n, 2] share of what they cover."""
+    both = (torch.minimum(prediction[:, 1], target[:, 1]) - torch.maximum(prediction[:, 0], target[:, 0])).clamp(min=0)
+    lengths = (prediction[:, 1] - prediction[:, 0]) + (target[:, 1] - target[:, 0])
+    return (1 - both / (lengths - both)).sum(), len(target)
+
+
+def overlap_counted_twice(prediction: Tensor, target: Tensor) -> tuple[Tensor, int]:
+    """What both cover is left out of the total twice, so that the best value is below zero."""
+    both = (torch.minimum(prediction[:, 1], target[:, 1]) - torch.maximum(prediction[:, 0], target[:, 0])).clamp(min=0)
+    lengths = (prediction[:, 1] - prediction[:, 0]) + (target[:, 1] - target[:, 0])
+    return (1 - both / (lengths - 1.5 * both)).sum(), len(target)
+
+
+def _intervals(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    start = torch.rand(size, 1, generator=generator)
+    return torch.cat([start, start + 0.2], 1), torch.cat([start, start + 0.2], 1) + 5.0
+
+
+def _same_interval(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    one = _intervals(size, generator)[0]
+    return one.clone(), one
+
+
 def _mutant(law: str, name: str, bug: Any, twin: Any, models: str, inputs: Any = _pairs, **more: Any) -> Mutant:
     return Mutant(law=f"loss.{law}", name=name, bug=bug, twin=twin, models=models, example=Example(inputs=inputs, more=more))
 
@@ -309,6 +342,7 @@ MUTANTS = [
         _tokens,
     ),
     _mutant("degenerate", "a root of zero under a mask", root_of_sum, root_guarded, "infinite times zero in a backward pass"),
+    _mutant("degenerate", "a distance of zero", distance, distance_guarded, "pytorch: the gradient of a norm at zero"),
     _mutant("reductions", "the mean divides twice", DividedTwice, Reduced, "unsloth-zoo#1023", _classes),
     _mutant("reductions", "the mean counts ignored targets", CountsIgnored, Reduced, "unsloth-zoo#1023", _classes),
     _mutant("reductions", "smoothing reaches ignored targets", SmoothsIgnored, Smooths, "label smoothing", _classes),
@@ -322,6 +356,16 @@ MUTANTS = [
     _mutant("bounds", "a sign in one term", negative_term, binary, "a sign error", _coins, bounds=(0.0, None)),
     _mutant(
         "bounds", "least beside the target", biased, squared, "a minimum that is not at the target", minimum=_best, fixed=(1,)
+    ),
+    _mutant(
+        "bounds",
+        "what both cover is taken off twice",
+        overlap_counted_twice,
+        overlap,
+        "unions of boxes",
+        _intervals,
+        bounds=(0.0, 1.0),
+        minimum=_same_interval,
     ),
     _mutant("gradients", "half the gradient", absolute_half, absolute, "a hand-written backward"),
     _mutant("layout", "a view of a transposed prediction", viewed, tokens, "view on a transposed input", _tokens),

@@ -240,6 +240,13 @@ class Defaulted(Descent):
         super().update(p, g, {**group, "lr": self.defaults["lr"]})
 
 
+class CoastingByDefault(Descent):
+    """The momentum is that of the constructor, whatever the group says."""
+
+    def update(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        super().update(p, g, {**group, "momentum": self.defaults["momentum"]})
+
+
 class Floored(Descent):
     def update(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> None:
         super().update(p, g, {**group, "lr": max(group["lr"], 1e-6)})
@@ -463,6 +470,7 @@ MUTANTS = [
     _mutant("missing_gradients", "the largest of nothing", ScaledEmpty, Scaled, "a parameter of size zero"),
     _mutant("groups", "decay of the first group for all", FirstGroup, Descent, "group option ignored"),
     _mutant("groups", "rate of the constructor for all", Defaulted, Descent, "group option ignored"),
+    _mutant("groups", "momentum of the constructor for all", CoastingByDefault, Descent, "group option ignored"),
     _mutant("groups", "lr=0 does not freeze", Floored, Descent, "a floor under the rate"),
     _mutant("untouched", "decay written into .grad", CoupledInPlace, Coupled, "weight decay written into grad"),
     _mutant("untouched", "closure called without gradients", ClosureWithoutGradients, Descent, "no enable_grad"),

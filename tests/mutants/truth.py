@@ -423,6 +423,25 @@ def overlap_of_batch(prediction: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * (prediction * target).sum(-1) + 1) / (prediction.sum(-1) + target.sum(-1) + 1) * len(prediction)
 
 
+def divergence(prediction: Tensor, target: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of distributions from logarithms of others, a record each."""
+    return (torch.special.xlogy(target, target) - target * prediction).sum(-1)
+
+
+def divergence_by_log(prediction: Tensor, target: Tensor) -> Tensor:
+    """0 log 0 is no number."""
+    return (target * (target.log() - prediction)).sum(-1)
+
+
+def _divergence(prediction: Any, target: Any) -> Any:
+    return (np.where(target > 0, target * np.log(np.where(target > 0, target, 1)), 0) - target * prediction).sum(-1)
+
+
+def _distributions(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    one, two = torch.randn(2, size, 4, generator=generator)
+    return one.log_softmax(-1), two.softmax(-1)
+
+
 def _loss(name: str, bug: Any, twin: Any, models: str, inputs: Any, **more: Any) -> Mutant:
     law = "loss.reference" if "reference" in more else "loss.relations"
     example = Example(inputs=inputs, more=more, tags=frozenset({"across_records"}) if inputs is _views else frozenset())
@@ -432,6 +451,7 @@ def _loss(name: str, bug: Any, twin: Any, models: str, inputs: Any, **more: Any)
 LOSSES = [
     _loss("one alpha for both classes", focal_one_alpha, focal, "focal-loss-keras#6, kornia#875", _coins, reference=_focal),
     _loss("alpha for the other class", focal_turned, focal, "fudannlp16/focal-loss#6", _coins, reference=_focal),
+    _loss("0 log 0", divergence_by_log, divergence, "pytorch: one-hot targets", _distributions, reference=_divergence),
     _loss("smoothing that adds up to more", smooth_twice, smooth, "pytorch-randaugment#30", _classes, reference=_smooth),
     _loss("dice with a square above", dice_squared_above, dice, "nnUNet#12", _chances, reference=_dice),
     _loss("dice without its two", dice_without_two, dice, "DiceLoss-PyTorch#1", _chances, reference=_dice),

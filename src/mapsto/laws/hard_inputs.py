@@ -17,7 +17,7 @@ def hard(given: Any, rng: np.random.Generator) -> Iterator[tuple[str, Any]]:
     """What was drawn, and then the same tree of arrays with other values, each with its name; what changes nothing is left out.
 
     Floating numbers keep to the interval that was drawn where it has no negative ones (prices, probabilities), and rows that
-    sum to one are only exchanged; integers are among those that were drawn, but bytes, which span 0 to 255.
+    sum to one are exchanged, or all on one class; integers are among those that were drawn, but bytes, which span 0 to 255.
     """
     yield "as drawn", given
     for name, change in CHANGES.items():
@@ -88,6 +88,13 @@ def _ends(x: Array, rng: np.random.Generator) -> Array:
     return np.where(rng.random(x.shape) < 0.5, x.min(), x.max()) if _countable(x) else x
 
 
+def _on_one_class(x: Array, rng: np.random.Generator) -> Array:
+    """Distributions that are certain: 0 log 0 is what they are for."""
+    if x.dtype.kind != "f" or not x.size or not _sums_to_one(x):
+        return x
+    return np.asarray(np.eye(x.shape[-1])[rng.integers(0, x.shape[-1], x.shape[:-1])], x.dtype)
+
+
 def _some(x: Array, rng: np.random.Generator) -> Array:
     return np.asarray(rng.random(x.shape) < 0.5) if x.dtype.kind == "b" else x
 
@@ -103,6 +110,7 @@ CHANGES: dict[str, Callable[[Array, np.random.Generator], Array]] = {
     "rounding ties": _floating(lambda x: np.round(2 * x) / 2),
     "large": _floating(lambda x: LARGE * x),
     "tiny": _floating(lambda x: TINY * x),
+    "certain": _on_one_class,
     "equal records": _repeated,
     "one repeated index": _one_number,
     "smallest and largest": _ends,

@@ -62,11 +62,11 @@ def gradients(trial: Trial) -> None:
     tolerance="T0",
     why="A batch whose targets are all ignored, or an empty shard, makes 0 / 0: one NaN gradient ends the run.",
     satisfy="Return (total, weight), both zero; or divide by max(count, 1); or raise an error that says so.",
-    catches=("Automodel#3796", "pytorch#70348", "a mean over a mask that is empty"),
+    catches=("Automodel#3796", "pytorch#70348", "a mean over a mask that is empty", "the slope of a root at zero"),
 )
 def degenerate(trial: Trial) -> None:
-    """No records, one record, and targets that are all ignored give finite values and gradients (of the sum, where a mean
-    states its weight), or an error that says why.
+    """No records, one record, targets that are all ignored, and real predictions that equal their targets give finite values
+    and gradients (of the sum, where a mean states its weight), or an error that says why.
     """
     driver: LossDriver = trial.driver
     driver.settle(trial)
@@ -80,6 +80,8 @@ def degenerate(trial: Trial) -> None:
     if not trial.has("across_records"):
         cases.append(("one record", records(trial, whole, [0]), {}))
     cases.append(("no records", records(trial, whole, []), {}))
+    if (perfect := _perfect(trial, whole)) is not None:
+        cases.append(("predictions that equal their targets", perfect, {}))
     for said, given, override in cases:
         with trial.case(targets=said, dtype="float64"):
             call = driver.build(trial, **override)
@@ -94,11 +96,22 @@ def degenerate(trial: Trial) -> None:
                     )
                 trial.exercised("explicit errors")
                 continue
-            _finite(trial, said, seen)
+            _finite(
+                trial, said, seen, "an infinite slope at zero times zero" if given is perfect else "0 / 0: a mean over nothing"
+            )
     trial.control("ordinary targets give a loss", bool(driver.look(trial, driver.build(trial), whole).total != 0))
 
 
-def _finite(trial: Trial, said: str, seen: LossValue) -> None:
+def _perfect(trial: Trial, whole: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Predictions that equal what they are compared with, where these are real numbers of one shape."""
+    if len(whole) != 2 or domain(trial) != "real" or trial.has("drawn_inputs_only"):
+        return None
+    prediction, target = whole
+    alike = is_float(prediction) and is_float(target) and prediction.shape == target.shape
+    return (target.astype(prediction.dtype), target) if alike else None
+
+
+def _finite(trial: Trial, said: str, seen: LossValue, cause: str) -> None:
     found = {"total": seen.total, **{f"gradient of {k}": g for k, g in seen.gradients.items()}}
     if seen.weight is not None:
         found["weight"] = np.asarray(seen.weight)
@@ -110,7 +123,7 @@ def _finite(trial: Trial, said: str, seen: LossValue) -> None:
             measured="not finite",
             allowed="finite",
             first={"tensor": name},
-            cause="0 / 0: a mean over nothing",
+            cause=cause,
         )
 
 
@@ -266,7 +279,7 @@ def permutation(trial: Trial) -> None:
     catches=("a sign error in one term", "a minimum that is not at the target"),
 )
 def bounds(trial: Trial) -> None:
-    """Values stay within the declared `bounds`, and none near the inputs of the declared `minimum` is below it."""
+    """Values stay within the declared `bounds`, that of the declared `minimum` too, and none near its inputs is below it."""
     driver: LossDriver = trial.driver
     example = driver.settle(trial)
     if "bounds" not in example.more and "minimum" not in example.more:
@@ -275,14 +288,13 @@ def bounds(trial: Trial) -> None:
     for number in range(8):
         with trial.case(draw=number, size=5, dtype="float64"):
             value = _per_weight(driver.look(trial, driver.build(trial), driver.inputs(trial, 5, stream=f"bounds {number}")))
-            inside = (low is None or value >= low - 1e-12) and (high is None or value <= high + 1e-12)
-            trial.demand(
-                inside, f"a value of {value:.6g} is not within {low} and {high}", measured=value, allowed=f"[{low}, {high}]"
-            )
+            _within(trial, value, low, high)
     if "minimum" in example.more:
         best = driver.inputs(trial, 4, make=example.more["minimum"])
         at_best = driver.look(trial, driver.build(trial), best)
         least = _per_weight(at_best)
+        with trial.case(at="the declared minimum", dtype="float64"):
+            _within(trial, least, low, high)
         for number in range(8):  # down the gradient first, then anywhere
             rng = np.random.default_rng(number)
             moved = tuple(
@@ -295,6 +307,11 @@ def bounds(trial: Trial) -> None:
             trial.demand(
                 value >= least - 1e-9, f"near its minimum of {least:.6g} it is {value:.6g}", measured=value, allowed=least
             )
+
+
+def _within(trial: Trial, value: float, low: float | None, high: float | None) -> None:
+    inside = (low is None or value >= low - 1e-12) and (high is None or value <= high + 1e-12)
+    trial.demand(inside, f"a value of {value:.6g} is not within {low} and {high}", measured=value, allowed=f"[{low}, {high}]")
 
 
 def _per_weight(seen: LossValue) -> float:

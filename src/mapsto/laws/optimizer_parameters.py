@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.laws import Laws, Trial
+from ..core.laws import Laws, Trial, Violation
 from .compare import differs, same
 from .drivers import OptimizerDriver
 from .optimizer_problem import Problem, finite, named
@@ -75,7 +75,9 @@ def missing_gradients(trial: Trial) -> None:
     catches=("an option of the first group used for all", "lr=0 that does not freeze"),
 )
 def groups(trial: Trial) -> None:
-    """Two groups with their own lr and weight decay equal two optimizers; a group with lr=0 keeps its bits."""
+    """Two groups with their own lr and weight decay equal two optimizers; an option of a group is that of the constructor; a
+    group with lr=0 keeps its bits.
+    """
     driver: OptimizerDriver = trial.driver
     problem = driver.problem(trial)
     if trial.has("one_group"):
@@ -105,6 +107,30 @@ def groups(trial: Trial) -> None:
                 cause="an option of one group is used for both, or an update depends on other parameters",
             )
     trial.control("the options matter", differs(named(both.parameters()), named(uniform.parameters())))
+    for name, value in plain.items():
+        if isinstance(value, float) and name != "lr":
+            _read_from_group(trial, driver, name, value / 2 or 0.25, range(len(problem.shapes)))
+
+
+def _read_from_group(trial: Trial, driver: OptimizerDriver, name: str, value: float, all_of_them: range) -> None:
+    """An option does the same where a group states it as where the constructor is given it."""
+    option: dict[str, Any] = {name: value}
+    try:
+        given = driver.build(trial, **option)
+        grouped = driver.build(trial, groups=[(all_of_them, option)])
+    except Violation:
+        return  # the constructor takes no such value or name
+    with trial.case(dtype="float64", group=f"{name}={value:g}"), trial.component("an update of one group"):
+        for t in range(3):
+            given.update(t)
+            grouped.update(t)
+        same(
+            trial,
+            f"{name} of the group against {name} of the constructor",
+            named(grouped.parameters()),
+            named(given.parameters()),
+            cause=f"{name} is read once for all, not from the group",
+        )
 
 
 def _frozen(trial: Trial, driver: OptimizerDriver, problem: Problem, lr: float) -> None:

@@ -105,11 +105,13 @@ def per_sample_gradients(trial: Trial) -> None:
             ((y * g).real.sum() for y, g in zip(outputs.values(), drawn, strict=True)), torch.zeros((), dtype=torch.float64)
         )
 
-    def run(*given: Any) -> dict[str, Any]:
-        found: dict[str, Any] = torch.func.grad(total)(parameters, given)
+    def run(factor: Tensor, *given: Any) -> dict[str, Any]:
+        found: dict[str, Any] = torch.func.grad(lambda weights: factor * total(weights, given))(parameters)
         return found
 
-    _compare(trial, "gradients of each sample", run, stack, "training" if module.training else "evaluation")
+    # each with a factor of its own, since a table that is added to its inputs has one gradient for all of them
+    scaled = [(torch.tensor(1.0 + i, dtype=torch.float64), *item) for i, item in enumerate(stack)]
+    _compare(trial, "gradients of each sample", run, scaled, "training" if module.training else "evaluation")
 
 
 def _compare(trial: Trial, what: str, run: Callable[..., dict[str, Any]], stack: list[tuple[Any, ...]], mode: str) -> None:
