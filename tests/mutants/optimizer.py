@@ -240,6 +240,18 @@ class Defaulted(Descent):
         super().update(p, g, {**group, "lr": self.defaults["lr"]})
 
 
+class KeepsTheirs(Descent):
+    """The first momentum is the tensor that is .grad."""
+
+    def update(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if state:
+            super().update(p, g, group)
+            return
+        state["m"] = g
+        p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(g, alpha=group["lr"])
+
+
 class CoastingByDefault(Descent):
     """The momentum is that of the constructor, whatever the group says."""
 
@@ -473,6 +485,7 @@ MUTANTS = [
     _mutant("groups", "momentum of the constructor for all", CoastingByDefault, Descent, "group option ignored"),
     _mutant("groups", "lr=0 does not freeze", Floored, Descent, "a floor under the rate"),
     _mutant("untouched", "decay written into .grad", CoupledInPlace, Coupled, "weight decay written into grad"),
+    _mutant("untouched", "the gradient is kept as the momentum", KeepsTheirs, Descent, "SGD without its clone"),
     _mutant("untouched", "closure called without gradients", ClosureWithoutGradients, Descent, "no enable_grad"),
     _mutant("untouched", "closure called twice", ClosureTwice, Descent, "a closure that draws data twice"),
     _mutant("untouched", "the loss is not returned", LossForgotten, Descent, "step returns None"),

@@ -26,7 +26,9 @@ laws = Laws("optimizer")
     catches=("weight decay written into .grad", "a closure called without gradients", "a step that returns None for its loss"),
 )
 def untouched(trial: Trial) -> None:
-    """An update leaves .grad and other parameters as they were; a closure is called once, gradients on, its loss returned."""
+    """An update leaves .grad and other parameters as they were; gradients zeroed in place are none to it later; a closure is
+    called once, gradients on, its loss returned.
+    """
     problem = problem_for(trial)
     parameters, other = problem.parameters(), nn.Parameter(torch.ones(3, dtype=torch.float64))
     other.grad = torch.full_like(other, 2.0)
@@ -44,6 +46,8 @@ def untouched(trial: Trial) -> None:
                     grads,
                     cause="an in-place operation on .grad",
                 )
+        if not problem.tags & {"sparse_only", "stochastic"}:
+            _zeroed_in_place(trial, problem)
     same(
         trial,
         "a parameter that is not its own",
@@ -54,6 +58,29 @@ def untouched(trial: Trial) -> None:
         return
     with trial.case(dtype="float64", closure=True):
         _closure(trial, problem)
+
+
+def _zeroed_in_place(trial: Trial, problem: Problem) -> None:
+    """zero_grad(set_to_none=False) writes into the tensor that was .grad: what an optimizer keeps must be its own."""
+    renewed, kept = problem.parameters(), problem.parameters()
+    one, other = build(trial, renewed), build(trial, kept)
+    fill(problem, kept, 0)
+    with trial.case(dtype="float64", gradients="zeroed in place"), trial.component("an update"):
+        for t in range(3):
+            fill(problem, renewed, t)
+            for i, parameter in enumerate(kept):
+                if parameter.grad is not None:
+                    parameter.grad.zero_().add_(problem.gradient_of(t, i, parameter))
+            one.step()
+            other.step()
+            other.zero_grad(set_to_none=False)
+        same(
+            trial,
+            "parameters where gradients are zeroed in place",
+            {f"parameter {i}": p for i, p in enumerate(kept)},
+            {f"parameter {i}": p for i, p in enumerate(renewed)},
+            cause="its state is the tensor that was .grad, and not a copy",
+        )
 
 
 def _dense(grad: Tensor | None) -> Tensor | None:
