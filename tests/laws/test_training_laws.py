@@ -63,3 +63,10 @@ def test_a_training_in_a_file_is_known_by_its_decorator(tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert "training" in said
     assert "it states no accumulate" in said
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_loop_by_hand_of_the_examples_keeps_every_law(law: str) -> None:
+    file = Path(__file__).parents[2] / "examples" / "trainers" / "plain_torch.py"
+    verdict = judge_law(f"{file}:train", f"training.{law}", kind="training")
+    assert verdict.status == "pass", verdict.reason
