@@ -187,7 +187,7 @@ SATISFY = (
 
 
 @laws.law(
-    "S1d",
+    "S1g",
     "own_mesh",
     priority=1,
     tolerance="T1",
@@ -204,7 +204,7 @@ def own_mesh(trial: Trial) -> None:
 
 
 @laws.law(
-    "S1e",
+    "S1h",
     "own_mesh_of_three",
     priority=1,
     tolerance="T1",
@@ -221,7 +221,7 @@ def own_mesh_of_three(trial: Trial) -> None:
 
 
 @laws.law(
-    "S1f",
+    "S1i",
     "own_axes",
     priority=1,
     tolerance="T1",
