@@ -107,14 +107,14 @@ def _told(sums: Sums) -> dict[str, Any]:
 
 
 # -- draws ---------------------------------------------------------------------------------------------------------------
-class Draws(TorchDispatchMode):
+class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """Within it `seen` becomes the names of the operators that drew random numbers.
 
     An operator that may draw, such as attention without dropout, did where it moved the generator that it drew from.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
