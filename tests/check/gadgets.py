@@ -151,7 +151,8 @@ class Allocates(Gadget):
     def __call__(self, rank: int = 0) -> None:
         held: list[Any] = []
         while True:
-            held.append(bytearray(1 << 28))
+            # pages that nobody touches: the limit is met at once, however busy the machine is
+            held.append(bytes(1 << 28))
 
 
 class ClosesStdout(Gadget):

@@ -182,9 +182,15 @@ class Driver:
         return contextlib.nullcontext()
 
 
-def judged(target: type[Regression], law: str) -> list[Verdict]:
+def padded(batch: Any) -> Any:
+    """With a field of words, filled up to the longest record of its batch."""
+    lengths = [1 + round(4 * abs(float(x[0]))) for x in batch["input"]]
+    return {**batch, "words": np.array([[1] * n + [0] * (max(lengths) - n) for n in lengths])}
+
+
+def judged(target: type[Regression], law: str, transforms: Any = ()) -> list[Verdict]:
     """The verdict of each rank."""
-    data = {"train": {"source": SOURCE, "batch_size": 8}}
+    data = {"train": {"source": SOURCE, "batch_size": 8, "transforms": list(transforms)}}
     spec = Spec(name="here", model={"use": "builtins:dict"}, data=data, steps=3, middleware=[])
     line, found = Line(), list[Verdict]()
 
@@ -209,6 +215,11 @@ LAWS = ["ranks", "replicated", "sharded", "idle_rank", "agreement", "exact_evalu
 @pytest.mark.parametrize("law", LAWS)
 def test_a_right_one_keeps_them(law: str) -> None:
     assert [(v.status, v.reason) for v in judged(Regression, law)] == [("pass", "")] * 2
+
+
+def test_records_that_are_padded_to_the_longest_of_a_batch_are_the_same_records() -> None:
+    found = judged(Regression, "exact_evaluation", transforms=[padded])
+    assert [(v.status, v.reason) for v in found] == [("pass", "")] * 2
 
 
 def test_totals_that_are_rounded_are_right() -> None:

@@ -11,6 +11,9 @@ import torch
 from ...laws.program_inputs import first_batch
 from ...laws.task import taken
 
+POOL = 64
+"""Records that are read at once, and of which all are picked: padded together they have one length, whatever their number."""
+
 
 def of_recipe(spec: Any) -> Callable[..., tuple[dict[str, Any]]]:
     """So many of the records that the recipe's reader gives first."""
@@ -18,7 +21,7 @@ def of_recipe(spec: Any) -> Callable[..., tuple[dict[str, Any]]]:
     read = functools.cache(functools.partial(first_batch, spec))
 
     def make(size: int, generator: torch.Generator) -> tuple[dict[str, Any]]:
-        batch = read(4 * size)
+        batch = read(max(POOL, 4 * size))
         there = len(next(iter(batch.values())))
         picked = torch.randperm(max(there, size), generator=generator)[:size].numpy() % there
         return (taken(batch, picked),)
