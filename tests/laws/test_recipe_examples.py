@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from mapsto.check.targets import of_spec
 from mapsto.core.laws import Subject, Trial, find_law, verdict
 
@@ -56,11 +58,12 @@ def spec():
 """
 
 
-def test_a_model_of_several_inputs_and_a_transform_of_its_own_fields_are_fed_by_the_recipe(tmp_path: Path) -> None:
-    path = tmp_path / "visits_recipe.py"
-    path.write_text(RECIPE)
+@pytest.mark.parametrize("records", [40, 3])
+def test_a_model_of_several_inputs_and_a_transform_of_its_own_fields_are_fed_by_it(tmp_path: Path, records: int) -> None:
+    path = tmp_path / f"visits_recipe_{records}.py"
+    path.write_text(RECIPE.replace("return 40", f"return {records}"))
     parts = {s.label: s for s in of_spec(str(path)) if isinstance(s, Subject)}
-    owed = {"model": ("layer.gradients", "layer.layout"), "data.train.transforms.0": ("transform.purity",)}
+    owed = {"model": ("layer.gradients", "layer.layout"), "data.train.transforms.0": ("transform.purity", "transform.records")}
     for label, law in ((label, law) for label, laws in owed.items() for law in laws):
         made = verdict(Trial(parts[label], find_law(law)))
         assert made.status == "pass", (label, law, made.reason)

@@ -244,7 +244,12 @@ def _before_it(subject: Subject) -> Callable[[int], Batch] | None:
     def make(size: int) -> Batch:
         args = {**reader.args, "transforms": earlier, "batch_size": max(size, 1), "workers": 0}
         made = build(Part(reader.use, args), "reader", path=f"data.{place[1]}", injected={"seed": subject.spec.seed})
-        return {name: values[:size] for name, values in made.batch(0).items()}
+        batch = made.batch(0)
+        there = len(next(iter(batch.values())))
+        if there >= size:
+            return {name: values[:size] for name, values in batch.items()}
+        again = np.arange(size) % there  # fewer than are wanted: some of them twice
+        return {n: v[again] if hasattr(v, "shape") else [v[i] for i in again] for n, v in batch.items()}
 
     return make
 
