@@ -572,6 +572,42 @@ TRANSFORMS = [
 ]  # fmt: skip
 
 
+def number(batch: Any, names: tuple[str, ...] = ("cat", "dog", "owl")) -> Any:
+    """Labels by their place in a list."""
+    return {**batch, "target": np.array([names.index(t) for t in batch["target"]])}
+
+
+def number_as_seen(batch: Any, names: tuple[str, ...] = ("cat", "dog", "owl")) -> Any:
+    """Labels by their first appearance in the batch."""
+    seen = list(dict.fromkeys(batch["target"]))
+    return {**batch, "target": np.array([seen.index(t) for t in batch["target"]])}
+
+
+def whiten(batch: Any) -> Any:
+    """Each record by its own deviation."""
+    return {**batch, "input": batch["input"] / (batch["input"].std(-1, keepdims=True) + 1e-6)}
+
+
+def whiten_by_batch(batch: Any) -> Any:
+    """By the deviation of the batch."""
+    return {**batch, "input": batch["input"] / (batch["input"].std(0, keepdims=True) + 1e-6)}
+
+
+def _named(size: int, rng: np.random.Generator) -> Any:
+    names = ("owl", "cat", "dog")
+    return ({"input": rng.standard_normal((size, 3)), "target": [names[i % 3] for i in range(size)]},)
+
+
+ALONE = [
+    Mutant(law="transform.record_independence", name=name, bug=bug, twin=twin, models=models, example=Example(inputs=inputs))
+    for name, bug, twin, models, inputs in (
+        ("labels as they come", number_as_seen, number, "a label encoder fitted on each batch", _named),
+        ("deviations of the batch", whiten_by_batch, whiten, "normalising by the batch", _vectors),
+        ("means of a neighbour", centre_by_batch, centre, "statistics of the batch", _vectors),
+    )
+]
+
+
 # -- sources
 class Table(Arrays):
     """The rows of a file of comma-separated numbers, with or without a header."""
@@ -630,4 +666,4 @@ SOURCES = [
     _source("columns are turned", TableShifted, "Analytics-Cloud-Dataset-Utils#74, in spirit"),
 ]
 
-MUTANTS = [*LAYERS, *RELATED, *LOSSES, *TRANSFORMS, *SOURCES]
+MUTANTS = [*LAYERS, *RELATED, *LOSSES, *TRANSFORMS, *ALONE, *SOURCES]

@@ -148,3 +148,59 @@ def _each_record(trial: Trial, transform: Any, batch: dict[str, Any]) -> None:
             allowed="more than 1",
             cause="one draw a batch, where one a record is due (declare tags={'one_draw_a_batch'} where it is meant)",
         )
+
+
+@laws.law(
+    "D16b",
+    "record_independence",
+    priority=0,
+    tolerance="T5",
+    why="A record that is scaled, numbered or ranked by its batch is another one in another batch, in the next epoch and when "
+    "it is predicted alone.",
+    satisfy="Take statistics from the data set once (a fitted transform), or from the record itself; or declare "
+    "tags={'across_records'}.",
+    catches=("normalising by the batch", "label numbers by first appearance in the batch", "ranks among neighbours"),
+)
+def record_independence(trial: Trial) -> None:
+    """Without random numbers, what becomes of a record is the same alone, among others and in another order, where records
+    keep their shape.
+    """
+    transform = transform_of(trial)
+    make = batches_for(trial, transform)
+    if takes_rng(transform):
+        trial.skip("it draws random numbers, which depend on the place in the batch")
+    if trial.has("changes_records") or trial.has("across_records"):
+        trial.skip("a record's result depends on the others, as it declares")
+    batch = make(5)
+    whole = fields_of(apply(transform, _picked(batch, range(5)), 0))
+    for records in ([3, 0, 4, 1, 2], [4, 1], *([i] for i in range(5))):
+        with trial.case(size=len(records), records=records), trial.component("applying it to some of the records"):
+            found = fields_of(apply(transform, _picked(batch, records), 0))
+            for field, values in found.items():
+                for place, record in enumerate(records):
+                    got, want = values[place], whole[field][record]
+                    if np.shape(got) != np.shape(want):
+                        continue  # such as padding, which reaches to the longest
+                    trial.demand(
+                        _alike(field, got, want),
+                        f"record {record} of field {field!r} is another one {'alone' if len(records) == 1 else 'among others'}",
+                        first={"field": field, "record": record},
+                        cause="it depends on the other records (declare tags={'across_records'} where it is meant)",
+                    )
+    trial.control("records differ", len({str(content({f: [v[i]] for f, v in whole.items()})) for i in range(5)}) > 1)
+
+
+def _alike(field: str, got: Any, want: Any) -> bool:
+    """Equal, or of floating numbers within the rounding of another order of sums."""
+    kinds = getattr(getattr(got, "dtype", None), "kind", ""), getattr(getattr(want, "dtype", None), "kind", "")
+    if kinds == ("f", "f"):
+        return bool(np.allclose(got, want, rtol=1e-5, atol=1e-6 * float(np.abs(want).max(initial=0.0)), equal_nan=True))
+    return content({field: [got]}) == content({field: [want]})
+
+
+def _picked(batch: dict[str, Any], records: Any) -> dict[str, Any]:
+    chosen = list(records)
+    return {
+        f: np.asarray(v)[chosen].copy() if isinstance(v, np.ndarray) else [copy.deepcopy(v[i]) for i in chosen]
+        for f, v in batch.items()
+    }
