@@ -65,8 +65,9 @@ class Lookahead:
 
     def load_state_dict(self, tree: dict[str, dict[str, Tensor]]) -> None:
         """Put them back."""
-        if tree["slow"].keys() != self.slow.keys():
-            raise mapsto.CheckpointError(f"lookahead: the checkpoint holds {list(tree['slow'])}, not {list(self.slow)}")
+        if tree.keys() != {"slow"} or tree["slow"].keys() != self.slow.keys():
+            found = {name: list(part) for name, part in tree.items()}
+            raise mapsto.CheckpointError(f"lookahead: the checkpoint holds {found}, not the slow {list(self.slow)}")
         for name, weight in self.slow.items():
             weight.copy_(tree["slow"][name])
 
