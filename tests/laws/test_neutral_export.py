@@ -81,8 +81,11 @@ class Driver:
         return None
 
     def call(self, model: Model, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
-        model.training = False
-        return compute(model.program(), given, seed)
+        before, model.training = model.training, False
+        try:
+            return compute(model.program(), given, seed)
+        finally:
+            model.training = before
 
     def draws(self, model: Model, given: tuple[Any, ...]) -> bool:
         return False
