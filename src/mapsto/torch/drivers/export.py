@@ -212,7 +212,8 @@ class Driver:
         return one, two, weight.numel() * weight.element_size()
 
     def call(self, model: nn.Module, given: tuple[Any, ...], seed: int) -> dict[str, Any]:
-        return _run(model.eval(), given, seed)
+        with modes_kept(model):  # a model that is exported next is in the mode that it was in
+            return _run(model.eval(), given, seed)
 
     def draws(self, model: nn.Module, given: tuple[Any, ...]) -> bool:
         return draws(model.eval(), tensors(given))
