@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,6 +124,21 @@ class NoisyUnused(Noisy):
         return torch.ones_like(x)
 
 
+class Scaled(nn.Module):
+    """Twice its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class ScaledSeedingNumPy(Scaled):
+    """Sets NumPy's seed to 0, which a check with seed 0 has set before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        np.random.seed(0)
+        return super().forward(x)
+
+
 def _flat(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     return (torch.randn(size, 6, generator=generator),)
 
@@ -138,6 +154,7 @@ def _mutant(law: str, bug: Any, twin: Any, inputs: Any = _flat, *tags: str) -> M
 
 
 MUTANTS = [
+    _mutant("purity", ScaledSeedingNumPy, Scaled),
     _mutant("history", MergingForGood, Merging),
     _mutant("history", CentredTogether, Centred),
     _mutant("history", MaskedGrown, Masked, _times),
