@@ -23,7 +23,7 @@ from ..data.laws.contents import fields_of
 from ..data.laws.examples import apply, batches_for, transform_of
 from .compare import Array, differs, leaves, values
 from .drivers import LayerDriver, LossDriver
-from .truth import agrees
+from .truth import agrees, maker_of
 
 laws = Laws("layer", "model")
 loss_laws, transform_laws = Laws("loss"), Laws("transform")
@@ -111,8 +111,7 @@ def _place(trial: Trial) -> Path:
     From then on all is drawn from seed 0, whatever seed the check has.
     """
     trial.seed = 0
-    target = trial.subject.target
-    owner = target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
+    owner = maker_of(trial.subject.target)
     try:
         source = Path(inspect.getfile(owner))
     except (TypeError, OSError):

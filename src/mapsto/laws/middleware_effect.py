@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from ..core.laws import Laws, Trial
 from .compare import Array, differs, same
 from .drivers import MiddlewareDriver, MiddlewareProgram
 from .middleware_inputs import Evaluations, item, name, program, provides, run
-from .truth import called, defaults_of
+from .truth import called, defaults_of, maker_of
 
 laws = Laws("middleware", driver=MiddlewareDriver)
 
@@ -92,7 +91,7 @@ def average(trial: Trial) -> None:
     made = program(trial, [item(trial)], plain=True, momentum=True)
     history = [made.parameters()]
     kept, used = history[0], [made.evaluation_weights()]
-    args = defaults_of(_init(trial), trial.example.args)
+    args = defaults_of(maker_of(trial.subject.target), trial.example.args)
     for t in range(1, LONG + 1):
         run(trial, made, t)
         history.append(made.parameters())
@@ -108,11 +107,6 @@ def average(trial: Trial) -> None:
     lent = any(differs(u, h) for u, h in zip(used[1:], history[1:], strict=True))
     trial.demand(lent, f"after each of {LONG} updates evaluations use the last weights", cause="it is never lent")
     trial.control("weights move", differs(history[-1], history[0]))
-
-
-def _init(trial: Trial) -> Any:
-    target = trial.subject.target
-    return target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
 
 
 def _between(trial: Trial, used: dict[str, Array], history: list[dict[str, Array]]) -> None:

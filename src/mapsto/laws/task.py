@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..core.laws import Laws, Trial
 from ..core.random import derive
+from ..data.laws.contents import records_of
 from .compare import ATOL, RTOL, Array, differs, same
 from .drivers.task import TaskDriver, TaskValue
 from .truth import agrees, called, stated
@@ -23,19 +24,9 @@ PADDED = 3
 """Places by which a padded batch is longer."""
 
 
-def size_of(batch: Mapping[str, Any]) -> int:
-    return len(next(iter(batch.values())))
-
-
-def taken(batch: Mapping[str, Any], records: Iterable[int]) -> dict[str, Any]:
-    """A batch of the records of another at these places."""
-    chosen = list(records)
-    return {f: v[chosen] if isinstance(v, np.ndarray) else [v[i] for i in chosen] for f, v in batch.items()}
-
-
 def cut(batch: Mapping[str, Any], sizes: Sequence[int]) -> list[dict[str, Any]]:
     ends = np.cumsum(sizes)
-    return [taken(batch, range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    return [records_of(batch, range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
 
 
 def widened(batch: Mapping[str, Any], pads: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,7 +243,7 @@ def record_independence(trial: Trial) -> None:
     alone = [([i], "alone") for i in range(size)]
     for records, said in ((order, "in another order"), ([4, 1], "among others"), *alone):
         with trial.case(size=len(records), records=records, dtype="float64"), trial.component(f"predicting {said}"):
-            value = driver.look(trial, driver.build(trial), taken(batch, records), gradients=False)
+            value = driver.look(trial, driver.build(trial), records_of(batch, records), gradients=False)
             got = _per_record(value, len(records))
             want = {k: v[records] for k, v in whole.items()}
             same(trial, f"predictions {said}", got, want, tolerance="T1", cause="it depends on the batch")

@@ -87,6 +87,11 @@ def varied(trial: Trial, more: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
         trial.subject = before
 
 
+def maker_of(target: Any) -> Any:
+    """The class or function of a target, whose file and options are its own; of an instance its class."""
+    return target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
+
+
 def defaults_of(target: Any, args: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a mapping as it was built: what was given, and the defaults of the rest."""
     try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ def size_of(batch: Any) -> int:
             "single records, and batches (first axis: records) are judged; wrap it, as a DataLoader does"
         )
     return len(next(iter(found.values()))) if found else 0
+
+
+def records_of(batch: Mapping[str, Any], places: Iterable[int]) -> dict[str, Any]:
+    """A batch of the records of another at these places, of which nothing is shared with it."""
+    chosen = list(places)
+    return {f: v[chosen] if isinstance(v, np.ndarray) else [copy.deepcopy(v[i]) for i in chosen] for f, v in batch.items()}
 
 
 def keys_of(batch: Any, field: str | None = None) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...core.laws import Laws, Trial
 from . import streams
-from .contents import content, fields_of
+from .contents import content, fields_of, records_of
 from .examples import apply, batches_for, takes_rng, transform_of
 
 laws = Laws("transform")
@@ -172,10 +172,10 @@ def record_independence(trial: Trial) -> None:
     if trial.has("changes_records") or trial.has("across_records"):
         trial.skip("a record's result depends on the others, as it declares")
     batch = make(5)
-    whole = fields_of(apply(transform, _picked(batch, range(5)), 0))
+    whole = fields_of(apply(transform, records_of(batch, range(5)), 0))
     for records in ([3, 0, 4, 1, 2], [4, 1], *([i] for i in range(5))):
         with trial.case(size=len(records), records=records), trial.component("applying it to some of the records"):
-            found = fields_of(apply(transform, _picked(batch, records), 0))
+            found = fields_of(apply(transform, records_of(batch, records), 0))
             for field, values in found.items():
                 for place, record in enumerate(records):
                     got, want = values[place], whole[field][record]
@@ -196,11 +196,3 @@ def _alike(field: str, got: Any, want: Any) -> bool:
     if kinds == ("f", "f"):
         return bool(np.allclose(got, want, rtol=1e-5, atol=1e-6 * float(np.abs(want).max(initial=0.0)), equal_nan=True))
     return content({field: [got]}) == content({field: [want]})
-
-
-def _picked(batch: dict[str, Any], records: Any) -> dict[str, Any]:
-    chosen = list(records)
-    return {
-        f: np.asarray(v)[chosen].copy() if isinstance(v, np.ndarray) else [copy.deepcopy(v[i]) for i in chosen]
-        for f, v in batch.items()
-    }

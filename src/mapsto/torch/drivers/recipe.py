@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ...data.laws.contents import records_of
 from ...laws.program_inputs import first_batch
-from ...laws.task import taken
 
 POOL = 64
 """Records that are read at once, and of which all are picked: padded together they have one length, whatever their number."""
@@ -24,6 +24,6 @@ def of_recipe(spec: Any) -> Callable[..., tuple[dict[str, Any]]]:
         batch = read(max(POOL, 4 * size))
         there = len(next(iter(batch.values())))
         picked = torch.randperm(max(there, size), generator=generator)[:size].numpy() % there
-        return (taken(batch, picked),)
+        return (records_of(batch, picked),)
 
     return make
