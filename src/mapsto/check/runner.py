@@ -168,6 +168,7 @@ def check(
     thorough: bool = False,
     gate: bool = False,
     record: bool = False,
+    search: float = 0.0,
     seed: int = 0,
     jobs: int | None = None,
     limit: float = 1.0,
@@ -177,7 +178,8 @@ def check(
     """Verdicts of all laws that the subjects owe, in a stable order.
 
     laws: those that there are (default: as registered here); only: those of these names or ids; gate: priority 0 alone;
-    thorough: priority 2 as well; record: laws of recorded values (`golden`) write them anew;
+    thorough: priority 2 as well; record: laws of recorded values (`golden`) write them anew; search: seconds of
+    computing in which each law of what an author states searches for inputs that break it;
     jobs: worker processes (default: the cores); limit: a factor on every law's time limit;
     progress: called in this thread with each verdict when it is there; served: a fork server to share. Raises UnknownName
     where `only` names no law, and whatever `progress` or a signal raises, when every worker has ended.
@@ -186,7 +188,7 @@ def check(
     require_known(only, laws)
     priority = 0 if gate else 2 if thorough else 1
     tasks = [(s, w) for s in subjects for w in owed(s, laws, priority=priority, only=only)]
-    run = _Run(limit=limit, seed=seed, thorough=thorough, gate=gate, record=record)
+    run = _Run(limit=limit, seed=seed, thorough=thorough, gate=gate, record=record, search=search)
     tell = progress or (lambda _: None)
     count = max(1, min(jobs or os.cpu_count() or 1, len(tasks)))
     unmatched = [v for s in subjects for v in _unmatched(s, laws, seed)]
@@ -236,8 +238,9 @@ def _carry_out(run: _Run, tasks: list[Task], count: int, served: Server, tell: P
 class _Run:
     """What the threads that ask workers share."""
 
-    def __init__(self, *, limit: float, seed: int, thorough: bool, gate: bool, record: bool) -> None:
-        self.limit, self.seed, self.thorough, self.gate, self.record = limit, seed, thorough, gate, record
+    def __init__(self, *, limit: float, seed: int, thorough: bool, gate: bool, record: bool, search: float) -> None:
+        self.limit, self.seed, self.thorough, self.gate = limit, seed, thorough, gate
+        self.record, self.search = record, search
         self.late: Counter[str] = Counter()
         self.made: dict[tuple[str, str, str], Verdict] = {}
         self.judged = queue.SimpleQueue[Verdict]()
@@ -289,7 +292,7 @@ class _Run:
         request = {
             "do": "judge", "label": subject.label, "kind": subject.kind, "reference": subject.reference, "wing": subject.wing,
             "law": law.name, "id": law.id, "priority": law.priority,
-            "seed": self.seed, "thorough": self.thorough, "record": self.record,
+            "seed": self.seed, "thorough": self.thorough, "record": self.record, "search": self.search,
             **surroundings(),
         }  # fmt: skip
         began = time.perf_counter()
@@ -314,7 +317,7 @@ class _Run:
 
     def _limit(self, subject: Subject, law: Law) -> float:
         """The law's time limit; a short one where laws of this subject did not answer already, as it may hang in each."""
-        limit = law.seconds * self.limit
+        limit = law.seconds * self.limit + self.search
         return limit if self.late[subject.label] < LATE else min(limit, SHORT * self.limit)
 
     def _ended(self, task: Task, reason: str, output: str, seconds: float) -> Verdict:

@@ -109,7 +109,7 @@ def judge(request: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
             subject = targets.find(request["reference"], request["kind"], request["wing"])
             subject, law = dataclasses.replace(subject, label=request["label"]), find_law(request["law"], subject.wing)
             seed_all(request["seed"])
-            options = {name: request[name] for name in ("seed", "thorough", "record")}
+            options = {name: request[name] for name in ("seed", "thorough", "record", "search")}
             made = verdict(Trial(subject, law, rank=rank, world=world, **options))
     except BaseException as error:  # noqa: BLE001  # the target's own doing, SystemExit and KeyboardInterrupt included
         made = dataclasses.replace(made, reason=f"the target cannot be used: {format_error(error)}")

@@ -22,7 +22,7 @@ from ..check.process import Server
 from ..check.results import Results, of_problem
 from ..check.targets import is_package
 from ..core import durable
-from ..core.errors import SpecError
+from ..core.errors import SpecError, require
 from ..core.laws import Law, Subject, Verdict, all_laws, find_law
 from ..core.wings import DEFAULT
 from . import trusting
@@ -52,6 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gate", action="store_true", help="only the laws that gate (P0)")
     parser.add_argument("--thorough", action="store_true", help="the long ones too (P2)")
     parser.add_argument("--record", action="store_true", help="record what the targets give (goldens/) and judge nothing else")
+    parser.add_argument("--search", type=_above_zero, default=0.0, metavar="SECONDS", help="a law: search inputs that break it")
     parser.add_argument("--kind", help="the kind of the targets, where it cannot be told")
     parser.add_argument("--wing", help="the wing (torch, ...) whose mappings and laws are meant, where it cannot be told")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
@@ -88,6 +89,8 @@ def run(options: argparse.Namespace) -> int:
         options.parser.error("--baseline and --write-baseline exclude each other: what is written is all that fails")
     if options.write_baseline and options.changed is not None:
         options.parser.error("--write-baseline wants all that is checked, and so no --changed")
+    if options.search:
+        require("hypothesis", "search", "--search")
     for target in options.targets:
         if not is_package(target):
             trusting.admit(options, target)
@@ -171,7 +174,7 @@ class _Check:
 
                 runner.check(
                     self.subjects, laws=self.found.laws, only=only, thorough=options.thorough, gate=options.gate,
-                    record=options.record, seed=options.seed, jobs=options.jobs, limit=options.limit,
+                    record=options.record, search=options.search, seed=options.seed, jobs=options.jobs, limit=options.limit,
                     progress=progress, served=served,
                 )  # fmt: skip
 

@@ -180,12 +180,19 @@ class Trial:
         rank: int = 0,
         world: int = 1,
         record: bool = False,
+        search: float = 0.0,
     ) -> None:
-        """record: laws of recorded values write what they see, and compare nothing."""
-        self.record = record
+        """record: laws of recorded values write what they see, and compare nothing; search: seconds of computing in which
+        laws that can search for inputs on which they are broken do so.
+        """
+        self.record, self.search = record, search
         self.subject, self.law, self.seed, self.thorough, self.rank, self.world = subject, law, seed, thorough, rank, world
         self.counts: Counter[str] = Counter()
         self.controls: dict[str, bool] = {}
+        self.drawn: list[Any] | None = None
+        """What was drawn, a tree for each size, where a search is to know it."""
+        self.tried: Any = None
+        """What a search tries in the place of what is drawn."""
         self._case: dict[str, Any] = {}
 
     @property

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ..core.calls import called, defaults_of
 from ..core.laws import Laws, Trial
 from ..data.laws.contents import content, fields_of
 from ..data.laws.examples import apply, batches_for, source_of, transform_of
-from .truth import agrees, called, defaults_of, drawn_or_hard, holds, options, stated, varied
+from .search import searched
+from .truth import agrees, drawn_or_hard, holds, options, stated, varied
 
 laws = Laws("transform")
 source_laws = Laws("source")
@@ -29,6 +31,7 @@ SIZES = (3, 1, 5)
     "makes (and `rng` where it draws).",
     catches=("tensorpack#614", "p5_VehicleDetection_Unet#2", "gluon-cv#227", "statistics of the other channel order"),
 )
+@searched
 def reference(trial: Trial) -> None:
     """The fields of the stated `reference` are what it gives: drawn and hard batches, several sizes, plausible options."""
     truth = stated(trial, trial.example.more.get("reference"), "reference")
@@ -89,6 +92,7 @@ def _array(value: Any) -> Any:
     satisfy="Break none of the relations that it states, of fields by name: mapsto.example(it, relations=(idempotent(),)).",
     catches=("a lower-casing that is not idempotent", "a decoder that loses spaces", "a mixing that loses mass"),
 )
+@searched
 def relations(trial: Trial) -> None:
     """The stated `relations` (mapsto.laws.relations; inputs are fields by name) hold on drawn and on hard batches."""
     found = stated(trial, trial.example.more.get("relations"), "relations")

@@ -7,10 +7,6 @@ for a change of another.
 
 from __future__ import annotations
 
-import inspect
-import os
-import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,8 @@ from ..data.laws.contents import fields_of
 from ..data.laws.examples import apply, batches_for, transform_of
 from .compare import Array, differs, leaves, values
 from .drivers import LayerDriver, LossDriver
-from .truth import agrees, maker_of
+from .kept_arrays import beside, read_arrays, write_arrays
+from .truth import agrees
 
 laws = Laws("layer", "model")
 loss_laws, transform_laws = Laws("loss"), Laws("transform")
@@ -111,13 +108,9 @@ def _place(trial: Trial) -> Path:
     From then on all is drawn from seed 0, whatever seed the check has.
     """
     trial.seed = 0
-    owner = maker_of(trial.subject.target)
-    try:
-        source = Path(inspect.getfile(owner))
-    except (TypeError, OSError):
+    path = beside(trial, "goldens", stated=trial.example.more.get("golden"))
+    if path is None:
         trial.skip("it has no file beside which values could be kept")
-    own = f"goldens/{getattr(owner, '__qualname__', owner.__name__)}.{trial.subject.kind}.npz"
-    path = source.parent / str(trial.example.more.get("golden", own))
     if not trial.record and not path.exists():
         trial.skip("no values of it are recorded (mapsto check TARGET --record does it)")
     return path
@@ -125,10 +118,10 @@ def _place(trial: Trial) -> Path:
 
 def _keep_or_compare(trial: Trial, path: Path, now: Recorded, words: tuple[str, ...]) -> None:
     if trial.record:
-        _write(trial, path, now)
+        write_arrays(trial, path, now)
         trial.exercised("recorded values", sum(int(v.size) for v in now.values()))
         return
-    kept = _read(trial, path)
+    kept = read_arrays(trial, path)
     for word in words:
         mine, theirs = ({k: v for k, v in tree.items() if k.startswith(f"{word} ")} for tree in (now, kept))
         if mine.keys() != theirs.keys():
@@ -141,23 +134,3 @@ def _keep_or_compare(trial: Trial, path: Path, now: Recorded, words: tuple[str, 
         agrees(trial, mine, theirs, what="its", by=path.name)
     outputs = [v for k, v in kept.items() if k.startswith("output ") and v.size]
     trial.control("the recorded values are not all one number", any(np.unique(v).size > 1 for v in outputs) or len(outputs) > 1)
-
-
-def _read(trial: Trial, path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        trial.undecided(f"{path} cannot be read: {error}")
-
-
-def _write(trial: Trial, path: Path, now: Recorded) -> None:
-    """The whole file or none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez_compressed(file, **dict(now))  # type: ignore[arg-type]  # the stub takes a keyword for another
-        Path(file.name).replace(path)
-        os.chmod(path, 0o644)  # a temporary file is its owner's alone
-    except OSError as error:
-        trial.undecided(f"values cannot be recorded in {path}: {error.strerror or error}")

@@ -53,7 +53,7 @@ def _floating(change: Callable[[Array], Array]) -> Callable[[Array, np.random.Ge
     """A change of floating numbers that stays within what was drawn where nothing negative was."""
 
     def made(x: Array, rng: np.random.Generator) -> Array:  # noqa: ARG001  # the signature of all
-        if x.dtype.kind != "f" or not x.size or _sums_to_one(x) or _whole(x):
+        if x.dtype.kind != "f" or not x.size or sums_to_one(x) or whole(x):
             return x
         y = change(x)
         return np.asarray(y if x.min() < 0 else np.clip(y, x.min(), x.max()), x.dtype)
@@ -61,17 +61,18 @@ def _floating(change: Callable[[Array], Array]) -> Callable[[Array, np.random.Ge
     return made
 
 
-def _sums_to_one(x: Array) -> bool:
+def sums_to_one(x: Array) -> bool:
+    """Whether rows are distributions."""
     return x.ndim > 1 and bool((x >= 0).all()) and np.allclose(x.sum(-1), 1)
 
 
-def _whole(x: Array) -> bool:
+def whole(x: Array) -> bool:
     """Whether floating numbers are classes, counts or truth values."""
     return bool((x == np.round(x)).all())
 
 
 def _countable(x: Array) -> bool:
-    return bool(x.size) and (x.dtype.kind in "iu" or (x.dtype.kind == "f" and _whole(x)))
+    return bool(x.size) and (x.dtype.kind in "iu" or (x.dtype.kind == "f" and whole(x)))
 
 
 def _repeated(x: Array, rng: np.random.Generator) -> Array:  # noqa: ARG001
@@ -90,7 +91,7 @@ def _ends(x: Array, rng: np.random.Generator) -> Array:
 
 def _on_one_class(x: Array, rng: np.random.Generator) -> Array:
     """Distributions that are certain: 0 log 0 is what they are for."""
-    if x.dtype.kind != "f" or not x.size or not _sums_to_one(x):
+    if x.dtype.kind != "f" or not x.size or not sums_to_one(x):
         return x
     return np.asarray(np.eye(x.shape[-1])[rng.integers(0, x.shape[-1], x.shape[:-1])], x.dtype)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core.calls import called, defaults_of
 from ..core.laws import Laws, NotApplicable, Trial, Undecided
 from ..core.random import derive
 from .compare import differs
 from .drivers import LayerDriver
-from .truth import agrees, called, defaults_of, drawn_or_hard, holds, in_float32, options, stated, varied
+from .search import searched
+from .truth import agrees, drawn_or_hard, holds, in_float32, options, stated, varied
 
 laws = Laws("layer", "model", driver=LayerDriver)
 
@@ -24,6 +26,7 @@ SIZES = (3, 1, 2, 7)
     satisfy="State it once more in NumPy: mapsto.example(it, reference=lambda x, state, eps: ...), in other words.",
     catches=("Liger-Kernel#74", "how-to-train-your-gpt#6", "an epsilon outside of the root", "heads split the wrong way"),
 )
+@searched
 def reference(trial: Trial) -> None:
     """Outputs equal those of the stated `reference` in float64: drawn and hard inputs, several sizes, plausible options."""
     driver: LayerDriver = trial.driver
@@ -70,6 +73,7 @@ def reference(trial: Trial) -> None:
     satisfy="Break none of the relations that it states: mapsto.example(it, relations=(equivariant_under(permuted(1)),)).",
     catches=("pytorch_geometric#57", "GraphGPS#40", "se3-transformer-public#3", "deepchem#420"),
 )
+@searched
 def relations(trial: Trial) -> None:
     """The stated `relations` (mapsto.laws.relations) hold in float64, on drawn and on hard inputs."""
     driver: LayerDriver = trial.driver

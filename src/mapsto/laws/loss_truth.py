@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..core.calls import called, defaults_of
 from ..core.laws import Laws, Trial
 from .compare import Array, differs
 from .drivers import LossDriver, LossValue
 from .loss_inputs import has_reductions
-from .truth import agrees, called, defaults_of, drawn_or_hard, holds, in_float32, options, stated, varied
+from .search import searched
+from .truth import agrees, drawn_or_hard, holds, in_float32, options, stated, varied
 
 laws = Laws("loss", driver=LossDriver)
 
@@ -29,6 +31,7 @@ SIZES = (4, 1, 7)
     "mean (or what it returns), an array its unreduced losses, a pair (total, weight).",
     catches=("kornia#875", "focal-loss-keras#6", "nnUNet#12", "MONAI#369", "pytorch-randaugment#30", "DeepCASE#8"),
 )
+@searched
 def reference(trial: Trial) -> None:
     """Values equal those of the stated `reference` in float64: drawn and hard inputs, several sizes, plausible options."""
     driver: LossDriver = trial.driver
@@ -83,6 +86,7 @@ def _compare(trial: Trial, value: LossValue, due: Any, inputs: tuple[Any, ...], 
     satisfy="Break none of the relations that it states: mapsto.example(it, relations=(symmetric(0, 1), within(0, None))).",
     catches=("VNet#13", "a contrastive loss that is not symmetric in its two views", "a softmax over the batch"),
 )
+@searched
 def relations(trial: Trial) -> None:
     """The stated `relations` (mapsto.laws.relations) hold for its value (and unreduced losses) on drawn and hard inputs."""
     driver: LossDriver = trial.driver

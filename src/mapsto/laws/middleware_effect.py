@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from ..core.calls import called, defaults_of, maker_of
 from ..core.laws import Laws, Trial
 from .compare import Array, differs, same
 from .drivers import MiddlewareDriver, MiddlewareProgram
 from .middleware_inputs import Evaluations, item, name, program, provides, run
-from .truth import called, defaults_of, maker_of
 
 laws = Laws("middleware", driver=MiddlewareDriver)
 

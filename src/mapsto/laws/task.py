@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..core.calls import called
 from ..core.laws import Laws, Trial
 from ..core.random import derive
 from ..data.laws.contents import records_of
 from .compare import ATOL, RTOL, Array, differs, same
 from .drivers.task import TaskDriver, TaskValue
-from .truth import agrees, called, stated
+from .truth import agrees, stated
 
 laws = Laws("task", driver=TaskDriver)
 

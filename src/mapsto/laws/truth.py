@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.laws import Trial
 from ..core.random import derive
+from . import search
 from .compare import is_array, leaves, max_error, ratio_cause, values, worst
 from .hard_inputs import hard, mapped
 from .relations import Function, Relation
@@ -29,23 +30,6 @@ def stated(trial: Trial, found: Any, word: str) -> Any:
     if found is None:
         trial.skip(f"it states no `{word}`")
     return found
-
-
-def called(reference: Reference, given: tuple[Any, ...], **named: Any) -> Any:
-    """The reference of the inputs, with those of `named` (options of the mapping, `state`, `rng`) whose names it takes.
-
-    A reference that takes **options is given all of them.
-    """
-    try:
-        parameters = inspect.signature(reference).parameters.values()
-    except (TypeError, ValueError):
-        return reference(*given)
-    all_of_them = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    takes = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    positions = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(given)]
-    chosen = {n: v for n, v in named.items() if (n in takes or all_of_them) and n not in positions}
-    with np.errstate(all="ignore"):
-        return reference(*given, **chosen)
 
 
 def options(trial: Trial, reference: Reference) -> Iterator[tuple[Mapping[str, Any], bool]]:
@@ -85,20 +69,6 @@ def varied(trial: Trial, more: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]
             yield args
     finally:
         trial.subject = before
-
-
-def maker_of(target: Any) -> Any:
-    """The class or function of a target, whose file and options are its own; of an instance its class."""
-    return target if inspect.isclass(target) or inspect.isroutine(target) else type(target)
-
-
-def defaults_of(target: Any, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a mapping as it was built: what was given, and the defaults of the rest."""
-    try:
-        known = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return dict(args)
-    return {**{n: p.default for n, p in known.items() if p.default is not p.empty}, **args}
 
 
 def agrees(
@@ -188,13 +158,20 @@ def _item(array: Any, at: list[int]) -> str:
 
 
 def drawn_or_hard(trial: Trial, given: Any, size: int) -> Iterator[tuple[str, Any]]:
-    """The inputs as drawn, and the hard ones, unless its tag `drawn_inputs_only` says that no others are in its domain."""
-    cases = hard(given, np.random.default_rng(derive(trial.seed, "hard", size)))
-    for name, inputs in cases:
+    """The inputs as drawn, the hard ones, and those that a search once found (`search`), unless its tag `drawn_inputs_only`
+    says that no others are in its domain; while it is searched, what the search tries in the place of all of them.
+    """
+    for name, inputs in search.instead(trial, given) or _cases(trial, given, size):
         with trial.case(size=size, inputs=name):
             yield name, inputs
-        if trial.has("drawn_inputs_only"):
-            return
+
+
+def _cases(trial: Trial, given: Any, size: int) -> Iterator[tuple[str, Any]]:
+    cases = hard(given, np.random.default_rng(derive(trial.seed, "hard", size)))
+    yield next(cases)
+    if not trial.has("drawn_inputs_only"):
+        yield from search.found(trial, given)
+        yield from cases
 
 
 def holds(trial: Trial, relation: Any, function: Function, given: Any, size: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...core.calls import called, defaults_of
 from ...core.laws import Laws, Trial
 from ...core.random import derive
 from ..events import Event, RunView
@@ -120,11 +121,8 @@ def decisions(trial: Trial) -> None:
 
 
 def _as_stated(trial: Trial, decides: Any, values: Sequence[float], asked: Sequence[int]) -> None:
-    from inspect import signature
-
-    named = {n: p.default for n, p in signature(trial.subject.target).parameters.items() if p.default is not p.empty}
-    taken = {n: v for n, v in {**named, **trial.example.args}.items() if n in signature(decides).parameters}
-    due, found = decides(list(values), **taken), asked[0] if asked else None
+    options = defaults_of(trial.subject.target, trial.example.args)
+    due, found = called(decides, (list(values),), **options), asked[0] if asked else None
     trial.demand(
         found == due,
         f"it asks to stop {_after(found)}, and {_after(due)} is due",
