@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import json
 import math
 import re
@@ -23,6 +26,7 @@ from mapsto.engine.report.compare import differing
 from mapsto.engine.report.panels import confusion, laid_out, marked
 from mapsto.engine.report.view import commands
 from mapsto.engine.run import Run
+from mapsto.tasks import panels
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 REFERENCES = ("src", "href", "xlink:href", "action", "poster", "data", "srcset")
@@ -72,7 +76,12 @@ def page(path) -> Page:
     """A page, checked to load nothing and to keep its ids apart."""
     found = Page(path.read_text(encoding="utf-8"))
     assert all(reference.startswith(("data:", "#")) for reference in found.references), found.references
-    assert not re.search(r"@import|url\((?!#)|<script|<iframe|<base", found.source)
+    allowed = re.findall(r"'sha256-([^']+)'", found.source.partition("Content-Security-Policy")[2].partition("<title")[0])
+    scripts = re.findall(r"<script>(.*?)</script>", found.source, re.S)
+    assert [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts] == allowed
+    assert len(allowed) == 2
+    rest = re.sub(r"<script>.*?</script>", "", found.source, flags=re.S)
+    assert not re.search(r"@import|url\((?!#)|<script|<iframe|<base", rest)
     assert len(found.ids) == len(set(found.ids))
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', found.source))
     assert used <= set(found.ids)
@@ -227,9 +236,14 @@ def test_the_time_of_all_sessions_is_told(tmp_path):
 
 def test_the_plan_and_the_sizes_of_the_run_are_shown(tmp_path):
     middleware = [{"use": "ema", "decay": 0.97}, "clip_norm"]
-    path = folder(tmp_path / "run", [START, END], middleware=middleware)
+    path = folder(tmp_path / "run", [START, END], middleware=middleware, schedule={"use": "warmup"})
     summary = {
         "model": "Net",
+        "schedule": "LambdaLR",
+        "layers": [
+            {"name": "body.0", "class": "Conv2d", "parameters": 1000, "trained": True},
+            {"name": "head", "class": "Linear", "parameters": 1_249_000, "trained": False},
+        ],
         "parameters": 1_250_000,
         "trainable": 1000,
         "optimizer": "AdamW",
@@ -237,7 +251,7 @@ def test_the_plan_and_the_sizes_of_the_run_are_shown(tmp_path):
     }
     RunFolder(path).write_environment({"summary": summary, "argv": ["mapsto", "train"], "commit": None, "seeds": {"run": 3}})
     text = page(write_report(path)).text
-    assert "Net · 1.25M parameters · 1k trained · AdamW" in text
+    assert "Net · 1.25M parameters · 1k trained · adam with warmup" in text  # as the spec names them
     assert text.index("clip_norm ema decay=0.97") > 0  # in the order of the plan, not of the spec
     assert "command mapsto train" in text
     assert "seeds · run 3" in text
@@ -269,7 +283,7 @@ def test_text_of_data_metrics_and_spec_is_escaped(tmp_path):
     path = folder(tmp_path / "run", events, panels)
     (path / "spec.yaml").write_text(write_yaml({**read_yaml((path / "spec.yaml").read_text()), "name": evil}))
     found = page(write_report(path))
-    assert found.tags.count("script") == 0
+    assert found.tags.count("script") == 2  # the page's own
     assert found.tags.count("img") == 0
     assert found.text.count("<script>alert(1)</script>") >= 6
     assert "$x_{1}$" in found.text
@@ -445,6 +459,83 @@ def test_several_runs_are_compared_on_one_page(tmp_path):
     winner = f"{min(losses):.4g}"
     assert f"<strong>{winner}</strong>" in found.source
     assert found.source.count("var(--s1)") > 2
+    assert found.text.index("What differs") < found.text.index("What came of it") < found.text.index("Curves")
+    delta = losses[1] - losses[0]
+    assert f"{delta:+.3g}" in found.text
+    assert "memory" not in found.text.partition("Curves")[0]
+
+
+def test_data_and_layers_have_their_cards(tmp_path):
+    path = folder(tmp_path / "run", [START, END])
+    field = {"kind": "number", "dtype": "float32", "tail": [1, 8, 8], "low": -1.0, "high": 2.5, "mean": 0.5, "std": 1.0}
+    classes = {"counts": [["cat", 30], ["dog", 10]], "distinct": 2, "records": 40}
+    sets = {
+        "test": {"records": 7, "read": 7},
+        "train": {"records": 1240, "read": 40, "fields": {"input": field}, "classes": classes},
+    }
+    RunFolder(path).write_survey({"sets": sets})
+    layers = [
+        {"name": "body.0", "class": "Conv2d", "parameters": 10},
+        {"name": "", "class": "Net", "parameters": 1234, "trained": False},
+    ]
+    RunFolder(path).write_environment({"summary": {"layers": layers}})
+    text = page(write_report(path)).text
+    assert "train 1,240 records · 40 of them looked at" in text
+    assert text.index("train 1,240 records") < text.index("test 7 records")
+    assert "input float32 [records, 1, 8, 8] -1 to 2.5 0.5 ± 1" in text
+    assert "cat 30 75 % dog 10 25 %" in text
+    assert "(the model's own) Net frozen 1,234" in text
+
+
+@pytest.mark.parametrize(
+    "sets", [[], {"train": 3}, {"train": {"fields": [], "classes": {"counts": [[1], "ab", ["x", None]]}, "records": "many"}}]
+)
+def test_a_survey_that_is_damaged_stops_no_page(tmp_path, sets):
+    path = folder(tmp_path / "run", [START, END])
+    RunFolder(path).write_survey({"sets": sets})
+    RunFolder(path).write_environment({"summary": {"layers": [3, {"parameters": "x"}], "model": "Net"}})
+    assert "Net" in page(write_report(path)).text
+
+
+# -- more panels -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (5, 7, 4)])
+def test_a_picture_is_a_png_that_others_read(shape):
+    from PIL import Image
+
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    uri = panels.png(array)
+    read = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+    assert np.array_equal(read, array.reshape(read.shape))
+    assert uri == panels.png(array / 255)
+
+
+def test_pictures_curves_and_bars_are_shown(tmp_path):
+    shown = [
+        panels.images(
+            "Worst", [np.zeros((4, 4)), np.ones((4, 4, 3))], ["a cat <taken for> a dog"], [[((0.25, 0, 0.5, 1), "cat")]]
+        ),
+        panels.curves(
+            "ROC", "false positives", "true positives", {"cat": [(0, 0), (0.5, np.nan), (1, 1)], "dog": [(0, 1)]}, diagonal=True
+        ),
+        panels.bars("F1", {"cat": 0.5, "dog": 1.0, "odd": float("nan")}),
+    ]
+    found = page(write_report(folder(tmp_path / "run", [START, END], shown)))
+    assert found.tags.count("img") == 2
+    assert "a cat <taken for> a dog" in found.text
+    assert 'style="left:25.00%;top:0.00%;width:25.00%;height:100.00%"' in found.source
+    assert "false positives" in found.source
+    assert 'dog</td><td class="num">1</td>' in found.source
+    assert "width:50.0%" in found.source
+
+
+@pytest.mark.parametrize(
+    "image", ["http://example.org/x.png", "data:image/svg+xml;base64,PHN2Zz4=", 'data:image/png;base64,AA" onload="x']
+)
+def test_a_picture_from_elsewhere_is_shown_as_data(tmp_path, image):
+    found = page(
+        write_report(folder(tmp_path / "run", [START, END], [{"kind": "images", "title": "t", "items": [{"image": image}]}]))
+    )
+    assert found.tags.count("img") == 0
 
 
 def test_specs_differ_by_path_and_part():

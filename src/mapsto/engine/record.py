@@ -84,7 +84,7 @@ class RunRecord:
         """Time spent in all sessions, from the first event of each to its last."""
         total, began, latest = 0.0, None, None
         for event in self.events:
-            if "time" not in event:  # an evaluation that was asked for afterwards
+            if "time" not in event or (event.get("detail") or {}).get("asked"):  # an evaluation that was asked for afterwards
                 continue
             if event.get("name") == "start" or began is None:
                 total += latest - began if began is not None and latest is not None else 0.0

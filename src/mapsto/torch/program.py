@@ -36,6 +36,9 @@ from .state import State
 from .survey import asked
 from .vitals import HealthProbe
 
+MOST_LAYERS = 500
+"""Layers that a summary lists."""
+
 
 class Program:
     """A built program. Made by `build_program`; `program.step(batch)` is one step in place.
@@ -204,15 +207,27 @@ class Program:
             "optimizer": type(self.state.optimizer).__name__,
             "schedule": type(self.state.schedule).__name__ if self.state.schedule is not None else None,
             "middleware": [placed.name for placed in self.plan],
+            "layers": _layers(self.state.model),
             **self.state.mesh.summary(),
         }
 
 
-def _own_name(model: nn.Module) -> str:
-    """The name of the model's own class: a mesh puts one of its own before it."""
+def _own_name(module: nn.Module) -> str:
+    """The name of a module's own class: a mesh puts one of its own before it."""
     placed = ("torch.distributed.", "mapsto.torch.mesh.")
-    own = next(c for c in type(model).__mro__ if not c.__module__.startswith(placed))
+    own = next(c for c in type(module).__mro__ if not c.__module__.startswith(placed))
     return own.__name__
+
+
+def _layers(model: nn.Module) -> list[dict[str, Any]]:
+    """The modules that have parameters of their own, in the model's order, for people."""
+    found: list[dict[str, Any]] = []
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own and len(found) < MOST_LAYERS:
+            sizes = {"parameters": sum(p.numel() for p in own), "trained": any(p.requires_grad for p in own)}
+            found.append({"name": name, "class": _own_name(module), **sizes})
+    return found
 
 
 def _evaluation_weights(made: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 import warnings
@@ -18,6 +19,12 @@ INK, FAINT = "#010101", "#020202"
 SERIES = 8
 POINTS = 400
 """Points a line is drawn with at most: longer series are drawn as means, with the range around them."""
+LIVE_POINTS = 2000
+"""The same of what a browser draws, which can be looked at more closely."""
+
+
+Curve = tuple[str, Sequence[tuple[float, float]]]
+"""A label and its points."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ def colour(index: int) -> str:
 def lines(series: Sequence[Series], label: str, *, mark: tuple[int, float] | None = None, zero: bool = False) -> str:
     """Values over steps. mark: a point to ring; zero: begin the axis at zero; the axis is logarithmic where values span 50x."""
     finite = [v for s in series for v in thinned(s.points)[1] if math.isfinite(v)]
-    log = not zero and bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 50
+    log = not zero and _spans(series)
 
     def draw(axes: Any) -> None:
         for one in series:
@@ -83,6 +90,21 @@ def scatter(points: Sequence[tuple[float, float]], label: str) -> str:
     return _svg(draw, label, size=(4.6, 3.4))
 
 
+def curves(lines: Sequence[Curve], label: str, axes_names: tuple[str, str], *, diagonal: bool = False) -> str:
+    """Lines over any axis, such as ROC or calibration curves; diagonal: what chance or a perfect calibration would give."""
+
+    def draw(axes: Any) -> None:
+        for i, (_, points) in enumerate(lines):
+            axes.plot([p[0] for p in points], [p[1] for p in points], color=colour(i), lw=1.6)
+        if diagonal:
+            low, high = axes.get_xlim()
+            axes.plot([low, high], [low, high], color=INK, lw=0.8, ls=(0, (4, 3)), alpha=0.6)
+        axes.set_xlabel(axes_names[0], fontsize=7.5)
+        axes.set_ylabel(axes_names[1], fontsize=7.5)
+
+    return _svg(draw, label, size=(4.6, 3.2))
+
+
 def _line(axes: Any, one: Series) -> None:
     steps, means, lows, highs = thinned(one.points)
     paint = colour(one.color)
@@ -92,14 +114,30 @@ def _line(axes: Any, one: Series) -> None:
     axes.plot(steps, means, color=paint, lw=1.6, marker=marker, ms=3.2, solid_joinstyle="round")
 
 
-def thinned(points: Points) -> tuple[list[float], list[float], list[float], list[float]]:
-    """(steps, means, lows, highs) over at most POINTS stretches; lows and highs are empty where nothing was averaged."""
+def data(series: Sequence[Series], *, mark: tuple[int, float] | None = None, zero: bool = False) -> str:
+    """The same lines as JSON, from which a browser draws them anew (`live.js`); values that are not finite are null."""
+    found = []
+    for one in series:
+        steps, means, _, _ = thinned(one.points, LIVE_POINTS)
+        values = [None if math.isnan(v) else float(f"{v:.7g}") for v in means]
+        found.append({"label": one.label, "color": one.color % SERIES, "x": [round(s) for s in steps], "y": values})
+    return json.dumps({"series": found, "mark": mark, "zero": zero, "log": not zero and _spans(series)}, allow_nan=False)
+
+
+def _spans(series: Sequence[Series]) -> bool:
+    """Whether values span so much that only a logarithmic axis shows them."""
+    finite = [v for s in series for v in thinned(s.points)[1] if math.isfinite(v)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 50
+
+
+def thinned(points: Points, most: int = POINTS) -> tuple[list[float], list[float], list[float], list[float]]:
+    """(steps, means, lows, highs) over at most so many stretches; lows and highs are empty where nothing was averaged."""
     clean = [(float(s), v if math.isfinite(v) else math.nan) for s, v in points]
-    if len(clean) <= POINTS:
+    if len(clean) <= most:
         return [s for s, _ in clean], [v for _, v in clean], [], []
     rows = []
-    for i in range(POINTS):
-        part = clean[i * len(clean) // POINTS : (i + 1) * len(clean) // POINTS]
+    for i in range(most):
+        part = clean[i * len(clean) // most : (i + 1) * len(clean) // most]
         values = [v for _, v in part if v == v] or [math.nan]
         rows.append((part[len(part) // 2][0], sum(values) / len(values), min(values), max(values)))
     steps, means, lows, highs = (list(column) for column in zip(*rows, strict=True))
@@ -147,6 +185,7 @@ def _ticks(axes: Any, steps: bool, log: bool) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1, steps=nice))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0.02)
+        axes.set_xlabel("step", fontsize=7.5, labelpad=1)
     low, high = axes.get_ylim()
     if log:
         subs = (1.0, 2.0, 5.0) if math.log10(high / low) < 3 else (1.0,)

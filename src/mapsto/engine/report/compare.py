@@ -12,7 +12,7 @@ from typing import Any
 from ..figures import count, duration, number
 from ..record import RunRecord
 from . import charts
-from .view import APART, chart
+from .view import APART, line_chart
 
 ABSENT = "-"
 
@@ -20,7 +20,7 @@ ABSENT = "-"
 def compared(records: Sequence[RunRecord]) -> dict[str, Any]:
     """What `comparison.html.j2` shows of several runs."""
     labels = labelled(records)
-    names = (n for r in records for n in r.series if not n.startswith(("time/", "throughput/", "train/")))
+    names = (n for r in records for n in r.series if not n.startswith((*APART, "train/")))
     columns = list(dict.fromkeys(names))[:6]
     return {
         "columns": [f"best {n}" for n in columns],
@@ -62,8 +62,8 @@ def rows(records: Sequence[RunRecord], labels: Sequence[str], columns: Sequence[
     for number_, (record, label) in enumerate(zip(records, labels, strict=True)):
         speeds = [v for _, v in record.series.get("throughput/records", []) if math.isfinite(v)]
         cells = [
-            {"text": ABSENT if v is None else number(v), "best": v is not None and v == w}
-            for v, w in zip(table[number_], winners, strict=True)
+            {"text": ABSENT if v is None else number(v), "best": v is not None and v == w, "delta": _delta(v, first)}
+            for v, w, first in zip(table[number_], winners, table[0] if number_ else [None] * len(columns), strict=True)
         ]
         found.append(
             {
@@ -79,8 +79,13 @@ def rows(records: Sequence[RunRecord], labels: Sequence[str], columns: Sequence[
     return found
 
 
+def _delta(value: float | None, first: float | None) -> str:
+    """How far a value is from that of the first run."""
+    return "" if value is None or first is None else f"{value - first:+.3g}" if value != first else "±0"
+
+
 def overlaid(records: Sequence[RunRecord], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """One chart a metric, one line a run; evaluations before training, losses first."""
+    """One chart a metric, one line a run; evaluations before training, losses first. A single value is told by the table."""
     names = list(dict.fromkeys(n for r in records for n in r.series if not n.startswith(APART) or n == "throughput/records"))
     names.sort(key=lambda n: (n == "throughput/records", not n.endswith("/loss"), n.startswith("train/")))
     found = []
@@ -90,9 +95,8 @@ def overlaid(records: Sequence[RunRecord], labels: Sequence[str]) -> list[dict[s
             for i, (record, label) in enumerate(zip(records, labels, strict=True))
             if any(math.isfinite(v) for _, v in record.series.get(name, []))
         ]
-        if series:
-            svg = charts.lines(series, name, zero=name == "throughput/records")
-            found.append(chart(name, svg, [(s.color % charts.SERIES, s.label) for s in series]))
+        if any(len(one.points) > 1 for one in series):
+            found.append(line_chart(name, series, zero=name == "throughput/records"))
     return found
 
 

@@ -1,8 +1,11 @@
 """Panels: what a task shows of its predictions, from plain data to what the page lays out.
 
 A task gives dicts: `{"kind": "confusion", "title", "labels", "rows"}` (rows: true class, columns: predicted),
-`{"kind": "samples", "title", "columns", "rows"}`, `{"kind": "scatter", "title", "x", "y", "points"}`. A panel of another
-kind, or one that cannot be read, is shown as its data.
+`{"kind": "samples", "title", "columns", "rows"}`, `{"kind": "scatter", "title", "x", "y", "points"}`,
+`{"kind": "curves", "title", "x", "y", "lines": [{"label", "points"}], "diagonal"}`,
+`{"kind": "bars", "title", "rows": [[label, value]]}`,
+`{"kind": "images", "title", "items": [{"image": a data URI, "text", "boxes": [{"at": [x0, y0, x1, y1] in 0..1, "label"}]}]}`.
+A panel of another kind, or one that cannot be read, is shown as its data. `mapsto.tasks.panels` makes them from arrays.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -21,11 +25,15 @@ TABLE_CLASSES = 24
 """Up to so many classes the matrix is a table with its counts; beyond, a picture."""
 LONGEST_TEXT = 2000
 MOST_ROWS = 100
+MOST_IMAGES = 64
+PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 
 
 def laid_out(panels: Sequence[Any]) -> list[dict[str, Any]]:
     """Each panel with all that the page shows of it."""
-    makers = {"confusion": confusion, "samples": samples, "scatter": scatter}
+    makers = {
+        "confusion": confusion, "samples": samples, "scatter": scatter, "curves": curves, "bars": bars, "images": images,
+    }  # fmt: skip
     found = []
     for number, panel in enumerate(panels):
         kind = panel.get("kind") if isinstance(panel, Mapping) else None
@@ -146,6 +154,44 @@ def scatter(panel: Mapping[str, Any]) -> dict[str, Any]:
         "count": len(finite),
         "left_out": len(points) - len(finite),
     }
+
+
+def curves(panel: Mapping[str, Any]) -> dict[str, Any]:
+    """Lines over an axis of their own; points that are not finite are left out."""
+    lines = []
+    for number, line in enumerate(panel["lines"]):
+        points = [(float(x), float(y)) for x, y in line["points"]]
+        kept = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+        lines.append((str(line.get("label", number)), kept))
+    names = str(panel.get("x", "x")), str(panel.get("y", "y"))
+    svg = charts.curves(lines, str(panel.get("title", "curves")), names, diagonal=bool(panel.get("diagonal")))
+    keys = [(i % charts.SERIES, label) for i, (label, _) in enumerate(lines)]
+    return {"kind": "curves", "svg": svg, "legend": keys if len(keys) > 1 else []}
+
+
+def bars(panel: Mapping[str, Any]) -> dict[str, Any]:
+    """A value a label, drawn as shares of the largest."""
+    rows = [(str(label), float(value)) for label, value in panel["rows"]]
+    most = max((abs(v) for _, v in rows if math.isfinite(v)), default=0.0) or 1.0
+    shown = [
+        {"label": label, "value": f"{v:.4g}", "width": 100 * max(v, 0.0) / most if math.isfinite(v) else 0.0}
+        for label, v in rows
+    ]
+    return {"kind": "bars", "rows": shown[:MOST_ROWS], "left_out": len(shown[MOST_ROWS:])}
+
+
+def images(panel: Mapping[str, Any]) -> dict[str, Any]:
+    """Pictures with a text and boxes; a picture is a data URI, so that the page loads nothing."""
+    items = []
+    for item in panel["items"][:MOST_IMAGES]:
+        if not PICTURE.fullmatch(item["image"]):
+            raise ValueError("a picture is a data URI of PNG or JPEG")
+        found = []
+        for box in item.get("boxes") or ():
+            x0, y0, x1, y1 = (100 * min(max(float(v), 0.0), 1.0) for v in box["at"])
+            found.append({"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "label": str(box.get("label", ""))})
+        items.append({"image": item["image"], "text": _text(item.get("text", "")), "boxes": found})
+    return {"kind": "images", "items": items, "left_out": len(panel["items"][MOST_IMAGES:])}
 
 
 def _text(value: Any) -> str:

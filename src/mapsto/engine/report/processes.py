@@ -29,7 +29,7 @@ def rank_charts(record: RunRecord, chart: Chart) -> list[dict[str, Any]]:
         rows = [(step, values) for step, values in rows if len(values) > 1]
         if rows and any(any(values) for _, values in rows):
             series = _lines([(step, [v * 1e3 for v in values]) for step, values in rows])
-            found.append(chart(title, charts.lines(series, title, zero=True), [(s.color, s.label) for s in series], note))
+            found.append(chart(title, series, note=note, zero=True))
     return found
 
 
@@ -61,7 +61,7 @@ def memory_chart(record: RunRecord, chart: Chart) -> dict[str, Any] | None:
     ]
     if not found:
         return None
-    return chart("memory", charts.lines(found, "memory", zero=True), [(s.color, s.label) for s in found], "MB")
+    return chart("memory", found, note="MB", zero=True)
 
 
 def parameters(record: RunRecord) -> list[dict[str, str]]:

@@ -17,6 +17,7 @@ from ..figures import count, duration, number, share, short_time, size
 from ..observers.profile import PARTS, time_splits
 from ..record import RunRecord
 from . import charts
+from .cards import data_cards, layer_rows
 from .panels import laid_out
 from .processes import PER_PARAMETER, memory_chart, parameters, rank_charts
 
@@ -25,6 +26,8 @@ TIME_COLORS = {"data": 1, "loss": 0, "grad": 4, "update": 2, "other": 7}
 TIME_LABELS = {"data": "waiting for data", "loss": "loss", "grad": "grad (backward)", "update": "update", "other": "other"}
 APART = ("time/", "throughput/", "memory/", "train/time/", "train/lr", *PER_PARAMETER)
 """Metrics with these beginnings have their own charts."""
+LEAST = 1e-9
+"""Seconds of a step that are more than rounding."""
 
 
 def viewed(record: RunRecord) -> dict[str, Any]:
@@ -42,9 +45,11 @@ def viewed(record: RunRecord) -> dict[str, Any]:
         "healthy": diagnosis.healthy,
         "charts": [chart for chart in (*metric_charts(record), rate_chart(record)) if chart],
         "speed": speed_charts(record),
-        "ranks": rank_charts(record, chart),
+        "ranks": rank_charts(record, line_chart),
         "parameters": parameters(record),
         "panels": laid_out(record.panels),
+        "data": data_cards(record),
+        "layers": layer_rows(record),
         "checkpoints": checkpoints(record),
         "metric": record.tracked[0],
         "middleware": middleware(record),
@@ -68,9 +73,16 @@ def facts(record: RunRecord) -> list[str]:
         found.append(f"{count(summary['parameters'])} parameters")
     if isinstance(summary.get("trainable"), int) and summary["trainable"] != summary.get("parameters"):
         found.append(f"{count(summary['trainable'])} trained")
-    schedule = f" with {summary['schedule']}" if summary.get("schedule") else ""
-    found += [f"{summary['optimizer']}{schedule}"] if summary.get("optimizer") else []
+    optimizer, schedule = (_named(record, slot) for slot in ("optimizer", "schedule"))
+    found += [f"{optimizer} with {schedule}" if schedule else optimizer] if optimizer else []
     return found + [str(summary[key]) for key in ("device",) if summary.get(key)]
+
+
+def _named(record: RunRecord, slot: str) -> str:
+    """A part by the name that the spec gives it, or else by its class."""
+    said = record.spec.get(slot)
+    use = said.get("use") if isinstance(said, Mapping) else said
+    return str(use or record.summary.get(slot) or "").rpartition(":")[2]
 
 
 def tiles(record: RunRecord) -> list[dict[str, str]]:
@@ -122,7 +134,22 @@ def warned(record: RunRecord) -> list[str]:
 # -- charts ------------------------------------------------------------------------------------------------------------
 def chart(title: str, svg: str, legend: Sequence[tuple[int, str]] = (), note: str = "") -> dict[str, Any]:
     """A figure of the page."""
-    return {"title": title, "svg": Markup(svg), "legend": list(legend), "note": note}  # noqa: S704  # drawn by charts
+    return {"title": title, "svg": Markup(svg), "legend": list(legend), "note": note, "data": None}  # noqa: S704  # drawn by charts
+
+
+def line_chart(
+    title: str,
+    series: Sequence[charts.Series],
+    *,
+    note: str = "",
+    mark: tuple[int, float] | None = None,
+    zero: bool = False,
+    legend: bool = True,
+) -> dict[str, Any]:
+    """A figure of lines over steps, with the data from which a browser draws it to be worked with."""
+    keys = [(s.color % charts.SERIES, s.label) for s in series] if legend else []
+    svg = charts.lines(series, title, mark=mark, zero=zero)
+    return {**chart(title, svg, keys, note), "data": charts.data(series, mark=mark, zero=zero)}
 
 
 def metric_charts(record: RunRecord) -> list[dict[str, Any]]:
@@ -143,7 +170,7 @@ def metric_chart(record: RunRecord, group: str, names: Sequence[str]) -> dict[st
     ]
     mark = record.best if record.tracked[0] in names else None
     note = f"ring: best {record.tracked[0]}, {number(mark[1])} at step {mark[0]:,}" if mark else ""
-    return chart(group, charts.lines(series, group, mark=mark), [(s.color, s.label) for s in series], note)
+    return line_chart(group, series, note=note, mark=mark)
 
 
 def rate_chart(record: RunRecord) -> dict[str, Any] | None:
@@ -154,19 +181,18 @@ def rate_chart(record: RunRecord) -> dict[str, Any] | None:
     ]
     if not found:
         return None
-    legend = [(s.color, s.label) for s in found] if len(found) > 1 else []
-    return chart("learning rate", charts.lines(found, "learning rate"), legend)
+    return line_chart("learning rate", found, legend=len(found) > 1)
 
 
 def speed_charts(record: RunRecord) -> dict[str, Any]:
     """Throughput and where the time of a step went."""
     found: dict[str, Any] = {"charts": [], "split": [], "between": []}
     if points := record.series.get("throughput/records"):
-        line = charts.lines([charts.Series("records/s", points, 2)], "throughput", zero=True)
-        found["charts"].append(chart("throughput", line, note="records a second, evaluations and checkpoints apart"))
+        one, note = [charts.Series("records/s", points, 2)], "records a second, evaluations and checkpoints apart"
+        found["charts"].append(line_chart("throughput", one, note=note, zero=True, legend=False))
     splits = list(time_splits((e["step"], e.get("metrics", {})) for e in record.events if e.get("name") == "log"))
     if splits:
-        shown = [p for p in PARTS if any(s[p] for _, s in splits)]
+        shown = [p for p in PARTS if any(s[p] > LEAST for _, s in splits)]
         drawn = {p: charts.thinned([(step, s[p] * 1e3) for step, s in splits]) for p in shown}
         parts = [(TIME_COLORS[p], drawn[p][1]) for p in shown]
         legend = [(TIME_COLORS[p], TIME_LABELS[p]) for p in shown]
@@ -178,7 +204,7 @@ def speed_charts(record: RunRecord) -> dict[str, Any]:
             {"label": TIME_LABELS[p], "color": TIME_COLORS[p], "time": short_time(v), "share": v / whole}
             for p, v in means.items()
         ]
-    if memory := memory_chart(record, chart):
+    if memory := memory_chart(record, line_chart):
         found["charts"].append(memory)
     for name in ("evaluate", "checkpoint"):
         if took := [v for _, v in record.series.get(f"time/{name}", []) if math.isfinite(v)]:
