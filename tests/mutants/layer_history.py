@@ -61,6 +61,72 @@ class MaskedGrown(Masked):
         return self.kept[-t:, -t:] if len(self.kept) == t else self.kept[-t:, :t]
 
 
+class Positions(nn.Module):
+    """A wave for each place in time, [n, t, d], kept for the longest record and for each dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[torch.dtype, Tensor] = {}
+
+    def wave(self, x: Tensor) -> Tensor:
+        kept = self.kept.get(x.dtype)
+        if kept is None or len(kept) < x.shape[1]:
+            kept = self.kept[x.dtype] = torch.arange(x.shape[1], dtype=x.dtype).mul(0.7).sin()[:, None]
+        return kept[: x.shape[1]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.wave(x)
+
+
+class PositionsOfFirstLength(Positions):
+    """A table as long as the first records, which a longer one runs out of (xformers#728)."""
+
+    def wave(self, x: Tensor) -> Tensor:
+        if not self.kept:
+            super().wave(x)
+        kept = self.kept[next(iter(self.kept))].to(x.dtype)
+        return kept[torch.arange(x.shape[1]).clamp(max=len(kept) - 1)]
+
+
+class PositionsOfFirstDtype(Positions):
+    """A table in the dtype of the first call (transformers#25681)."""
+
+    def wave(self, x: Tensor) -> Tensor:
+        kept = next(iter(self.kept.values()), None)
+        if kept is None or len(kept) < x.shape[1]:
+            self.kept.clear()
+            return super().wave(x)
+        return kept[: x.shape[1]].to(x.dtype)
+
+
+class PositionsStayWide(PositionsOfFirstDtype):
+    """A table in float32 that makes what is added to it float32 too (transformers#24262)."""
+
+    def wave(self, x: Tensor) -> Tensor:
+        kept = next(iter(self.kept.values()), None)
+        return super().wave(x) if kept is None else super().wave(x.to(kept.dtype))
+
+
+class Averaged(nn.Module):
+    """The sum over time, [n, t, d], by the root of how many there are."""
+
+    def length(self, x: Tensor) -> int:
+        return x.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(1) / self.length(x) ** 0.5
+
+
+class AveragedAsAtFirst(Averaged):
+    """The length of the first records scales all that follow."""
+
+    first = 0
+
+    def length(self, x: Tensor) -> int:
+        self.first = self.first or x.shape[1]
+        return self.first
+
+
 class Centred(nn.Module):
     """Less a running mean, which is kept in a buffer."""
 
@@ -147,6 +213,10 @@ def _times(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     return (torch.randn(size, 2, 3, generator=generator),)
 
 
+def _series(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    return (torch.randn(size, 5, 3, generator=generator),)
+
+
 def _mutant(law: str, bug: Any, twin: Any, inputs: Any = _flat, *tags: str) -> Mutant:
     models = (bug.__doc__ or "").splitlines()[0]
     example = Example(inputs=inputs, tags=frozenset(tags))
@@ -158,6 +228,10 @@ MUTANTS = [
     _mutant("history", MergingForGood, Merging),
     _mutant("history", CentredTogether, Centred),
     _mutant("history", MaskedGrown, Masked, _times),
+    _mutant("history", PositionsOfFirstLength, Positions, _series),
+    _mutant("history", AveragedAsAtFirst, Averaged, _series),
+    _mutant("copies", PositionsOfFirstDtype, Positions, _series),
+    _mutant("copies", PositionsStayWide, Positions, _series),
     _mutant("fresh_noise", NoisySeeded, Noisy, _flat, "mode_dependent"),
     _mutant("fresh_noise", NoisyOnce, Noisy, _flat, "mode_dependent"),
     _mutant("fresh_noise", NoisyUnused, Noisy, _flat, "mode_dependent"),

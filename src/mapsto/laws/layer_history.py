@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 from ..core.laws import Laws, Trial
 from ..core.random import derive
-from .compare import differs, same
+from .compare import Array, differs, is_array, leaves, same, values
 from .drivers import LayerDriver
+from .hard_inputs import mapped
 
 laws = Laws("layer", "model", driver=LayerDriver)
 
@@ -27,11 +30,14 @@ DRAWS = 32
     catches=(
         "weights merged in eval() and never parted",
         "a mask cached for the first length",
+        "xformers#728",
         "a table that all instances share",
     ),
 )
 def history(trial: Trial) -> None:
-    """Evaluations between training passes, other sizes, another instance and a backward pass change nothing of what follows."""
+    """Evaluations between training passes, other sizes and lengths, another instance and a backward pass change nothing of
+    what follows.
+    """
     driver: LayerDriver = trial.driver
     example = driver.settle(trial)
     if trial.has("stateful"):
@@ -46,6 +52,8 @@ def history(trial: Trial) -> None:
                 layer = driver.build(trial)
                 _see(trial, layer, given)
                 same(trial, "an evaluation after another", _see(trial, layer, first), alone, cause="a cache of an earlier call")
+        for axis, given in _lengths(trial, first):
+            _after_other_lengths(trial, axis, first, alone, given)
         with trial.case(before="another instance was trained and evaluated"):
             layer, other = driver.build(trial), driver.build(trial, stream="another build")
             _see(trial, layer, others[0])
@@ -56,6 +64,42 @@ def history(trial: Trial) -> None:
         if not trial.has("evaluation_only"):
             _evaluated_between(trial, driver, first, others[0])
     trial.control("other inputs differ", not first or differs(_see(trial, driver.build(trial), others[0]), alone))
+
+
+def _lengths(trial: Trial, given: Any) -> Iterator[tuple[str, Any]]:
+    """The inputs shorter and longer by some along each axis but that of records, where they have one of an equal length."""
+    records = int(trial.example.more.get("record_axis", 0))
+    found = [x for x in leaves(given).values() if is_array(x)]
+    for axis in range(max((values(x).ndim for x in found), default=0)):
+        long = next((values(x).shape[axis] for x in found if values(x).ndim > axis), 0)
+        if axis == records or long < 2:
+            continue
+        for said, to in (("shorter", max(1, long // 2)), ("longer", 2 * long + 1)):
+
+            def one(x: Array, axis: int = axis, long: int = long, to: int = to) -> Array:
+                fits = x.ndim > axis and x.shape[axis] == long
+                return np.take(x, np.arange(to) % long, axis) if fits else x
+
+            yield f"{said} along axis {axis}", mapped(given, one)
+
+
+def _after_other_lengths(trial: Trial, said: str, first: Any, alone: Any, given: Any) -> None:
+    """Either of two lengths after the other, where a fresh layer takes both."""
+    driver: LayerDriver = trial.driver
+    try:
+        other = _see(trial, driver.build(trial), given)
+    except Exception:  # noqa: BLE001  # it has one length, as features have
+        return
+    for what, before, then, want in (
+        (f"inputs {said}", given, first, alone),
+        ("the inputs as drawn", first, given, other),
+    ):
+        with trial.case(before=f"an evaluation of {what}", other=said, dtype="float32"):
+            layer = driver.build(trial)
+            _see(trial, layer, before)
+            got, due = ({k: v for k, v in seen.items() if k != "buffer"} for seen in (_see(trial, layer, then), want))
+            same(trial, "an evaluation after one of another length", got, due,
+                 cause="a table, mask or length that is kept from an earlier call")  # fmt: skip
 
 
 def _evaluated_between(trial: Trial, driver: LayerDriver, first: Any, other: Any) -> None:

@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
 from ..drivers.layer import plain_tensors, used
-from ..drivers.layer_examples import build
+from ..drivers.layer_examples import build, inputs
 from ..drivers.layer_passes import poisoned_memory, seen_by
 from .compare import differs, same
 
 laws = Laws("layer", "model")
+
+CONVERSIONS = (
+    (torch.float32, torch.bfloat16),
+    (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float64),
+)
+"""The dtype of a first call, and the one that a copy is converted to."""
 
 
 @laws.law(
@@ -27,10 +34,17 @@ laws = Laws("layer", "model")
     why="EMA, averaging and distillation copy modules; worker processes and torch.save pickle them.",
     satisfy="Keep no lambdas, open files or generators in attributes, or define __getstate__ (else state "
     "tags={'unpicklable'}).",
-    catches=("a deepcopy that shares a buffer with its original", "a lambda kept as an attribute", "tied weights untied"),
+    catches=(
+        "a deepcopy that shares a buffer with its original",
+        "a lambda kept as an attribute",
+        "tied weights untied",
+        "transformers#25681",
+    ),
 )
 def copies(trial: Trial) -> None:
-    """A deepcopy and a pickle give the same outputs and gradients, share no memory with it, and keep ties of weights."""
+    """A deepcopy and a pickle give the same outputs and gradients, share no memory with it, and keep ties of weights; one
+    that is converted to another dtype keeps nothing of the dtype in which it was called.
+    """
     module, given = used(trial)
     want = seen_by(trial, module, given)
     ways: dict[str, Callable[[nn.Module], Any]] = {"deepcopy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}
@@ -49,6 +63,35 @@ def copies(trial: Trial) -> None:
                     for m in (module, copied) for q in m.parameters()]  # fmt: skip
             trial.demand(ties[: len(ties) // 2] == ties[len(ties) // 2 :], f"its {name} has other ties between its weights")
             _moved(trial, name, module, copied, given)
+    if not trial.has("stateful"):
+        for before, after in CONVERSIONS:
+            _converted(trial, before, after)
+
+
+def _converted(trial: Trial, before: torch.dtype, after: torch.dtype) -> None:
+    """Called in one dtype, copied and converted to another, against one that was not called before it was converted."""
+    early, late = inputs(trial, 3, before), inputs(trial, 3, after)
+    fresh, called = (build(trial, before).eval() for _ in range(2))
+    try:
+        want = seen_by(trial, fresh.to(after), late)
+        seen_by(trial, called, early)
+    except Exception:  # noqa: BLE001  # it does not run in one of them, which other laws ask
+        return
+    said = f"called in {before}, copied and converted to {after}".replace("torch.", "")
+    with trial.case(size=3, by=said), trial.component(f"a pass of one that was {said}"):
+        found = seen_by(trial, copy.deepcopy(called).to(after), late)
+        tolerance = "T1" if after is torch.float64 else "T0"
+        same(trial, f"one {said}", _watched(found, after), _watched(want, after), tolerance=tolerance,
+             cause="a table that is kept in the dtype of the first call")  # fmt: skip
+
+
+def _watched(seen: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Outputs and gradients; in half precision their dtypes and shapes alone, since a table may be rounded when it is made
+    or when it is converted.
+    """
+    kept = {k: v for k, v in seen.items() if k != "buffer"}
+    blank = torch.zeros_like if dtype is torch.bfloat16 else lambda x: x
+    return {k: {n: blank(x) if isinstance(x, Tensor) else x for n, x in v.items()} for k, v in kept.items()}
 
 
 def _moved(trial: Trial, name: str, module: nn.Module, copied: nn.Module, given: tuple[Any, ...]) -> None:
