@@ -12,6 +12,7 @@ from ..core.random import derive
 from .compare import Array, differs, is_array, leaves, same, values
 from .drivers import LayerDriver
 from .hard_inputs import mapped
+from .layer_noise import for_each_record, with_the_mean_of_evaluation
 
 laws = Laws("layer", "model", driver=LayerDriver)
 
@@ -134,12 +135,21 @@ def _trained(trial: Trial, driver: LayerDriver, layer: Any, given: Any) -> Any:
     "fresh_noise",
     priority=0,
     tolerance="T0",
-    why="Dropout that drops the same units in every step, or noise whose seed is set inside, regularises nothing.",
-    satisfy="Draw anew in each training pass, from the framework's generator; set no seed within a layer.",
-    catches=("torch.manual_seed within forward", "a mask that is drawn once and kept"),
+    why="Dropout that drops the same units in every step, or of all records, regularises little or nothing; unscaled, it "
+    "trains another layer than is evaluated.",
+    satisfy="Draw anew in each training pass and for each record (or state tags={'shared_noise'}), from the framework's "
+    "generator; divide what is kept by the chance to be kept (or state tags={'unscaled_noise'}).",
+    catches=(
+        "torch.manual_seed within forward",
+        "a mask that is drawn once and kept",
+        "pytorch-image-models#2118",
+        "theanets#123",
+    ),
 )
 def fresh_noise(trial: Trial) -> None:
-    """A layer that draws in training gives another result for another seed, and in the next pass of the same stream."""
+    """A layer that draws in training gives another result for another seed, in the next pass, and for each record; what it
+    multiplies by noise has the mean that evaluation gives.
+    """
     driver: LayerDriver = trial.driver
     driver.settle(trial)
     given = driver.inputs(trial, 3)
@@ -169,3 +179,5 @@ def fresh_noise(trial: Trial) -> None:
             f"{DRAWS} passes of one instance give one result in training, whatever the seed",
             cause="what was drawn first is kept",
         )
+        for_each_record(trial)
+        with_the_mean_of_evaluation(trial)

@@ -16,7 +16,7 @@ from ...laws.compare import Array
 from ..laws.compare import arrays, differs, leaves, tensors
 from .export import DRIVER as EXPORTS
 from .layer_examples import build, inputs, settle
-from .layer_passes import cotangents, differentiable, double, draws, observe, seen_by, with_gradient
+from .layer_passes import Drawn, cotangents, differentiable, double, draws, observe, seen_by, with_gradient
 from .saved import as_bytes, from_bytes
 
 KNOWN = (
@@ -194,6 +194,13 @@ class Driver:
 
     def draws(self, layer: nn.Module, given: tuple[Any, ...]) -> bool:
         return draws(layer, tensors(given))
+
+    def noise_of_weights(self, layer: nn.Module, given: tuple[Any, ...]) -> bool:
+        """Whether what it draws has the shape of one of its weights, or the two sides of one (Fortunato et al. 2018)."""
+        with Drawn() as drawn, torch.no_grad():
+            layer(*tensors(given))
+        weights = [tuple(p.shape) for p in layer.parameters() if p.dim() > 1]
+        return any(shape in drawn.shapes or all((n,) in drawn.shapes for n in shape) for shape in weights)
 
     def parameters(self, layer: nn.Module) -> dict[str, Array]:
         return {n: arrays(p.clone()) for n, p in layer.named_parameters()}

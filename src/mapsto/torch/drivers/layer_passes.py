@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...core.laws import Trial
 from ...core.random import derive
@@ -173,3 +174,17 @@ def draws(module: nn.Module, given: tuple[Any, ...]) -> bool:
     with torch.no_grad():
         module(*given)
     return not torch.equal(before, torch.get_rng_state())
+
+
+class Drawn(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's base has no annotations
+    """Within it `shapes` becomes those of the random tensors that are drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.shapes |= {tuple(y.shape) for y in leaves(made).values() if isinstance(y, Tensor)}
+        return made
