@@ -326,7 +326,7 @@ def judge(trial: Trial) -> tuple[Status, str, Witness | None]:
     except Exception as error:  # noqa: BLE001  # one law's crash never stops the others
         return "unknown", _crash(error), None
     if not sum(trial.counts.values()):
-        return "unknown", "nothing was exercised", None
+        return "unknown", "nothing was compared", None
     if same := [name for name, differs in trial.controls.items() if not differs]:
         return "vacuous", f"the control did not differ: {', '.join(same)}", None
     return "pass", "", None

@@ -9,7 +9,7 @@ import numpy as np
 from ..core.laws import Laws, Trial
 from ..core.random import derive
 from ..data.laws import streams
-from .compare import differs, rounded, same
+from .compare import differs, rounded, same, telling
 from .drivers import LayerDriver
 from .layer_inputs import controlled_by_inputs
 
@@ -105,4 +105,4 @@ def modes(trial: Trial) -> None:
     elif apart and not known and not trial.has("stochastic"):
         trial.undecided("training and evaluation give different outputs and nothing says so: state tags={'mode_dependent'} in "
                         "its mapsto.example if that is meant, and look for a branch on the mode if not")  # fmt: skip
-    trial.exercised("outputs compared between modes", len(results[0]))
+    trial.exercised("outputs compared between modes", telling(results[0]))

@@ -256,6 +256,7 @@ def _near_truth(trial: Trial, part: str, found: Seen, due: Due) -> None:
         got, sound = found.get(path), due.sound.get(path) if part == "output" else true.isfinite()
         if not isinstance(got, Tensor) or sound is None or not float(true.abs().max()) < RANGE:
             continue
+        trial.exercised(part, int(sound.any()))
         bad = (~got.isfinite() & sound).nonzero()
         trial.demand(not len(bad), f"{part} {path} is not finite, and float64 gives at most {float(true.abs().max()):.3g}",
                      measured=f"{len(bad)} of {got.numel()} elements", allowed="none",
@@ -267,4 +268,3 @@ def _near_truth(trial: Trial, part: str, found: Seen, due: Due) -> None:
         trial.demand(worst <= allowed, f"{part} {path} is {worst:.3g} from the float64 result, and {allowed:.3g} is allowed",
                      measured=worst, allowed=allowed, first={"tensor": path, "index": at},
                      cause="half precision where float32 is due")  # fmt: skip
-    trial.exercised(part, len(wanted))
