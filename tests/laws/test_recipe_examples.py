@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mapsto.check.targets import of_spec
+from mapsto.check.targets import of_spec, subjects
 from mapsto.core.laws import Subject, Trial, find_law, verdict
 
 RECIPE = """
@@ -56,6 +56,80 @@ def spec():
     train = {"source": use(Visits), "batch_size": 8, "transforms": [use(log_price)]}
     return Spec(name="visits", model=use(Ranker), task=use(Buys), data={"train": train}, optimizer=use("adamw"), steps=3)
 """
+
+
+PARTS = """
+class Damps:
+    def __init__(self, names=("users",), factor=0.5):
+        self.names, self.factor = tuple(names), factor
+
+    def update(self, inner):
+        def outer(state, metrics):
+            for name, parameter in zip(state.names, state.parameters):
+                if name.startswith(self.names) and parameter.grad is not None:
+                    parameter.grad.mul_(self.factor)
+            return inner(state, metrics)
+
+        return outer
+
+
+class DampsCopies(Damps):
+    def update(self, inner):
+        def outer(state, metrics):
+            for name, parameter in zip(state.names, state.parameters):
+                if name.startswith(self.names) and parameter.grad is not None:
+                    parameter.grad = parameter.grad.clone()
+            return inner(state, metrics)
+
+        return outer
+
+
+def priced(prediction, target):
+    assert prediction.dim() == 1 and set(target.tolist()) <= {0.0, 1.0}, "a score and whether it was bought"
+    return torch.nn.functional.binary_cross_entropy_with_logits(prediction, target, reduction="sum"), len(target)
+
+
+class Prices(Task):
+    def __init__(self, loss):
+        super().__init__(loss)
+
+    def __call__(self, model, batch):
+        scores = model(batch["user"], batch["price"])
+        total, weight = self.loss(scores, batch["bought"])
+        return total, weight, scores
+
+    def predict(self, outputs):
+        return {"score": outputs}
+
+
+def priced_spec():
+    made = spec()
+    return Spec(
+        name="priced",
+        model=made.model,
+        task=use(Prices, loss=use(priced)),
+        data=made.data,
+        optimizer=made.optimizer,
+        middleware=[use(Damps), use(DampsCopies)],
+        steps=3,
+    )
+"""
+
+
+def test_a_middleware_that_acts_by_name_and_a_loss_are_judged_in_their_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "priced_recipe.py"
+    path.write_text(RECIPE + PARTS)
+    parts = {s.label: s for s in of_spec(f"{path}:priced_spec") if isinstance(s, Subject)}
+    ways = ("damps", "damps_copies")
+    right, wrong = (verdict(Trial(parts[f"middleware.{way}"], find_law("middleware.effect"))) for way in ways)
+    assert (right.status, wrong.status) == ("pass", "fail"), (right.reason, wrong.reason)
+    alone = verdict(Trial(subjects([f"{path}:Damps"], kind="middleware")[0], find_law("middleware.effect")))
+    assert alone.status == "unknown"
+    assert "model=" in alone.reason
+    for law in ("loss.additivity", "loss.gradients", "loss.degenerate"):
+        made = verdict(Trial(parts["task.loss"], find_law(law)))
+        assert made.status == "pass", (law, made.reason)
+        assert "recipe's task" in made.reason
 
 
 @pytest.mark.parametrize("records", [40, 3])

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..core.laws import Example, Subject, Trial
 
-Held = dict[int, list[tuple[Any, Example, Example]]]
-"""By the target's id: the target, what was stated of it, and the example that was found."""
+Held = dict[int, list[tuple[Any, Any, Example, Example]]]
+"""By the target's id: the target, its recipe, what was stated of it, and the example that was found."""
 
 
 def settled(trial: Trial, discover: Callable[[Subject], Example], cached: Held) -> Example:
@@ -17,10 +17,15 @@ def settled(trial: Trial, discover: Callable[[Subject], Example], cached: Held) 
     subject = trial.subject
     if "settled" not in subject.example.more:
         known = cached.setdefault(id(subject.target), [])
-        example = next((e for target, stated, e in known if target is subject.target and _equal(stated, subject.example)), None)
+        own = (
+            e
+            for t, spec, stated, e in known
+            if t is subject.target and spec is subject.spec and _equal(stated, subject.example)
+        )
+        example = next(own, None)
         if example is None:
             example = discover(subject)
-            known.append((subject.target, subject.example, example))
+            known.append((subject.target, subject.spec, subject.example, example))
         trial.subject = replace(subject, example=example)
     return trial.example
 

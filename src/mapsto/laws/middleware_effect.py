@@ -10,7 +10,7 @@ from ..core.calls import called, defaults_of, maker_of
 from ..core.laws import Laws, Trial
 from .compare import Array, differs, same
 from .drivers import MiddlewareDriver, MiddlewareProgram
-from .middleware_inputs import Evaluations, item, name, program, provides, run
+from .middleware_inputs import Evaluations, in_the_recipe, item, name, program, provides, run
 
 laws = Laws("middleware", driver=MiddlewareDriver)
 
@@ -33,6 +33,7 @@ def effect(trial: Trial) -> None:
         trial.skip("it changes no number on purpose, as it declares")
     if "drift" in trial.example.more:
         trial.skip("it acts among ranks, as its `drift` says: exact_exchange and bounded_drift judge that")
+    in_the_recipe(trial)
     seen = []
     for items in ([item(trial)], []):
         made = program(trial, items, evaluations=(loss := Evaluations()))
@@ -49,6 +50,13 @@ def effect(trial: Trial) -> None:
         )
     mine, bare = seen
     changed = [what for what in mine if differs({what: mine[what]}, {what: bare[what]})]
+    by_name = getattr(trial.subject.driver, "acts_by_name", None)
+    if not changed and "model" not in trial.example.more and by_name is not None and by_name(trial):
+        trial.undecided(
+            f"it asks for names of parameters or modules, and {STEPS} steps of the small model here, which has others (embed, "
+            "block, head), are those without it: check it in its recipe, or write beside it\n"
+            f"  mapsto.example({name(trial)}, args={{...}}, model=..., inputs=lambda size, generator: (batch,), task=...)"
+        )
     with trial.case(steps=STEPS, args=str(dict(trial.example.args))[:120]):
         trial.demand(
             bool(changed),

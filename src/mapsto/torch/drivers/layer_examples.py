@@ -14,17 +14,15 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...core.laws import Example, Subject, Trial
-from ...core.parts import build as built_part
 from ...core.random import derive
 from ...laws.discovery import Held, settled
 from .layer_guess import Unguessable, guess, guesses, required
 from .layer_ladder import Candidate, candidates, forward_parameters
-from .recipe import of_recipe
+from .recipe import native, of_recipe, task_of
 
 _FOUND: Held = {}
 
@@ -76,9 +74,8 @@ def _of_recipe(spec: Any) -> Candidate:
     def make(size: int, generator: torch.Generator) -> tuple[Any, ...]:
         model, (batch,) = nn.Identity(), batches(size, generator)
         model.register_forward_pre_hook(note, with_kwargs=True)
-        task = built_part(spec.task, "task", path="task", injected={"seed": spec.seed}, wing=spec.wing)
         try:
-            task(model, {n: torch.from_numpy(v.copy()) if isinstance(v, np.ndarray) else v for n, v in batch.items()})
+            task_of(spec)(model, native(batch))
         except _Given as noted:
             args, options = noted.args
             if not options:

@@ -6,8 +6,9 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,7 @@ from .layer_examples import in_dtype
 from .layer_guess import Unguessable, guess, required
 from .layer_passes import differentiable
 from .loss_inputs import FAMILIES, Family, likely
+from .recipe import loss_inputs
 
 Call = Callable[..., Any]
 
@@ -100,7 +102,7 @@ def _discover(subject: Subject) -> Example:
             args |= {n: guess(n, p.annotation) for n, p in missing.items() if n not in args}
             call = make(subject, args)
             families = [FAMILIES[known.family]] if known is not None else likely(_name(subject), _arity(call))
-            family = next((f for f in families if _works(subject, args, f)), None)
+            family = next((f for f in chain(_of_recipe(subject), families) if _works(subject, args, f)), None)
         except Unguessable as unknown:
             return replace(
                 stated, more={**defaults, **stated.more, "unfound": f"its argument `{unknown}` could not be guessed"}
@@ -119,6 +121,30 @@ def _discover(subject: Subject) -> Example:
         "found": f"example found: {family.said}",
     }
     return replace(stated, args=args, inputs=family.make, more={**more, **stated.more})
+
+
+def _of_recipe(subject: Subject) -> Iterator[Family]:
+    """What the task of its recipe gives the loss, where it stands in one and its inputs are of records."""
+    if subject.spec is None:
+        return
+    try:
+        make, fixed = loss_inputs(subject.spec, subject.label)
+        given = make(64, torch.Generator().manual_seed(0))
+    except Exception:  # noqa: BLE001  # the laws of the recipe's other parts say what is wrong with them
+        return
+    if all(isinstance(x, Tensor) and x.dim() and len(x) == 64 for x in given):
+        output = next((x for i, x in enumerate(given) if i not in fixed), None)
+        yield Family("as the recipe's task gives them", make, fixed, _domain(output))
+
+
+def _domain(output: Tensor | None) -> str:
+    """Where predictions live, as far as 64 records tell."""
+    if output is None or bool((output < 0).any() & (output > 0).any()):
+        return "real"
+    if bool((output >= 0).all()):
+        return "probability" if bool((output <= 1).all()) else "positive"
+    sums = output.exp().sum(-1)
+    return "log_probability" if torch.allclose(sums, torch.ones_like(sums), atol=1e-3) else "real"
 
 
 def _name(subject: Subject) -> str:

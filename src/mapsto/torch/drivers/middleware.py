@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import CodeType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ...core.laws import Subject, Trial
 from ...core.values import use
+from ...core.wings import lineage
 from ...laws.compare import Array
 from ...laws.middleware_inputs import RECORDS, Evaluations, Interrupted
 from ..build import build_program
@@ -20,6 +22,9 @@ from ..mappings import Grad, Metrics, Update
 from ..program import Program
 from ..state import State
 from . import middleware_examples as examples
+
+NAMES = {"named_parameters", "named_modules", "named_children", "named_buffers", "get_parameter", "get_submodule", "names"}
+"""How code asks for the parameters and modules of a model by name."""
 
 
 def complete(subject: Subject) -> Subject:
@@ -146,12 +151,23 @@ class Driver:
     def watch(self, where: str) -> Watch:
         return Watch(where)
 
+    def acts_by_name(self, trial: Trial) -> bool:
+        """Whether its own code asks for the names of parameters or modules, which are others in another model."""
+        own = [c for c in lineage(trial.subject.target) if c is not object]
+        found = [f for c in own for f in (vars(c).values() if isinstance(c, type) else [c])]
+        return any(_names(code) & NAMES for f in found if (code := getattr(f, "__code__", None)) is not None)
+
     def edited(self, trial: Trial, gradients: Mapping[str, Array]) -> dict[str, Array]:
         made = trial.example.more["edits"]([torch.tensor(g) for g in gradients.values()])
         return dict(zip(gradients, arrays(list(made)), strict=True))
 
     def arrays(self, tree: Any) -> Any:
         return arrays(tree)
+
+
+def _names(code: CodeType) -> set[str]:
+    """The attributes and globals that a function and those within it use."""
+    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
 
 
 def _double(model: Callable[[], nn.Module]) -> Callable[[], nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from ...core.random import derive
 from ...core.values import use
 from ...laws.middleware_inputs import RECORDS, records
 from ..program import Program
+from .recipe import trained_in
 
 Batch = dict[str, Tensor]
 
@@ -136,7 +138,14 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def complete(subject: Subject) -> Subject:
-    """The subject with what is known of our own, where its author did not state it."""
+    """The subject with what is known of our own, and of its recipe, where its author did not state it."""
+    if subject.spec is not None and "model" not in subject.example.more and subject.example.inputs is None:
+        more = {**subject.example.more, "in_recipe": functools.partial(trained_in, subject.spec)}
+        subject = replace(subject, example=replace(subject.example, more=more))
+    return _own(subject)
+
+
+def _own(subject: Subject) -> Subject:
     name, stated = getattr(subject.target, "__name__", ""), subject.example
     if not str(getattr(subject.target, "__module__", "")).startswith("mapsto.torch.middleware") or name not in OWN:
         return subject
