@@ -11,6 +11,7 @@ from ...core.laws import Laws, Trial
 from . import streams
 from .contents import content, fields_of, records_of
 from .examples import apply, batches_for, takes_rng, transform_of
+from .together import fields_move_together
 
 laws = Laws("transform")
 SIZES = (1, 2, 5)
@@ -85,11 +86,13 @@ def records(trial: Trial) -> None:
     "randomness",
     priority=0,
     why="A generator of its own repeats in every worker process, and is lost when a run goes on from a checkpoint.",
-    satisfy="Take `rng` as a keyword and draw from it alone; draw anew for each record.",
-    catches=("pytorch#5059", "numpy.random in a transform: the same augmentation in each worker"),
+    satisfy="Take `rng` as a keyword and draw from it alone; draw anew for each record, and once for an image and its mask.",
+    catches=("pytorch#5059", "numpy.random in a transform: the same augmentation in each worker", "albumentations#1056"),
 )
 def randomness(trial: Trial) -> None:
-    """The result is a function of (batch, rng): no global stream is read or moved, and none is kept between calls."""
+    """The result is a function of (batch, rng): no global stream is read or moved, none is kept between calls, and fields of
+    one height and width are moved by one draw.
+    """
     transform = transform_of(trial)
     make, random = batches_for(trial, transform), takes_rng(transform)
     with streams.kept():
@@ -120,6 +123,7 @@ def randomness(trial: Trial) -> None:
             drawn = [content(apply(transform, copy.deepcopy(batch), n)) for n in range(8)]
             trial.control("other generators give other results", any(d != drawn[0] for d in drawn))
             _each_record(trial, transform, batch)
+            fields_move_together(trial, lambda given, seed: apply(transform, given, seed), batch)
         else:
             trial.control(
                 "another batch gives another result",
