@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from mapsto.core.laws import Example
@@ -106,6 +107,31 @@ def pruned_always(model, *, sparsity=0.5):
     return model
 
 
+class Adapted(nn.Module):
+    """A linear layer and a correction of low rank (Hu et al. 2021), nothing at first, in float32 whatever the layer is in."""
+
+    def __init__(self, inner, rank, start):
+        super().__init__()
+        self.inner, self.down = inner, nn.Parameter(torch.randn(rank, inner.in_features, dtype=torch.float32))
+        self.up = nn.Parameter(start(inner.out_features, rank, dtype=torch.float32))
+
+    def forward(self, x):
+        return self.inner(x) + nn.functional.linear(nn.functional.linear(x, self.down), self.up)
+
+
+def adapted(model, *, rank=2, start=torch.zeros):
+    """Linear layers of the head get a correction, in place."""
+    for name, child in model.head.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(model.head, name, Adapted(child, rank, start))
+    return model
+
+
+def adapted_drawn(model, *, rank=2):
+    """The correction starts from random numbers, both of its factors."""
+    return adapted(model, rank=rank, start=torch.randn)
+
+
 PRUNE = Example(args={"sparsity": 0.5}, tags=frozenset({"changes_weights"}), more={"neutral": {"sparsity": 0.0}})
 
 MUTANTS = [
@@ -135,5 +161,13 @@ MUTANTS = [
         twin=pruned,
         models="kthvalue(max(k, 1))",
         example=PRUNE,
+    ),
+    Mutant(
+        law="surgery.neutral",
+        name="a correction is something from the start, in float32",
+        bug=adapted_drawn,
+        twin=adapted,
+        models="adapters#766",
+        example=Example(args={"rank": 2}, more={"neutral": {"rank": 1}}),
     ),
 ]

@@ -61,6 +61,10 @@ class Driver:
         result = surgery(model)
         return result.eval() if isinstance(result, nn.Module) else result
 
+    def widened(self, result: nn.Module) -> nn.Module:
+        """The result in float64: layers that a surgery adds are made in float32, of numbers that float32 holds."""
+        return result.double()
+
     def is_model(self, result: Any) -> bool:
         return isinstance(result, nn.Module)
 
