@@ -51,6 +51,7 @@ model = decorator("model")
 layer = decorator("layer")
 loss = decorator("loss")
 task = decorator("task")
+metric = decorator("metric")
 optimizer = decorator("optimizer")
 schedule = decorator("schedule")
 observer = decorator("observer")
@@ -93,6 +94,7 @@ __all__ = [
     "load_spec",
     "loss",
     "mesh",
+    "metric",
     "middleware",
     "model",
     "observer",

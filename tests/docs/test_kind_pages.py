@@ -12,7 +12,7 @@ from mapsto.core.laws import laws_for
 from mapsto.core.registry import registry
 
 PAGES = Path(__file__).parents[2] / "docs" / "kinds"
-KINDS = ["layer", "loss", "optimizer", "schedule", "task", "surgery", "export", "op"]
+KINDS = ["layer", "loss", "optimizer", "schedule", "task", "metric", "surgery", "export", "op"]
 
 
 @pytest.mark.parametrize("page", KINDS)

@@ -94,6 +94,8 @@ def records(kind: str, dtype: str) -> dict[str, np.ndarray]:
     return {"input": x, "target": rng.integers(0, 3, RECORDS)}
 
 
+METRICS = ["f1", "log_loss", "auroc"]
+"""Of sums that grow with the classes met, of sums, and of records."""
 MODELS = {"net": Net, "gated": Gated, "words": Words, "sparse words": SparseWords}
 TOKENS = {"words", "sparse words"}
 """Models of tokens, whose task is that of a language model."""
@@ -120,7 +122,9 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     with default_dtype(dtype):
         program = build_program(
             use(MODELS[kind], **case.get("options", {})),
-            use(case["task"]) if "task" in case else "language_model" if kind in TOKENS else "classification",
+            use(case["task"])
+            if "task" in case
+            else use("language_model" if kind in TOKENS else "classification", metrics=METRICS),
             case.get("optimizer", use("sgd", lr=0.1)),
             case.get("schedule"),
             case.get("middleware", ()),

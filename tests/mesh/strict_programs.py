@@ -100,7 +100,7 @@ def made(case: dict[str, Any]) -> tuple[Any, Batches]:
     wide = model is not Transformer
     program = build_program(
         use(model, **case.get("options", {})),
-        "classification" if wide else "language_model",
+        use("classification" if wide else "language_model", metrics=["f1", "log_loss", "auroc"]),
         case.get("optimizer", USUAL["optimizer"]),
         case.get("schedule"),
         case.get("middleware", USUAL["middleware"]),

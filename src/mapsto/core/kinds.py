@@ -110,6 +110,13 @@ _BUILT_IN = (
         methods=("__call__",),
         native=True,
     ),
+    Kind(
+        name="metric",
+        signature="(prediction, target) -> statistics that add, then numbers",
+        summary="what an evaluation measures, of any shape, exact however it is cut",
+        applied=("prediction", "target"),
+        methods=("count", "compute"),
+    ),
     Kind(name="optimizer", signature="params -> optimizer", summary="the framework's own optimizer", native=True),
     Kind(name="schedule", signature="optimizer -> scheduler", summary="the framework's own scheduler", native=True),
     Kind(

@@ -21,6 +21,7 @@ from typing import Any
 from .errors import MapstoError, MissingExtra, MissingFile, RegistryError, SpecError, UnknownName, nearest, placed
 from .kinds import Kind, parameters_of
 from .ranges import CONVENTIONS
+from .recipes import loaded_as
 from .registry import reference_of, registry
 from .trust import REFERENCE, must_be_registered
 from .typed import EMPTY, format_type, hints_of, holds_nan, kind_of_hint, takes_class, takes_text, validated
@@ -70,7 +71,7 @@ def imported(reference: str) -> Any:
         raise UnknownName(f"{reference!r} is not of the form package.module:attribute")
     module, _, attribute = reference.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = loaded_as(module) or importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UnknownName(f"{reference!r}: no module named {error.name!r}") from None
     for step in attribute.split("."):

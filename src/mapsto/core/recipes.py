@@ -55,6 +55,12 @@ def module_name(path: str | Path) -> str:
     return "recipe_" + re.sub(r"\W", "_", file.parent.name if file.name == "__init__.py" else file.stem)
 
 
+def loaded_as(module: str) -> ModuleType | None:
+    """The recipe file `module.py` that was loaded, which a reference in a spec may name as a script's own would."""
+    name = module_name(f"{module}.py")
+    return sys.modules.get(name) if name in _LOADED else None
+
+
 def load_file(path: str | Path, name: str | None = None, *, kept: Kept | None = None) -> ModuleType:
     """Import a recipe file (once a process) and so register what it declares.
 

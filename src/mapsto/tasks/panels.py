@@ -20,9 +20,13 @@ def confusion(
 ) -> dict[str, Any]:
     """How many records of each class (rows) were taken for which (columns); both are class numbers, [records]."""
     classes = max(classes, int(target.max(initial=0)) + 1)
-    matrix = np.bincount(target * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-    named = list(labels or map(str, range(classes)))
-    return {"kind": "confusion", "title": "Confusion matrix", "labels": named, "rows": matrix.tolist()}
+    return matrix(np.bincount(target * classes + predicted, minlength=classes * classes).reshape(classes, classes), labels)
+
+
+def matrix(counts: NDArray[Any], labels: Sequence[str] | None = None) -> dict[str, Any]:
+    """The same of counts [true classes, predicted classes]."""
+    named = list(labels or map(str, range(len(counts))))
+    return {"kind": "confusion", "title": "Confusion matrix", "labels": named, "rows": counts.tolist()}
 
 
 def scatter(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, Any]:

@@ -7,20 +7,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..core.errors import DataError, nearest
+from .metric import Metric, by_name, is_counting
 
 Batch = Mapping[str, Any]
 Pair = tuple[Any, Any]
 Result = tuple[Any, Any, Any]
+Metrics = Mapping[str, Any] | Sequence[Any] | None
+"""Metrics by name, or as a list of those that name themselves."""
 
 
 class Task(ABC):
     """A task whose loss compares the model's output with a target.
 
     loss: (prediction, target) -> (total, weight), as the wing's `stated` makes it; input: the field, or fields, that the
-    model is called with; target: the field it is compared with; metrics: more measurements, each
-    `(prediction, target) -> (sum, weight)`, a pair that is averaged exactly, or one that keeps its own sums and has
-    `compute` (as torchmetrics).
+    model is called with; target: the field it is compared with; metrics: more measurements, by name or as a list: each a
+    `Metric`, a function `(outputs, target) -> (sum, weight)` of the framework's arrays, whose mean is exact, or one that
+    keeps its own sums and has `compute` (as torchmetrics).
     """
+
+    labels: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -28,12 +33,12 @@ class Task(ABC):
         *,
         input: str | list[str] = "input",
         target: str = "target",
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Metrics = None,
     ) -> None:
         self.loss = loss
         self.inputs = (input,) if isinstance(input, str) else tuple(input)
         self.target = target
-        self.metrics = dict(metrics or {})
+        self.metrics = by_name(metrics)
 
     def __call__(self, model: Callable[..., Any], batch: Batch) -> Result:
         prediction = self.forward(model, batch)
@@ -67,11 +72,19 @@ class Task(ABC):
     def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
         """Measurements of a batch as pairs (sum, weight), averaged exactly over an evaluation."""
         target = self.wanted(batch)
-        return {n: f(outputs, target) for n, f in self.metrics.items() if not hasattr(f, "compute")}
+        return {n: f(outputs, target) for n, f in self.metrics.items() if not is_counting(f) and not hasattr(f, "compute")}
 
     def stateful_metrics(self) -> dict[str, Any]:
         """Metrics that keep their own sums (torchmetrics): name -> metric."""
-        return {n: f for n, f in self.metrics.items() if hasattr(f, "compute")}
+        return {n: f for n, f in self.metrics.items() if hasattr(f, "compute") and not is_counting(f)}
+
+    def counting_metrics(self) -> dict[str, Metric]:
+        """Metrics whose statistics add: name -> metric."""
+        return {n: f for n, f in self.metrics.items() if is_counting(f)}
+
+    def compared(self, outputs: Any, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
+        """What those are given of a batch: predictions by field, the target, and which of its entries count (None: all)."""
+        return self.predict(outputs), self.wanted(batch), None
 
     def derive(self, means: Mapping[str, float]) -> dict[str, float]:  # noqa: ARG002
         """More metrics computed from the finished means of an evaluation (`loss` among them)."""

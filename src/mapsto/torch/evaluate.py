@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.errors import DataError, SpecError
 from ..data.stream import PaddingBatch
+from ..tasks.metric import Tally, named
 from .error_context import error_context
 from .mappings import Loss
 from .placement import place
@@ -67,6 +69,7 @@ def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[s
     stateful = task.stateful_metrics() if hasattr(task, "stateful_metrics") else {}
     for metric in stateful.values():
         metric.reset()
+    tally = Tally(task.counting_metrics() if hasattr(task, "counting_metrics") else {})
     parts: dict[int, dict[str, Any]] = {}
     try:
         with program.evaluating() as state, modes(state) as program.modes:
@@ -79,17 +82,37 @@ def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[s
                     found = {"loss": (total, weight), **(task.measure(outputs, placed) if hasattr(task, "measure") else {})}
                     weighed = {n: (t * 0, w * 0) for n, (t, w) in found.items()} if state.mesh.absent else found
                     _add(parts.setdefault(part, {}), weighed)
-                    for metric in stateful.values():
-                        if not state.mesh.absent:
-                            metric.update(outputs, placed[task.target])
+                    if not state.mesh.absent:
+                        for metric in stateful.values():
+                            metric.update(outputs, task.wanted(placed))
+                        _count(tally, state.mesh.own[part] if part < len(state.mesh.own) else part, task, outputs, placed)
             if not parts:
                 raise DataError("there is nothing to evaluate: the reader gave no batch")
             sums = state.mesh.sums([{name: tuple(pair) for name, pair in held.items()} for _, held in sorted(parts.items())])
     finally:
         program.state.shard, program.state.mesh.absent = 0, False
     means = {name: float(total) / float(weight) if float(weight) else float("nan") for name, (total, weight) in sums.items()}
-    means |= {name: float(metric.compute()) for name, metric in stateful.items()}
+    labels = getattr(task, "labels", None)
+    for name, metric in stateful.items():
+        means |= named(name, _plain(metric.compute()), labels)
+    if tally.metrics:
+        means |= tally.results(tally.totals(state.mesh.gather(tally.state())), labels)
     return {**means, **(task.derive(means) if hasattr(task, "derive") else {})}
+
+
+def _count(tally: Tally, part: int, task: Any, outputs: Any, batch: Mapping[str, Any]) -> None:
+    """Count a batch, copying from the device what some metric looks at."""
+    if tally.metrics:
+        prediction, target, mask = task.compared(outputs, batch)
+        looked_at = {f: _array(v) if f in tally.reads else np.empty(0) for f, v in prediction.items()}
+        tally.count(part, looked_at, _array(target), None if mask is None else _array(mask))
+
+
+def _plain(result: Any) -> Any:
+    """What a metric of torchmetrics computed, without tensors."""
+    if isinstance(result, Mapping):
+        return {key: _plain(value) for key, value in result.items()}
+    return _array(result.detach()) if isinstance(result, Tensor) else result
 
 
 def _micro_shards(state: State, batches: Iterable[Any]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
@@ -116,7 +139,7 @@ def _add(sums: dict[str, Any], pairs: Mapping[str, tuple[Any, Any]]) -> None:
 
 def predict(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """The task's predictions a batch, as NumPy arrays. Raises SpecError where the task does not predict."""
-    for prediction, _ in _predictions(program, batches):
+    for prediction, _, _ in _predictions(program, batches):
         yield {name: _array(value) for name, value in prediction.items()}
 
 
@@ -125,18 +148,19 @@ def panels(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> list[dic
     if not hasattr(program.task, "panels"):
         return []
     collected, records = [], 0
-    for prediction, batch in _predictions(program, batches):
+    tally = Tally(program.task.counting_metrics() if hasattr(program.task, "counting_metrics") else {})
+    for prediction, batch, outputs in _predictions(program, batches):
+        _count(tally, 0, program.task, outputs, batch)
         collected.append(({k: v.cpu() for k, v in prediction.items()}, {k: _cpu(v) for k, v in batch.items()}))
         records += len(next(iter(prediction.values())))
         if records >= PANEL_RECORDS:
             break
-    found: list[dict[str, Any]] = program.task.panels(collected)
-    return found
+    return [*program.task.panels(collected), *tally.panels(tally.totals([tally.state()]))]
 
 
 def _predictions(
     program: Evaluated, batches: Iterable[Mapping[str, Any]]
-) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any], Any]]:
     task = program.task
     if not hasattr(task, "predict"):
         raise SpecError(f"task: {getattr(task, '__name__', type(task).__name__)} has no predict(outputs), so it cannot predict")
@@ -145,8 +169,9 @@ def _predictions(
             state.reseed()
             placed = place(batch, state.device)
             with error_context(state, placed):
-                found = task.predict(task.forward(state.model, placed))
-        yield found, placed
+                outputs = task.forward(state.model, placed)
+                found = task.predict(outputs)
+        yield found, placed, outputs
 
 
 def _cpu(value: Any) -> Any:

@@ -7,6 +7,7 @@ divided; `mean_of` states it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -71,6 +72,16 @@ def _alike(name: str, prediction: Tensor, target: Tensor) -> Tensor:
             "(broadcast, every prediction would be compared with every target)"
         )
     return target.to(prediction.dtype)
+
+
+def _require_classes(name: str, prediction: Tensor, target: Tensor) -> None:
+    """Raise DataError where class indices [...] or probabilities [..., C] do not stand beside logits [..., C]."""
+    wanted = prediction.shape if target.is_floating_point() else prediction.shape[:-1]
+    if target.shape != wanted and (prediction.dim() > 2 or target.numel() != math.prod(wanted)):
+        raise DataError(
+            f"{name}: logits {list(prediction.shape)} have their classes on the last axis, so that targets are {list(wanted)}, "
+            f"and these are {list(target.shape)}"
+        )
 
 
 def _teach(function: Any, result: Any) -> str:
@@ -148,6 +159,7 @@ def cross_entropy(
     of their classes' weights). Without one, a target outside [0, C) is the framework's IndexError.
     """
     classes = prediction.shape[-1]
+    _require_classes("cross_entropy", prediction, target)
     logits = prediction if prediction.dim() == 2 else prediction.reshape(-1, classes)  # a view has a backward of its own
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=logits.dtype, device=logits.device)
     if target.is_floating_point():
@@ -192,6 +204,11 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0) -> tuple[Te
 @loss
 def focal(prediction: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int = IGNORE) -> tuple[Tensor, Weight]:
     """Focal loss (Lin et al. 2017) of logits [..., C] against class indices [...], summed; weight: targets not ignored."""
+    _require_classes("focal", prediction, target)
     logits, labels = prediction.reshape(-1, prediction.shape[-1]), target.reshape(-1)
     surprise = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
     return ((1 - torch.exp(-surprise)) ** gamma * surprise).sum(), (labels != ignore_index).sum()
+
+
+OF_CLASSES = (cross_entropy, focal)
+"""Losses of logits of several classes, each place a record of its own."""

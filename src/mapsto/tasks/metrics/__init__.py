@@ -1,0 +1,1 @@
+"""The metrics that come with mapsto, on NumPy: of classes, of scores, of numbers, of rankings, of texts."""
