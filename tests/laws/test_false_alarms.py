@@ -243,3 +243,42 @@ def test_the_fused_kernel_of_sgd_is_not_chosen_with_momentum_and_its_limit_is_na
     asked = judged("optimizer", law, sgd, args={"lr": 0.1, "momentum": 0.9, "fused": True})
     assert asked.status == "expected failure"
     assert "the framework's fused kernel" in asked.reason
+
+
+class Batches(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015), written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = (x.mean(0), x.var(0, unbiased=False)) if self.training else (self.mean, self.var)
+        if self.training:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                self.mean.lerp_(mean, 0.1)
+                self.var.lerp_(x.var(0), 0.1)
+        return self.scale * (x - mean) / (var + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize(
+    "layer", [Batches, lambda: nn.BatchNorm1d(4), lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))]
+)
+@pytest.mark.parametrize("law", ["layer.checkpointing_buffers", "layer.per_sample_gradients"])
+def test_statistics_that_move_as_those_of_batch_normalisation_are_no_fault(law: str, layer: Any) -> None:
+    made = judged("layer", law, layer, inputs=vectors)
+    assert made.status == "not applicable"
+    assert "nn.BatchNorm" in made.reason
+
+
+@pytest.mark.parametrize("law", ["layer.per_sample_gradients", "layer.vmap"])
+def test_what_pytorch_gives_vmap_no_rule_for_is_no_fault(law: str) -> None:
+    def sequences(size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (torch.randn(size, 5, 4, generator=generator),)
+
+    made = judged("layer", law, lambda: nn.GRU(4, 3, batch_first=True), inputs=sequences)
+    assert made.status == "not applicable", made.reason

@@ -96,13 +96,27 @@ class Turned(EarlyStopping):
         return value - self.best > self.min_delta
 
 
-def _mutant(bug: Any, **more: Any) -> Mutant:
+class Refuses(EarlyStopping):
+    """Raises at what is not a number, and is then told no more."""
+
+    def is_better(self, value: float) -> bool:
+        if value != value:
+            raise ValueError(f"{self.metric} is not a number")
+        return super().is_better(value)
+
+
+class RefusesAndForgets(Refuses, Forgets):
+    """Raises at what is not a number, and patience begins again at a resume."""
+
+
+def _mutant(bug: Any, twin: Any = EarlyStopping, **more: Any) -> Mutant:
     models = (bug.__doc__ or "").splitlines()[0]
     example = Example(args={"min_delta": 0.05} if bug is DeltaOfValue else {}, more=more)
-    return Mutant(law="observer.decisions", name=bug.__name__, bug=bug, twin=EarlyStopping, models=models, example=example)
+    return Mutant(law="observer.decisions", name=bug.__name__, bug=bug, twin=twin, models=models, example=example)
 
 
 MUTANTS = [
     *(_mutant(bug) for bug in (Forgets, ForgetsBest, Stateless, Shared)),
+    _mutant(RefusesAndForgets, Refuses),
     *(_mutant(bug, decides=stops) for bug in (NanIsBetter, EqualIsBetter, DeltaOfValue, OneLate, Turned)),
 ]

@@ -480,12 +480,44 @@ class LeakySlope(nn.Module):
 
 
 class Normalises(nn.Module):
+    """Correct: batch normalisation, whose averages move in both passes, beside a buffer that none moves."""
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(4)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("scale", torch.full((4,), 2.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x)
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+        return self.norm(x) * self.scale
+
+
+class WarmsUp(nn.Module):
+    """A strength in a buffer that grows with each pass, the recomputed ones too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.passes += 1
+        return x.tanh()
+
+
+class Queues(nn.Module):
+    """The last keys in a buffer (He et al. 2020), which a recomputed pass pushes again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("queue", torch.zeros(8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.queue.copy_(torch.cat([x.detach(), self.queue])[:8])
+        return x.tanh()
 
 
 class NormalisesOnce(nn.Module):
@@ -537,5 +569,6 @@ MUTANTS = [
     _mutant("checkpointing", "counts its calls", CountsCalls, CountsOnly, "schedules kept in forward"),
     _mutant("checkpointing", "dropout from numpy", NumpyDropout, GlobalGenerator, "hidden random streams"),
     _mutant("checkpointing", "noise saved before it is filled", WritesSaved, LeakySlope, "pytorch#193671"),
-    _mutant("checkpointing_buffers", "running statistics move twice", Normalises, NormalisesOnce, "batch normalisation"),
+    _mutant("checkpointing_buffers", "a count moves twice", WarmsUp, NormalisesOnce, "a schedule in a buffer"),
+    _mutant("checkpointing_buffers", "a queue is filled twice", Queues, Normalises, "a queue of keys"),
 ]  # fmt: skip

@@ -305,24 +305,24 @@ class CubeMixed(Cube):
     function = _CubeMixed
 
 
-class WritesStatistics(nn.Module):
-    """Batch statistics written into a buffer in training: no per-sample gradients."""
+class ScalesByNumber(nn.Module):
+    """In training the gradient is scaled by a Python number of the batch (functorch#1108)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(4)
+        self.inner = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x)
+        y = self.inner(x)
+        return y / self.scale(y.detach()) if self.training else y
+
+    def scale(self, y: Tensor) -> Any:
+        return 1.0 + y.abs().mean().item()
 
 
-class NormsEachRecord(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x)
+class ScalesByTensor(ScalesByNumber):
+    def scale(self, y: Tensor) -> Any:
+        return 1.0 + y.abs().mean()
 
 
 # -- autocast ----------------------------------------------------------------------------------------------------------
@@ -645,8 +645,7 @@ MUTANTS = [
     _mutant("causality", "convolution padded on both sides", PadsBothSides, PadsLeft, "padding=1 for causal", CAUSAL),
     _mutant("vmap", "no rule for vmap", CubeNoRule, Cube, "custom autograd.Function"),
     _mutant("vmap", "a rule that mixes the items", CubeMixed, Cube, "a rule with a wrong axis"),
-    _mutant("per_sample_gradients", "statistics written in training", WritesStatistics, NormsEachRecord,
-            "pytorch/functorch#505"),
+    _mutant("per_sample_gradients", "a Python number of the batch", ScalesByNumber, ScalesByTensor, "functorch#1108", MODES),
     _mutant("autocast", "exp overflows", NaiveSoftmax, StableSoftmax, "exp overflow in float16"),
     _mutant("autocast", "a buffer takes the activations' dtype", LeaksDtype, KeepsDtype, "dtype leak"),
     _mutant("autocast", "a factor underflows", RoundsTwice, RoundsOnce, "float16 underflow"),

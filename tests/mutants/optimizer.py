@@ -388,6 +388,19 @@ class FastFloats(Fast):
         return float(group["lr"].float()) if isinstance(group["lr"], Tensor) else group["lr"]
 
 
+class Adamic(torch.optim.AdamW):
+    """AdamW, whose compiled step counts in float32: at large rates this shows, and is right."""
+
+
+class AdamicCompiled(Adamic):
+    """A compiled step of another epsilon."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["eps"] = 1e-4 if torch.compiler.is_compiling() else 1e-8
+        return super().step(closure)
+
+
 class Compensated(Descent):
     """Kahan summation: what rounding took is kept and added to the next update."""
 
@@ -494,6 +507,7 @@ MUTANTS = [
     _mutant("sharded", "norm of the local shard", TrustOfShards, Trust, "fairscale#767, Megatron-LM#6489"),
     _mutant("kernels", "another eps in foreach", FastOther, Fast, "kernel divergence"),
     _mutant("kernels", "a tensor rate loses bits", FastFloats, Fast, "a tensor lr read as float32"),
+    _mutant("kernels", "another eps when compiled", AdamicCompiled, Adamic, "a compiled step", Example(args={"lr": 0.05})),
     _mutant(
         "low_precision",
         "compensation is never added back",

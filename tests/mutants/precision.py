@@ -50,11 +50,14 @@ class RootMeanSquareNarrow(RootMeanSquare):
 class Alone(RootMeanSquare):
     """The norm by itself."""
 
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.after(x)
 
 
-class AloneNarrow(RootMeanSquareNarrow, Alone):
+class AloneNarrow(Alone, RootMeanSquareNarrow):
     """The norm by itself, of activations that arrive in half precision (pytorch#133085)."""
 
 

@@ -49,6 +49,7 @@ class Audience:
 
     def __init__(self, observer: Any, run: Run, place: Path, names: Sequence[str]) -> None:
         self.observer, self.names, self.asked, self.evaluation = observer, names, list[int](), 0
+        self.left = False
         self.view = RunView(
             folder=place,
             spec=run.spec,
@@ -60,9 +61,18 @@ class Audience:
         )
 
     def tell(self, name: Any, step: int, value: float) -> None:
-        """One event; all metrics have the value."""
+        """One event; all metrics have the value. One that raises at what is not finite refuses it, and is told no more, as a
+        run tells an observer no more that raised.
+        """
+        if self.left:
+            return
         metrics = {} if name == "start" else dict.fromkeys(self.names, value)
-        self.observer(Event(name=name, step=step, epoch=step / 3, metrics=metrics, run=self.view))
+        try:
+            self.observer(Event(name=name, step=step, epoch=step / 3, metrics=metrics, run=self.view))
+        except Exception:
+            if np.isfinite(value):
+                raise
+            self.left = True
 
     def see(self, values: Sequence[float], start: int = 0) -> None:
         """A log and an evaluation for each value, from one of them on."""
@@ -157,6 +167,7 @@ def _resumed(trial: Trial, fresh: Any, values: Sequence[float], at: int) -> list
         except (TypeError, ValueError):
             saved = copy.deepcopy(saved)
         second.observer.load_state_dict(saved)
+    second.left = first.left
     second.see(values, at)
     trial.exercised("interruptions")
     return [*first.asked, *second.asked]

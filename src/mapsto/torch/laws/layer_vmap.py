@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial, Violation
 from ...laws.layer_inputs import controlled_by_inputs, no_gradient
@@ -25,6 +25,9 @@ LIMITS = {
 }
 """What an error of the framework says -> the limit of torch.func that it is, and no fault of the layer."""
 
+NO_RULE = ("Batching rule not implemented", "we do not yet support aten::")
+"""What PyTorch says where it has no rule for an operator of its own."""
+
 
 @contextmanager
 def _within_limits(trial: Trial, doing: str) -> Iterator[None]:
@@ -33,10 +36,17 @@ def _within_limits(trial: Trial, doing: str) -> Iterator[None]:
         with trial.component(doing):
             yield
     except Violation as refused:
+        rules = (*NO_RULE, *(["doesn't match the broadcast shape"] if _recurrent(trial) else []))  # of their gradients
+        if any(text in refused.witness.said for text in rules):
+            trial.skip("PyTorch has no rule by which vmap takes one of the operators in it")
         limit = next((said for text, said in LIMITS.items() if text in refused.witness.said), None)
         if limit is None:
             raise
         trial.undecided(f"{limit}; where the layer is not meant for it, state tags={{'no_functorch'}}")
+
+
+def _recurrent(trial: Trial) -> bool:
+    return any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for part in build(trial).modules())
 
 
 def _of_torch_func(trial: Trial) -> None:
@@ -77,8 +87,8 @@ def vmapped(trial: Trial) -> None:
     priority=1,
     tolerance="T1",
     why="Differential privacy and influence functions need the gradient of each sample: vmap of grad.",
-    satisfy="Write no buffer from the batch in training (use GroupNorm, or batch normalisation without running statistics).",
-    catches=("pytorch/functorch#505", "statistics updated in place under vmap"),
+    satisfy="Take no Python number of the batch (.item(), a branch), and write into no tensor that holds all samples.",
+    catches=("functorch#1108", "a scale of gradients that is taken from the batch"),
 )
 def per_sample_gradients(trial: Trial) -> None:
     """In training, gradients of each item of a stack under vmap equal those of a loop."""
@@ -92,8 +102,13 @@ def per_sample_gradients(trial: Trial) -> None:
     parameters = {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
     if not parameters:
         trial.skip("it has no parameters")
+    before = {n: b.detach().clone() for n, b in module.named_buffers()}
     if "gradient" not in seen_by(trial, module, given):
         no_gradient(trial)
+    if written := [n for n, b in module.named_buffers() if differs(b, before[n])]:
+        trial.skip(
+            f"it writes {written[0]} from the batch in training, as nn.BatchNorm does, and of a sample there is no batch"
+        )
     rest = {**{n: p for n, p in module.named_parameters() if not p.requires_grad}, **dict(module.named_buffers())}
 
     def total(weights: dict[str, Tensor], given: tuple[Any, ...]) -> Tensor:
