@@ -16,7 +16,18 @@ from ...laws.compare import Array
 from ..laws.compare import arrays, differs, leaves, tensors
 from .export import DRIVER as EXPORTS
 from .layer_examples import build, inputs, settle
-from .layer_passes import Drawn, cotangents, differentiable, double, draws, observe, seen_by, with_gradient
+from .layer_passes import (
+    Drawn,
+    cotangents,
+    differentiable,
+    double,
+    draws,
+    hidden_modules,
+    hidden_said,
+    observe,
+    seen_by,
+    with_gradient,
+)
 from .saved import as_bytes, from_bytes
 
 KNOWN = (
@@ -57,8 +68,24 @@ def plain_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield path, leaf
 
 
+def unreached(trial: Trial) -> None:
+    """Demand that no module which a pass calls, and which has tensors or a mode, lies where PyTorch does not look."""
+    given = inputs(trial, 2)
+    for index, (path, found) in enumerate(hidden_modules(build(trial))):
+        stateful = any(True for _ in (*found.parameters(), *found.buffers()))
+        seen = []
+        for training in (False, True):
+            module, calls = build(trial).eval(), list[int]()
+            _, hidden = list(hidden_modules(module))[index]
+            hidden.train(training).register_forward_hook(lambda *_, calls=calls: calls.append(1))
+            seen.append(observe(module, given, seed=trial.seed, backward=False, in_place=trial.has("in_place"))["output"])
+        trial.demand(not calls or not (stateful or differs(*seen)), hidden_said(path, found), first={"attribute": path},
+                     cause="a module in a plain list, dict or tuple, or set past nn.Module")  # fmt: skip
+
+
 def unregistered(trial: Trial) -> None:
     """Tensors in plain attributes of a fresh instance: overwritten one at a time, none may change what comes out."""
+    unreached(trial)
     given = inputs(trial, 2)
     options: dict[str, Any] = {"seed": derive(trial.seed, "pass"), "backward": False, "in_place": trial.has("in_place")}
     want = observe(build(trial).eval(), given, **options)["output"]

@@ -143,6 +143,8 @@ def double(trial: Trial, size: int = 2, *, training: bool = False) -> tuple[nn.M
     try:
         observe(probe, given, seed=0, backward=False, in_place=trial.has("in_place"))
     except Exception as error:  # noqa: BLE001  # told apart below
+        if hidden := next(hidden_modules(probe), None):
+            trial.undecided(f"{hidden_said(*hidden)}, so that it stays in float32 where this law compares in float64")
         single = build(trial).train(training)
         with trial.component(f"calling it in {'training' if training else 'evaluation'}"):
             observe(single, inputs(trial, size), seed=0, backward=False, in_place=trial.has("in_place"))
@@ -151,6 +153,38 @@ def double(trial: Trial, size: int = 2, *, training: bool = False) -> tuple[nn.M
             "in float64. Let it run in float64 (it is used for checking only), or state tags={'single_precision'}"
         )
     return build(trial, torch.float64).train(training), given
+
+
+def hidden_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules in plain attributes, lists, tuples and dicts, of which PyTorch knows nothing, by where they are."""
+    known = {id(part) for part in module.modules()}
+
+    def within(value: Any, path: str, depth: int) -> Iterator[tuple[str, nn.Module]]:
+        if isinstance(value, nn.Module):
+            if id(value) not in known:
+                known.add(id(value))
+                yield path, value
+        elif depth and isinstance(value, (list, tuple)):
+            for i, item in enumerate(value):
+                yield from within(item, f"{path}[{i}]", depth - 1)
+        elif depth and isinstance(value, Mapping):
+            for key, item in value.items():
+                yield from within(item, f"{path}[{key!r}]", depth - 1)
+
+    for prefix, part in list(module.named_modules()):
+        for name, value in vars(part).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield from within(value, f"{prefix}.{name}" if prefix else name, 3)
+
+
+def hidden_said(path: str, hidden: nn.Module) -> str:
+    """What is wrong with a module that is not registered."""
+    name = path.partition("[")[0]
+    way = f"nn.ModuleList or nn.ModuleDict for {name}" if "[" in path else f"a plain assignment to self.{name}"
+    return (
+        f"the {type(hidden).__name__} in the attribute {path} is not registered: parameters(), state_dict(), to(), train() and "
+        f"eval() do not reach it; use {way}"
+    )
 
 
 def reassign(module: nn.Module, seed: int) -> None:
