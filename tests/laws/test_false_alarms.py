@@ -282,3 +282,45 @@ def test_what_pytorch_gives_vmap_no_rule_for_is_no_fault(law: str) -> None:
 
     made = judged("layer", law, lambda: nn.GRU(4, 3, batch_first=True), inputs=sequences)
     assert made.status == "not applicable", made.reason
+
+
+class LowRank(nn.Module):
+    """A linear map and a correction of low rank that is nothing at first, with dropout before it (Hu et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.drop = nn.Linear(4, 4), nn.Dropout(0.1)
+        self.down, self.up = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.zeros(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + self.drop(x) @ self.down.T @ self.up.T
+
+
+class Scaled(nn.Module):
+    """Twice multiplied: by a number that is trained, and two maps of the input by one another before a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.norm = nn.Parameter(torch.tensor(2.0)), nn.LayerNorm(4)
+        self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.norm(self.one(x) * self.other(x))
+
+
+class Rotated(nn.Module):
+    """Attention over records of [n, 4] whose scores grow with the square of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.query(x) @ self.key(x).T).softmax(-1) @ x
+
+
+@pytest.mark.parametrize("layer", [LowRank, Scaled, Rotated])
+@pytest.mark.parametrize("law", ["layer.autocast", "layer.fresh_noise", "layer.gradients", "layer.copies", "layer.history"])
+def test_right_layers_that_were_once_called_broken_are_not(law: str, layer: type[nn.Module]) -> None:
+    made = judged("layer", law, layer, inputs=vectors)
+    assert made.status in ("pass", "not applicable"), made.reason

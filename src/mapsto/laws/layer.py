@@ -91,7 +91,7 @@ def _against_differences(trial: Trial, layer: Any, given: tuple[Any, ...], *, or
 def compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, value: Any, *, each: bool) -> None:
     """The derivatives by one tensor against central differences, element by element or along one direction."""
     ways = _directions(x) if each else [_random_direction(x, trial.seed)]
-    numeric = [(value(x + STEP * way) - value(x - STEP * way)) / (2 * STEP) for way in ways]
+    numeric = [(value(np.asarray(x + STEP * way)) - value(np.asarray(x - STEP * way))) / (2 * STEP) for way in ways]
     analytic = [float(np.real(np.sum(np.conj(found) * way))) if found is not None else 0.0 for way in ways]
     got, want = np.asarray(analytic), np.asarray(numeric)
     off = np.abs(got - want) - ATOL - RTOL * np.abs(want)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -169,13 +170,18 @@ def fresh_noise(trial: Trial) -> None:
             first = next(passes)
             return any(differs(one, first) for one in passes)
 
+        def moved() -> Any:
+            layer, _ = driver.used(trial, 3)
+            driver.set_mode(layer, training=True)
+            return layer
+
         trial.demand(
-            varies(lambda: driver.build(trial, training=True)),
+            varies(lambda: driver.build(trial, training=True)) or varies(moved),  # of weights that start at zero nothing shows
             f"{DRAWS} seeds give one result in training",
             cause="the seed is set inside, or what it draws is not used",
         )
         trial.demand(
-            varies(lambda: layer),
+            varies(lambda: layer) or varies(functools.partial(lambda one: one, moved())),
             f"{DRAWS} passes of one instance give one result in training, whatever the seed",
             cause="what was drawn first is kept",
         )
