@@ -107,6 +107,24 @@ class PositionsStayWide(PositionsOfFirstDtype):
         return super().wave(x) if kept is None else super().wave(x.to(kept.dtype))
 
 
+class Causal(nn.Module):
+    """Attention to what came before, [n, t, d], by a mask that is added in the dtype of the scores."""
+
+    def mask(self, scores: Tensor) -> Tensor:
+        return torch.full_like(scores[0], float("-inf")).triu(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = x @ x.transpose(1, 2)
+        return (scores + self.mask(scores)).softmax(-1) @ x
+
+
+class CausalInFloat32(Causal):
+    """The mask stays in float32 when the layer is converted (transformers#24262)."""
+
+    def mask(self, scores: Tensor) -> Tensor:
+        return super().mask(scores.to(torch.promote_types(scores.dtype, torch.float32)))
+
+
 class Averaged(nn.Module):
     """The sum over time, [n, t, d], by the root of how many there are."""
 
@@ -231,6 +249,7 @@ MUTANTS = [
     _mutant("history", PositionsOfFirstLength, Positions, _series),
     _mutant("history", AveragedAsAtFirst, Averaged, _series),
     _mutant("copies", PositionsOfFirstDtype, Positions, _series),
+    _mutant("copies", CausalInFloat32, Causal, _series),
     _mutant("copies", PositionsStayWide, Positions, _series),
     _mutant("fresh_noise", NoisySeeded, Noisy, _flat, "mode_dependent"),
     _mutant("fresh_noise", NoisyOnce, Noisy, _flat, "mode_dependent"),
