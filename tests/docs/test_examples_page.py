@@ -16,7 +16,7 @@ from mapsto.core.registry import registry
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "examples.md").read_text(encoding="utf-8")
-FOUND = {"settled", "guessed", "unfound", "found", "known_weight", "arguments", "from_optimizer", "builders"}
+FOUND = {"settled", "guessed", "unfound", "found", "known_weight", "arguments", "from_optimizer", "builders", "in_recipe"}
 """What laws write into an example for themselves."""
 SECTIONS: dict[str, str] = dict(re.findall(r"^## (.+)\n((?:(?!^## ).*\n)*)", TEXT, re.M))
 LAYERS = "layer, model"
