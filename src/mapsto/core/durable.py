@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from io import FileIO
 from pathlib import Path
 
 
@@ -22,6 +23,13 @@ def write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def fresh(path: Path) -> FileIO:
+    """A new file, open for writing, in the place of whatever has its name: of a pipe one would wait for a reader, and a link
+    leads elsewhere. Raises OSError."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb", buffering=0)
 
 
 def replace(path: Path, data: bytes) -> None:

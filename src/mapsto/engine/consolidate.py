@@ -57,7 +57,7 @@ def consolidated(path: Path, wing: Wing, target: Path) -> Consolidated:
 def weights_of(path: Path, wing: Wing) -> dict[str, Any]:
     """The whole canonical weights and buffers in the checkpoint at a path, by name, on the CPU. Raises CheckpointError."""
     manifest = verify(path)
-    names = [n for n in references(read_state(path))[0] if n.startswith(WEIGHTS)]
+    names = [n for n in references(read_state(path), path)[0] if n.startswith(WEIGHTS)]
     if not names:
         raise CheckpointError(f"{path} holds no weights under {WEIGHTS.rstrip('.')}")
     try:

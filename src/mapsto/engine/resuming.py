@@ -57,7 +57,7 @@ def compared_data(
             wrong.append(f"data.{name}: {'; '.join(found)}")
     if wrong and not accepted:
         raise DataError(
-            f"the data are not those that the run was trained with: {'; '.join(wrong)}. "
+            f"data: not those that the run was trained with: {'; '.join(wrong)}. "
             "Go on with the data as they are: --data-changed (data_changed=True); or put back what was there"
         )
     return [*(f"the data were changed, as was said: {line}" for line in wrong), *notes]

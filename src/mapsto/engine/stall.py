@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from types import TracebackType
 
+from ..core import durable
 from ..core.errors import CheckpointError
 from .reading import read_bytes, shaped
 from .shapes import Beat
@@ -46,7 +47,7 @@ class StallWatch:
     def __enter__(self) -> StallWatch:
         with contextlib.suppress(OSError):  # a folder that cannot be written to is told of by what must be written there
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "wb", buffering=0)  # held for the run
+            self._file = durable.fresh(self.path)  # held for the run
         self.beat(0)
         return self
 

@@ -64,7 +64,8 @@ class Logs:
         """The lines of launch.jsonl (of these events, if any are named); a torn one is left out."""
         found: list[dict[str, Any]] = []
         with contextlib.suppress(OSError):
-            for line in (self.path / EVENTS).read_text().splitlines():
+            file = self.path / EVENTS
+            for line in file.read_text().splitlines() if file.is_file() else ():  # a pipe would wait for a writer
                 with contextlib.suppress(ValueError):
                     found.append(json.loads(line))
         return [event for event in found if not names or event.get("event") in names]
@@ -73,5 +74,8 @@ class Logs:
         """One line of launch.jsonl; that it cannot be written ends no run."""
         with contextlib.suppress(OSError):
             self.path.mkdir(parents=True, exist_ok=True)
-            with open(self.path / EVENTS, "a") as file:
+            name = self.path / EVENTS
+            if name.exists() and not name.is_file():  # nor is there anybody who reads one
+                return
+            with open(name, "a") as file:
                 file.write(json.dumps({"event": event, "time": time.time(), **detail}, default=str) + "\n")

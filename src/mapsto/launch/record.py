@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core import durable
 from ..core.errors import MapstoError
 from .flight_recorder import entries
 
@@ -76,7 +77,7 @@ def _listening(rank: int) -> Iterator[None]:
     file = Path(os.environ[LOGS]) / "stacks" / f"rank-{rank}.txt"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        opened = open(file, "w")  # noqa: SIM115  # closed just below
+        opened = durable.fresh(file)
     except OSError:  # nowhere to write, and so nothing to listen for
         yield
         return

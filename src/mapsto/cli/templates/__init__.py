@@ -57,6 +57,7 @@ EXAMPLES = {
     },
     "model": {"model": "model: {use: my_name, inputs: 2, outputs: 2, hidden: 16}"},
     "loss": {**_NUMBERS, "task": "task: {use: regression, loss: {use: my_name, scale: 0.5}}"},
+    "metric": {"task": "task: {use: classification, metrics: [{use: my_name, sure: 0.6}]}"},
     "task": {"model": _NUMBERS["model"], "task": "task: {use: my_name, threshold: 0.5}"},
     "optimizer": {"optimizer": "optimizer: {use: my_name, lr: 0.01, beta: 0.9}"},
     "schedule": {"schedule": "schedule: {use: my_name, rise: 0.1, fall: 0.3}"},

@@ -165,7 +165,7 @@ class Checkpoints:
         plain = read_state(path)
         if ranks.world > 1 and program is not None:
             plain["program"] = self.wing.local_state(plain["program"], program)
-        names, own = references(plain)
+        names, own = references(plain, path)
         there = int(manifest.get("ranks", 1))
         notes: list[str] = []
         if there == ranks.world and not looking:

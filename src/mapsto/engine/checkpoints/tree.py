@@ -11,6 +11,7 @@ import math
 import struct
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ def unflatten(plain: Any, tensors: Mapping[str, Any], rank: int = 0) -> Any:
     return tree
 
 
-def references(plain: Any) -> tuple[list[str], dict[str, bool]]:
-    """(names of tensors, names of those that are each rank's own and whether they may start afresh) in plain data."""
+def references(plain: Any, path: Path) -> tuple[list[str], dict[str, bool]]:
+    """(names of tensors, names of those that are each rank's own and whether they may start afresh) in the plain data of a
+    checkpoint. Raises CheckpointError where a name is none."""
     tensors: list[str] = []
     own: dict[str, bool] = {}
 
@@ -58,10 +60,10 @@ def references(plain: Any) -> tuple[list[str], dict[str, bool]]:
             for item in value:
                 look(item)
         elif isinstance(value, dict) and value.get(TAG) == "tensor":
-            tensors.append(_named(value.get("v")))
+            tensors.append(_named(value.get("v"), path))
         elif isinstance(value, dict) and value.get(TAG) == "per_rank":
             name, afresh = value["v"] if isinstance(value.get("v"), list) and len(value["v"]) == 2 else (None, False)
-            own[_named(name)] = bool(afresh)
+            own[_named(name, path)] = bool(afresh)
         elif isinstance(value, dict):
             for item in value.values():
                 look(item)
@@ -70,9 +72,9 @@ def references(plain: Any) -> tuple[list[str], dict[str, bool]]:
     return tensors, own
 
 
-def _named(name: Any) -> str:
+def _named(name: Any, path: Path) -> str:
     if not isinstance(name, str):
-        raise CheckpointError(f"the state refers to a tensor by {str(name)[:40]!r}, which is no name")
+        raise CheckpointError(f"{path}: the state refers to a tensor by {str(name)[:40]!r}, which is no name")
     return name
 
 
