@@ -134,9 +134,12 @@ class Builder:
             if self.local_stages is not None
             else [name for name, _ in self.model.named_parameters()]
         )
-        found: dict[str, None] = {}
+        known, found = set(every), dict[str, None]()
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-            hits = [n for n in every if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
+            if pattern in known:  # many patterns are names, and there are as many of these
+                hits = [pattern]
+            else:
+                hits = [n for n in every if fnmatch.fnmatchcase(n, pattern) or n.startswith(pattern + ".")]
             if not hits:
                 raise SpecError(f"{where}: no parameter matches {pattern!r}; {nearest(pattern, every)}")
             found.update(dict.fromkeys(hits))

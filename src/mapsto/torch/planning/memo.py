@@ -57,13 +57,13 @@ def _key(
 def _likened(values: Collection[Any], mode: FakeTensorMode, found: list[Any], tensors: list[FakeTensor]) -> bool:
     for value in values:
         kind = type(value)
-        if isinstance(value, FakeTensor):
+        if kind in PLAIN:
+            found += (kind, value)
+        elif kind is FakeTensor:
             if value.fake_mode is not mode or not _plain(value):
                 return False
             found += (value.shape, value.stride(), value.storage_offset(), value.dtype, value.fake_device)
             tensors.append(value)
-        elif kind in PLAIN:
-            found += (kind, value)
         elif issubclass(kind, (list, tuple)):
             found += (kind, len(value))
             if not _likened(value, mode, found, tensors):

@@ -201,7 +201,7 @@ def _inserted(one: Any, two: Any) -> int | None:
     padded = np.concatenate([two, np.full((ahead, 2), -1)])
     rows = np.lib.stride_tricks.sliding_window_view(padded, ahead, axis=0)[: len(two)]  # [start, 2, ahead]
     wanted = one[:ahead].T
-    equal = (rows == wanted).all(1)
+    equal = (rows[:, 0] == wanted[0]) & (rows[:, 1] == wanted[1])
     larger = (rows[:, 0] == wanted[0]) & (rows[:, 1] * np.sign(wanted[1]) > np.abs(wanted[1]))
     along = np.logical_and.accumulate(equal | larger, 1)
     alike = (equal & along).sum(1) * (AHEAD + 1) + along.sum(1)

@@ -6,7 +6,7 @@ import functools
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -226,9 +226,14 @@ class FakeMeter(Meter):
     steps, which is 1. Anything else that decides by a value of the data cannot be planned.
     """
 
-    def carry_out(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if operator is DEVICE and isinstance(args[0], FakeTensor) and not args[0].fake_mode.in_kernel_invocation:
+    def __torch_dispatch__(
+        self, operator: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if operator is DEVICE and type(args[0]) is FakeTensor and not args[0].fake_mode.in_kernel_invocation:
             return args[0].fake_device
+        return super().__torch_dispatch__(operator, types, args, kwargs)
+
+    def carry_out(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if operator is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             value = _answer(sys._getframe())
             if value is not None:
