@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.parallel.distributed as data_parallel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.distributed import device_mesh
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp._fully_shard import _fsdp_param
 from torch.distributed.tensor import _redistribute
@@ -163,6 +164,14 @@ def _device_meshes() -> Iterator[Any]:
             yield mock.patch.object(DeviceMesh, name, _really(vars(DeviceMesh)[name]))
     if isinstance(own := vars(DeviceMesh).get("mesh"), property) and own.fget is not None:
         yield mock.patch.object(DeviceMesh, "mesh", property(_really(own.fget)))
+    make = getattr(device_mesh, "new_group", None)
+    if make is not None:  # of the groups of thousands of ranks only those that this one is in are made
+
+        def made(ranks: Any = None, *more: Any, **options: Any) -> Any:
+            inside = ranks is None or dist.get_rank() in ranks
+            return make(ranks, *more, **options) if inside else dist.GroupMember.NON_GROUP_MEMBER
+
+        yield mock.patch.object(device_mesh, "new_group", made)
     name = "_propagate_tensor_meta_non_cached"
     yield mock.patch.object(ShardingPropagator, name, _known(_really(vars(ShardingPropagator)[name])))
 
