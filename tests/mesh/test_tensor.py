@@ -77,7 +77,8 @@ def same(found: dict[str, Any], wanted: dict[str, Any], name: str, where: str) -
     for kind in ("metrics", "evaluation"):
         assert found[kind].keys() == wanted[kind].keys()
         for metric, value in wanted[kind].items():
-            assert found[kind][metric] == pytest.approx(value, rel=max(WEIGHTS.get(name, 0), 1e-9)), (where, metric)
+            ranked = 2e-3 if (name, metric) == ("float32", "auroc") else 1e-9  # scores that rounding exchanges
+            assert found[kind][metric] == pytest.approx(value, rel=max(WEIGHTS.get(name, 0), ranked)), (where, metric)
 
 
 @pytest.mark.parametrize("name", [*QUICK, *PLANS])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -20,10 +20,19 @@ def error_context(state: State, batch: Any) -> Iterator[None]:
     """Within it errors of layers and shapes come with the module that raised them and the batch."""
     try:
         yield
+    except DataError as error:
+        note_batch(error, state, batch)
+        raise
     except (MapstoError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise explain(error, state, batch) from error
+
+
+def note_batch(error: DataError, state: State, batch: Any) -> None:
+    """Add the step and the batch to an error that says itself what does not fit."""
+    if isinstance(batch, (Mapping, tuple)):  # else that it is no batch is what the error says
+        error.add_note(f"at step {state.step}; the batch holds {describe(batch)}")
 
 
 def explain(error: Exception, state: State, batch: Any) -> Exception:

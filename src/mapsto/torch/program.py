@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import ComposeError, MapstoError, SpecError, nearest
+from ..core.errors import ComposeError, DataError, MapstoError, SpecError, nearest
 from ..core.plan import Placed
-from .error_context import explain
+from .error_context import explain, note_batch
 from .evaluate import evaluate, fetch, panels, predict
 from .mappings import (
     Batch,
@@ -116,6 +116,9 @@ class Program:
         state = self.state
         try:
             return self.step_(state, place(batch, state.device))
+        except DataError as error:
+            note_batch(error, state, batch)
+            raise
         except (MapstoError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
