@@ -56,6 +56,11 @@ class Metric(ABC):
         return None
 
 
+def quotient(part: Any, whole: Any) -> float:
+    """part / whole, not a number where there is nothing to divide by."""
+    return float(part / whole) if whole else float("nan")
+
+
 class Tally:
     """The statistics of metrics, by the number of the micro-shard that they were counted of."""
 

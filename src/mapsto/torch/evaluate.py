@@ -69,7 +69,7 @@ def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[s
     stateful = task.stateful_metrics() if hasattr(task, "stateful_metrics") else {}
     for metric in stateful.values():
         metric.reset()
-    tally = Tally(task.counting_metrics() if hasattr(task, "counting_metrics") else {})
+    tally = _tally(task)
     parts: dict[int, dict[str, Any]] = {}
     try:
         with program.evaluating() as state, modes(state) as program.modes:
@@ -98,6 +98,11 @@ def evaluate(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> dict[s
     if tally.metrics:
         means |= tally.results(tally.totals(state.mesh.gather(tally.state())), labels)
     return {**means, **(task.derive(means) if hasattr(task, "derive") else {})}
+
+
+def _tally(task: Any) -> Tally:
+    """Of the task's metrics whose statistics add, of which a function that is a task has none."""
+    return Tally(task.counting_metrics() if hasattr(task, "counting_metrics") else {})
 
 
 def _count(tally: Tally, part: int, task: Any, outputs: Any, batch: Mapping[str, Any]) -> None:
@@ -148,7 +153,7 @@ def panels(program: Evaluated, batches: Iterable[Mapping[str, Any]]) -> list[dic
     if not hasattr(program.task, "panels"):
         return []
     collected, records = [], 0
-    tally = Tally(program.task.counting_metrics() if hasattr(program.task, "counting_metrics") else {})
+    tally = _tally(program.task)
     for prediction, batch, outputs in _predictions(program, batches):
         _count(tally, 0, program.task, outputs, batch)
         collected.append(({k: v.cpu() for k, v in prediction.items()}, {k: _cpu(v) for k, v in batch.items()}))

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...core.errors import DataError
 from .. import panels
-from ..metric import Array, Metric, Result, Statistics
+from ..metric import Array, Metric, Result, Statistics, quotient
 
 Average = Literal["macro", "micro", "weighted", "binary", "none"]
 
@@ -46,7 +46,7 @@ class Classes(Metric):
         if self.average == "none":
             return {i: float(v) for i, v in enumerate(scores) if i not in self.leave_out}
         weights = due if self.average == "weighted" else (predicted + due > 0)
-        return float((scores * weights).sum() / weights.sum()) if weights.sum() else float("nan")
+        return quotient((scores * weights).sum(), weights.sum())
 
     def _kept(self, counts: Array) -> Array:
         kept = counts.astype(float)
@@ -152,7 +152,7 @@ class Accuracy(Metric):
         return {"right": np.asarray((label == due).sum()), "all": np.asarray(label.size)}
 
     def finish(self, totals: Statistics) -> Result:
-        return float(totals["right"] / totals["all"]) if totals["all"] else float("nan")
+        return quotient(totals["right"], totals["all"])
 
 
 class Confusion(Metric):
@@ -173,7 +173,7 @@ class Confusion(Metric):
 
     def finish(self, totals: Statistics) -> Result:
         matrix = totals["matrix"]
-        return float(np.trace(matrix) / matrix.sum()) if matrix.any() else float("nan")
+        return quotient(np.trace(matrix), matrix.sum())
 
     def panel(self, totals: Statistics) -> dict[str, Any] | None:
         return panels.matrix(totals["matrix"], self.labels)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ...core.errors import DataError, require
-from ..metric import Array, Metric, Result, Statistics
+from ..metric import Array, Metric, Result, Statistics, quotient
 from .scores import ranks
 
 
@@ -32,7 +32,7 @@ class Mean(Metric):
         return {"sum": np.asarray(self.error(value, due).sum()), "all": np.asarray(value.size)}
 
     def finish(self, totals: Statistics) -> Result:
-        return float(totals["sum"] / totals["all"]) if totals["all"] else float("nan")
+        return quotient(totals["sum"], totals["all"])
 
     def error(self, value: Array, due: Array) -> Array:
         """The error of each element."""

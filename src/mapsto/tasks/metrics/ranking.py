@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from ...core.errors import DataError
-from ..metric import Array, Metric, Result, Statistics
+from ..metric import Array, Metric, Result, Statistics, quotient
 
 
 class Ranking(Metric):
@@ -44,7 +44,7 @@ class Ranking(Metric):
         return {"sum": np.asarray(found.sum()), "all": np.asarray(int(counted.sum()))}
 
     def finish(self, totals: Statistics) -> Result:
-        return float(totals["sum"] / totals["all"]) if totals["all"] else float("nan")
+        return quotient(totals["sum"], totals["all"])
 
     def score(self, ranked: Array, best: Array) -> Array:
         """The score of each query, of relevances as they are ranked and as they would be at best."""

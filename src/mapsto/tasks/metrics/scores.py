@@ -12,7 +12,7 @@ import numpy as np
 
 from ...core.errors import DataError
 from .. import panels
-from ..metric import Array, Metric, Result, Statistics
+from ..metric import Array, Metric, Result, Statistics, quotient
 
 LEAST = float(np.finfo(np.float64).eps)
 
@@ -64,7 +64,7 @@ class TopK(Scores):
         return {"right": np.asarray(((before < self.k) & ~np.isnan(own[:, 0])).sum()), "all": np.asarray(len(y))}
 
     def finish(self, totals: Statistics) -> Result:
-        return float(totals["right"] / totals["all"]) if totals["all"] else float("nan")
+        return quotient(totals["right"], totals["all"])
 
 
 class LogLoss(Scores):
@@ -76,7 +76,7 @@ class LogLoss(Scores):
         return {"sum": np.asarray(-np.log(own).sum()), "all": np.asarray(len(y))}
 
     def finish(self, totals: Statistics) -> Result:
-        return float(totals["sum"] / totals["all"]) if totals["all"] else float("nan")
+        return quotient(totals["sum"], totals["all"])
 
 
 class Perplexity(LogLoss):
@@ -97,7 +97,7 @@ class Brier(Scores):
         return {"sum": np.asarray(square / 2 if p.shape[1] == 2 and y.ndim == 1 else square), "all": np.asarray(len(y))}
 
     def finish(self, totals: Statistics) -> Result:
-        return float(totals["sum"] / totals["all"]) if totals["all"] else float("nan")
+        return quotient(totals["sum"], totals["all"])
 
 
 class ECE(Scores):
@@ -123,7 +123,7 @@ class ECE(Scores):
 
     def finish(self, totals: Statistics) -> Result:
         whole = totals["all"].sum()
-        return float(np.abs(totals["sure"] - totals["right"]).sum() / whole) if whole else float("nan")
+        return quotient(np.abs(totals["sure"] - totals["right"]).sum(), whole)
 
     def panel(self, totals: Statistics) -> dict[str, Any] | None:
         kept = totals["all"] > 0
