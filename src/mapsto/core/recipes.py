@@ -155,13 +155,21 @@ class _Loader(importlib.abc.InspectLoader):
 
 # -- modules beside a recipe -------------------------------------------------------------------------------------------
 def _importer(folder: Path, kept: Kept) -> Callable[..., Any]:
-    """`__import__` of a recipe and of the modules beside it."""
+    """`__import__` of a recipe and of the modules beside it.
+
+    PyTorch's operators import while they run, by the builtins of the frame that calls them: a name that was not beside the
+    recipe is not looked for again.
+    """
+    elsewhere: set[str] = set()
 
     def look(name: str, globals: Any = None, locals: Any = None, fromlist: Sequence[str] = (), level: int = 0) -> Any:
         top, dot, rest = name.partition(".")
-        module = _beside(top, folder, kept) if level == 0 else None
+        module = _beside(top, folder, kept) if level == 0 and top not in elsewhere else None
         if module is None:
-            return builtins.__import__(name, globals, locals, fromlist, level)
+            found = builtins.__import__(name, globals, locals, fromlist, level)
+            if level == 0:
+                elsewhere.add(top)
+            return found
         full = f"{module.__name__}{dot}{rest}"
         importlib.import_module(full)
         return builtins.__import__(full, globals, locals, fromlist, 0) if fromlist else module

@@ -26,6 +26,7 @@ from ..program import Program
 from .meter import Meter
 from .repeats import Repeats
 from .stages import Mail
+from .updates import Updates
 from .world import FakeMeter, fake_world
 
 UNREAL = (
@@ -41,14 +42,15 @@ class DryRun:
         self._moment, self._stepped = 0, False
         mail.preparing = self._preparing
         state = program.state
-        gc.collect()  # what the stages of a pipeline left out is held in cycles
+        if getattr(state.mesh, "pipeline", None) is not None:
+            gc.collect()  # what the stages of a pipeline left out is held in cycles
         self.held = {
             "parameters": meter.label(state.model.parameters(), "parameters"),
             "buffers": meter.label(state.model.buffers(), "buffers"),
         }
         meter.label_the_rest("buffers")
         self.held["buffers"] = meter.alive("buffers")
-        self._handle = state.optimizer.register_step_pre_hook(self._gradients)
+        self._updates = Updates(state.optimizer, meter, self._gradients)
         self.passes = len(program.reader_args.get("shard", (0,)))
 
     def step(self, records: int) -> Measured:
@@ -68,6 +70,7 @@ class DryRun:
         held["optimizer"] = meter.label((v for s in state.optimizer.state.values() for v in s.values()), "optimizer")
         if repeats is not None:
             repeats.compare()
+        self._updates.ended()
         timeline = meter.timeline(self._moment)
         peak, at_peak = timeline.peak()
         return Measured(self.rank, records, self.passes, held, peak, at_peak, tuple(meter.traffic[issued:]), timeline)
@@ -100,7 +103,7 @@ class DryRun:
 
         return done
 
-    def _gradients(self, *_: Any) -> None:
+    def _gradients(self) -> None:
         self.held["gradients"] = self.meter.label(self.program.state.gradients(), "gradients")
 
 

@@ -97,8 +97,6 @@ class Shorter:
                 self.regular[kind] = same(lengthened(*self._pair, 2), third)
         except FAULTS:  # the whole model says the same, or it can do without what the short one lacks
             return None
-        finally:
-            gc.collect()
         return found if self.regular.get(kind) else None
 
     def _told(self, axes: Mapping[str, int], records: int, usable: int | None) -> tuple[Measured, int | None] | None:

@@ -26,6 +26,7 @@ from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ...core.errors import PlanError
+from . import shardings
 from .memo import Memo
 from .meter import Meter, namespace_of
 from .stages import Mail
@@ -52,6 +53,7 @@ def fake_world(rank: int, ranks: int, mail: Mail | None = None) -> Iterator[Fake
                 *_data_parallel(),
                 *_device_meshes(),
                 *_sharding(),
+                *shardings.patches(),
                 *_modules(),
                 *_objects(),
                 *(mail or Mail()).patches(),
@@ -228,6 +230,17 @@ DEVICE: Any = torch.ops.prim.device.default
 """A fake tensor is asked for its device many times for each operator."""
 
 
+IN_PLACE: Any = (torch.ops.c10d.allreduce_.default, torch.ops.c10d.send.default, torch.ops.c10d.recv_.default)
+"""Collectives that make nothing: (tensors, ...) -> (tensors, work) of the first, work of the others."""
+
+
+def _ended(tensors: Any) -> Any:
+    """The work of a collective that has ended with these tensors."""
+    future: Any = torch.futures.Future()
+    future.set_result(tensors)
+    return _c10d._create_work_from_future(future).boxed()
+
+
 class FakeMeter(Meter):
     """A meter in a fake world: collectives end with what they were given, and a read of a value is answered or refused.
 
@@ -250,11 +263,11 @@ class FakeMeter(Meter):
         namespace = namespace_of(operator)
         if namespace in MEMORABLE and self.mode is not None and _C._get_dispatch_mode(FAKE) is self.mode:
             return MEMO.carry_out(self.mode, operator, args, kwargs)
+        if operator in IN_PLACE:
+            return (args[0], _ended(args[0])) if operator is IN_PLACE[0] else _ended([])
         result = operator(*args, **kwargs)
         if namespace == "c10d" and type(result) is tuple:  # (tensors, work), whose work would give nothing
-            future: Any = torch.futures.Future()
-            future.set_result(result[0] if isinstance(result[0], list) else [result[0]])
-            return result[0], _c10d._create_work_from_future(future).boxed()
+            return result[0], _ended(result[0] if isinstance(result[0], list) else [result[0]])
         return result
 
 
