@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from mapsto import use
@@ -31,9 +32,18 @@ def sums(model, batch):
 
 
 def around(model, batch):
-    """Calls the parts of the model one by one: who waits at the model's own door sees nothing pass."""
-    prediction = model.head(model.body(batch["input"]))[:, 0]
-    return ((prediction - batch["target"]) ** 2).sum(), len(prediction), prediction
+    """Calls the parts of the model one by one, and looks at what one of them gives."""
+    hidden = model.body(batch["input"])
+    prediction = model.head(hidden)[:, 0]
+    total = ((prediction - batch["target"]) ** 2).sum()
+    return total + hidden.square().sum(), len(prediction), prediction
+
+
+def leads(model, batch):
+    """The same with a penalty that the leader alone adds."""
+    total, weight, prediction = around(model, batch)
+    follower = dist.is_initialized() and dist.get_rank() > 0
+    return total - model.body(batch["input"]).square().sum() * follower, weight, prediction
 
 
 class Normalised(torch.optim.Optimizer):
@@ -137,12 +147,12 @@ def _spec(task=sums, **changes):
     return usual(task=task, data={"train": SOURCE}, **fields)
 
 
-def plain():
-    return _spec()
-
-
 def goes_around():
     return _spec(around)
+
+
+def follows():
+    return _spec(leads)
 
 
 def normalised():
@@ -181,10 +191,10 @@ def clips_its_shard():
 MUTANTS = [
     Mutant(
         law="program.replicated",
-        name="the task calls parts of the model",
-        bug=goes_around,
-        twin=plain,
-        models="DDP: forward of a wrapped module",
+        name="the leader alone adds a penalty",
+        bug=follows,
+        twin=goes_around,
+        models="code under `if rank == 0`",
     ),
     Mutant(
         law="program.sharded",

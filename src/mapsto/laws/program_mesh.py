@@ -135,9 +135,9 @@ def _said(axes: Mapping[str, Any]) -> str:
     ranks=2,
     seconds=180,
     why="A spec that trains another model on two ranks than on one cannot be scaled: every figure of it is of one machine.",
-    satisfy="Call parts of the model from the task as `model(...)`, so that DDP sees the pass; state "
-    "mesh: {unused_parameters: true} where parameters may take no part in a step.",
-    catches=("transformers#34242", "a forward pass that goes around the model's own", "parameters that one rank does not use"),
+    satisfy="Let no part of a loss depend on the rank; state mesh: {unused_parameters: true} where parameters may take no "
+    "part in a step. A task may call the model, parts of it (`model.encoder(x)`) or its methods.",
+    catches=("transformers#34242", "a loss that one rank computes in another way", "parameters that one rank does not use"),
 )
 def replicated(trial: Trial) -> None:
     """On the mesh {replicate: 2}, gradients and weights after three updates are those of one process in float64."""

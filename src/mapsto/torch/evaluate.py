@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -174,7 +175,7 @@ def _predictions(
             state.reseed()
             placed = place(batch, state.device)
             with error_context(state, placed):
-                outputs = task.forward(state.model, placed)
+                outputs = state.mesh.calling(functools.partial(task.forward, state.model, placed))
                 found = task.predict(outputs)
         yield found, placed, outputs
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core.errors import ComposeError, DataError, MapstoError, SpecError, nearest
-from ..core.plan import Placed
+from ..core.plan import MESH, Placed
 from .error_context import explain, note_batch
 from .evaluate import evaluate, fetch, panels, predict
 from .mappings import (
@@ -56,6 +56,8 @@ class Program:
             _refuse_with_closure(state.optimizer, self.middleware)
         folded = [(made, placed.declared) for placed, made in middleware]
         self.loss: Loss = fold("loss", base_loss(task), folded)
+        if (hooked := getattr(self.middleware.get(MESH), "hooked", None)) is not None:
+            self.loss = hooked(self.loss)
         self.grad: Grad = fold("grad", base_grad(self.loss), folded)
         self.update: Update = fold("update", closure_update(self.grad) if closure else base_update(), folded)
         self.step_: Step = fold("step", base_step(self.grad, self.update, closure), folded)

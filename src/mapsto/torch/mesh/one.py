@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class OneProcess:
@@ -47,6 +49,10 @@ class OneProcess:
             self._pending -= 1
             if self._pending == 0:
                 self.synchronise(True)
+
+    def calling(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives, which may call the model or parts of it outside of a program's loss; all ranks call it."""
+        return compute()
 
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients over ranks."""

@@ -7,7 +7,7 @@ summed over micro-shards and ranks and divided once. What each axis does stands 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from ...core.plan import MESH, Placed
 from ...core.ranges import Count, Positive
 from ...core.registry import decorator
 from ...data.stream import PaddingBatch
-from ..mappings import Batch, Grad, Metrics, Step, needs_closure
+from ..mappings import Batch, Grad, Loss, Metrics, Step, needs_closure
 from ..middleware.gradients import dense, scale
 from ..state import Builder, State
 from . import group, norms, together
@@ -37,6 +37,8 @@ from .strict.mode import Strict, refuse
 from .summed import Summed
 from .sums import reduced
 from .tensor.divided import Divided
+
+T = TypeVar("T")
 
 
 @decorator("mesh")("ranks")
@@ -289,6 +291,14 @@ class Ranks(OneProcess):
             return metrics
 
         return over_ranks
+
+    def hooked(self, loss: Loss) -> Loss:
+        """The whole loss of a program, with what DDP or FSDP do around a call of the model done around all of it."""
+        return loss if self.placed is None or isinstance(self.placed, Summed) else self.placed.hooked(loss)
+
+    def calling(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives, which may call the model or parts of it outside of a program's loss; all ranks call it."""
+        return self.placed.calling(compute) if isinstance(self.placed, Sharded) else compute()
 
     def step(self, inner: Step) -> Step:
         """The same step; metric `bytes/step`: the payload of the collectives of this rank (see `sent`)."""

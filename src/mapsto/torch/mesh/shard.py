@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from ...core.errors import SpecError
-from ..mappings import needs_closure
+from ..losses import Weight
+from ..mappings import Batch, Loss, needs_closure
 from ..middleware.matching import matching_modules
+from ..state import State
 from .sent import sent
 
+T = TypeVar("T")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,6 +79,34 @@ class Sharded:
                     module.set_all_reduce_hook(sent.count)
                 if options.unused_parameters:
                     _reduce_unused(module)
+
+        vars(model)["_mapsto_pass"] = self._pass
+        register_fsdp_forward_method(model, "_mapsto_pass")
+
+    def calling(self, compute: Callable[[], T]) -> T:
+        """What `compute` gives, with the model's own parameters gathered as a call of the model gathers them: a task may call
+        parts of it. Raises SpecError where it uses a part of a block that was not called."""
+        try:
+            found: T = self.model._mapsto_pass(compute)
+        except RuntimeError as error:
+            if "mixed torch.Tensor and DTensor" not in str(error):
+                raise
+            raise SpecError(
+                "mesh.shard: the task uses a part of a block whose parameters are gathered when the block itself is called: "
+                f"call the block, name the part in mesh.blocks, or take mesh.replicate ({str(error)[:60]} ...)"
+            ) from error
+        return found
+
+    def _pass(self, compute: Callable[[], T]) -> T:
+        return compute()
+
+    def hooked(self, loss: Loss) -> Loss:
+        """The loss with the model's own parameters gathered from its beginning (see `calling`)."""
+
+        def gathered(state: State, batch: Batch) -> tuple[Tensor, Weight, Any]:
+            return self.calling(lambda: loss(state, batch))
+
+        return gathered
 
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients."""

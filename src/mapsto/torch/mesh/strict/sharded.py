@@ -6,7 +6,7 @@ of one pass are neighbours in the tree and are added there. FSDP2 takes any obje
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ....core.errors import SpecError
 from ..group import all_gather
-from ..shard import Sharded
+from ..shard import Sharded, T
 from .exchange import Exchange, nothing, plus
 from .tree import Tree
 
@@ -42,6 +42,12 @@ class StrictSharded(Sharded):
                 scatter: Any = TreeScatter(name or "the model", self.passes, replicas, used)
                 self.scatters.append(scatter)
                 module.set_custom_reduce_scatter(scatter)
+        self.used = self.scatters[0].used  # of the model itself, the first of its modules
+
+    def _pass(self, compute: Callable[[], T]) -> T:
+        if self.used is not None:
+            self.used.watch()
+        return compute()
 
     def begin(self, own: tuple[int, ...], block: range) -> None:
         """Forget the sums of the step before: the passes of a new one begin."""
@@ -83,9 +89,9 @@ class Used:
         self.now: set[int] = set()
         self.ever: set[int] = set()
         self._watched: dict[int, Tensor] = {}
-        module.register_forward_pre_hook(self._watch)
+        module.register_forward_pre_hook(self.watch)
 
-    def _watch(self, _module: nn.Module, _inputs: Any) -> None:
+    def watch(self, *_: Any) -> None:
         """Within a forward pass the module holds its whole parameters, the same ones at each."""
         for i, (module, name) in enumerate(self.places):
             whole = module.get_parameter(name)
