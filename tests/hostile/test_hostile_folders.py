@@ -101,7 +101,9 @@ def damaged(whole: Path, folder: Path, rng: random.Random, damages=DAMAGES) -> s
             sealed(checkpoint, format=2)
     done = []
     for damage in rng.choices(damages, k=rng.randint(1, 3)):
-        with contextlib.suppress(OSError, ValueError, IndexError, KeyError, AttributeError, TypeError):  # damaged already
+        with contextlib.suppress(
+            OSError, ValueError, IndexError, KeyError, AttributeError, TypeError, RecursionError
+        ):  # damaged before
             done.append(damage(rng, folder))
     return ", ".join(done)
 
