@@ -213,7 +213,10 @@ def test_values_that_are_not_finite_are_told_and_break_nothing(tmp_path):
 
 
 def test_metrics_that_are_no_numbers_are_gaps(tmp_path):
-    record = read_run(RunFolder(folder(tmp_path / "run", [log(1, train__loss="Tensor(3)"), log(2, train__loss=2)])))
+    odd = {"train__loss": "Tensor(3)", "time__step": "long", "time__data": None, "time__checkpoint": "1e"}
+    run = folder(tmp_path / "run", [log(1, **odd), log(2, train__loss=2)])
+    write_report(run)
+    record = read_run(RunFolder(run))
     points = record.series["train/loss"]
     assert math.isnan(points[0][1])
     assert points[1] == (2, 2.0)

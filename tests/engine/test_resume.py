@@ -221,8 +221,18 @@ def test_a_checkpoint_whose_state_does_not_fit_is_an_error_and_no_fresh_start(tm
     monkeypatch.setattr(Checkpoints, "load", other)
     with pytest.raises(CheckpointError, match="missing or unexpected in the state: surprise, window"):
         Run.resume(tmp_path / "run").fit()
+    for key, value in (("window", ["x"]), ("window", [{"loss": "much"}]), ("latest", {"train/loss": "little"})):
+
+        def odd(self, path, *_, key=key, value=value, **options):
+            found = load(self, path, **options)
+            found.tree[key] = value
+            return found
+
+        monkeypatch.setattr(Checkpoints, "load", odd)
+        with pytest.raises(CheckpointError, match="step-00000004: its state cannot be put back"):
+            Run.resume(tmp_path / "run").fit()
     told = [r["detail"]["reason"] for r in RunFolder(tmp_path / "run").records("end")]
-    assert told == ["finished", "failed", "failed"]
+    assert told == ["finished", *["failed"] * 5]
     assert (tmp_path / "run/metrics.jsonl").read_bytes().startswith(before)
 
 

@@ -318,8 +318,10 @@ class Loop:
         if len(set(steps)) > 1:
             raise CheckpointError(f"the state is of step {steps[0]}, the program's of step {steps[1]}")
         self.step = self.saved = tree["position"]
+        if tree["window"]:
+            self.program.fetch(tree["window"])  # what it cannot add up now it could not at the next log
         self._window.extend(tree["window"])
-        self.latest = dict(tree["latest"])
+        self.latest = {str(name): float(value) for name, value in tree["latest"].items()}
         notes = self.best.restore(tree["best"], lambda at: self.checkpoints.path(at).is_dir())
         notes += self.dispatch.restore(tree["observers"])
         put_back(tree["random"])

@@ -19,7 +19,8 @@ Points = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as its folder tells it. `spec` is plain data, `events` the lines of metrics.jsonl in their order."""
+    """One run as its folder tells it. `spec` is plain data, `events` the lines of metrics.jsonl in their order, whose
+    metrics are floats (NaN for what is no number)."""
 
     folder: Path
     spec_text: str
@@ -49,7 +50,7 @@ class RunRecord:
             if event.get("name") == "end":  # repeats the latest of each
                 continue
             for name, value in event.get("metrics", {}).items():
-                found.setdefault(name, {})[event["step"]] = as_float(value)
+                found.setdefault(name, {})[event["step"]] = value
         return {name: sorted(points.items()) for name, points in found.items()}
 
     @cached_property
@@ -136,7 +137,8 @@ def _events(folder: RunFolder, damaged: list[str]) -> list[dict[str, Any]]:
     for number, line, event in folder.lines():
         whole = line.endswith(b"\n")
         if isinstance(event, dict):
-            found.append(event)
+            numbers = {name: as_float(value) for name, value in event.get("metrics", {}).items()}
+            found.append({**event, "metrics": numbers} if numbers else event)
         else:
             bad.append((number, event))
     if bad and not whole:

@@ -54,9 +54,8 @@ class Evidence:
             if event.get("name") == "start":
                 before = event["step"]
             elif event.get("name") == "log":
-                metrics = {name: as_float(value) for name, value in event.get("metrics", {}).items()}
                 taken, before = max(event["step"] - before, 0), event["step"]
-                found.append(Log(line, event["step"], taken, metrics, event.get("detail") or {}))
+                found.append(Log(line, event["step"], taken, event.get("metrics", {}), event.get("detail") or {}))
         return found
 
     def points(self, name: str) -> list[tuple[int, float]]:
