@@ -87,7 +87,8 @@ class Sharded:
         """What `compute` gives, with the model's own parameters gathered as a call of the model gathers them: a task may call
         parts of it. Raises SpecError where it uses a part of a block that was not called."""
         try:
-            found: T = self.model._mapsto_pass(compute)
+            self.model._mapsto_pass(lambda: None)  # gathers: a call of the model within a call would give its parameters back
+            found: T = self.model._mapsto_pass(_given(compute()))  # told of what is differentiated
         except RuntimeError as error:
             if "mixed torch.Tensor and DTensor" not in str(error):
                 raise
@@ -111,6 +112,11 @@ class Sharded:
     def synchronise(self, wanted: bool) -> None:
         """Whether the next backward pass reduces gradients."""
         self.model.set_requires_gradient_sync(wanted)
+
+
+def _given(value: T) -> Callable[[], T]:
+    """FSDP casts tensors that a call is given, and not what a function gives it."""
+    return lambda: value
 
 
 def _reduce_unused(module: FSDPModule) -> None:
