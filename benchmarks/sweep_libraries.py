@@ -1,115 +1,102 @@
-"""Public component libraries under the laws: pytorch-optimizer, lion-pytorch, entmax, x-transformers.
+"""Public component libraries (benchmarks/libraries.py) under the laws of their kinds.
 
-`pip install -e ".[sweep]"`, then `python benchmarks/sweep_libraries.py [--out FILE] [--gate] [NAME...]`. Arguments and inputs
-are found by the checker, with the few that cannot be told stated here; a name is `library:Class`, and a library alone will do.
+`pip install --no-deps $(python benchmarks/sweep_libraries.py --packages)`, then `python benchmarks/sweep_libraries.py [--gate]
+[--out FILE] [NAME...]`. A name is `module:Class`, or a module alone. `--counts FILE` tells of such a file, library by library,
+how many were judged and with what verdicts.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
+from libraries import COMPONENTS, LEFT_OUT, OPTIMIZERS, PACKAGES, STATED
 from sweeping import options, sweep
 
 import mapsto
 from mapsto.check.targets import of_reference
 from mapsto.core.errors import MissingExtra
 from mapsto.core.laws import Subject
-from mapsto.formulas.optimizers import lion
-
-LIBRARIES = ("pytorch_optimizer", "lion_pytorch", "entmax", "x_transformers")
-LEFT_OUT = {
-    "BaseOptimizer", "CPUOffloadOptimizer", "ScheduleFreeWrapper", "DistributedMuon", "Lookahead", "SAM", "GSAM", "WSAM",
-    "BSAM", "LookSAM", "FriendlySAM", "OrthoGrad", "TRAC", "GaLore", "LOMO", "AdaLOMO",
-}  # fmt: skip
-"""Bases, wrappers of another optimizer, and those that take a model instead of parameters."""
-LAYERS = {
-    "entmax": ("Sparsemax", "Entmax15", "SparsemaxBisect", "EntmaxBisect", "NormmaxBisect"),
-    "x_transformers": ("Attention", "FeedForward", "RMSNorm", "ScaleNorm", "Encoder", "Decoder"),
-}
 
 
-GLOBAL = ("DAdaptAdaGrad", "DAdaptAdam", "DAdaptAdan", "DAdaptLion", "DAdaptSGD", "Prodigy", "AdaGC", "Adai", "AdamS")
-"""Rules with one estimate, norm or statistic for all parameters."""
-DRAWING = ("Kron", "Magma", "DASH")
-MOMENTUM = {"SGDP": {"momentum": 0.9}, "QHM": {"momentum": 0.9}, "SGDW": {"momentum": 0.9}}
+def find(module: str, name: str) -> Any:
+    """A component of a library; `inner:Class` is one of its module `inner`."""
+    inner, _, own = name.rpartition(":")
+    return getattr(importlib.import_module(f"{module}.{inner}" if inner else module), own)
 
 
-def _state_examples() -> None:
-    """What the libraries' components do not say of themselves."""
-    vectors = {"inputs": lambda size, generator: (torch.randn(size, 6, generator=generator),), "tags": ["row_independent"]}
-    tokens = {"inputs": lambda size, generator: (torch.randn(size, 5, 16, generator=generator),), "tags": ["row_independent"]}
-    attends = {**tokens, "tags": ["row_independent", "single_precision"]}  # softmax is taken in float32
-    losses = ("SparsemaxLoss", "Entmax15Loss", "SparsemaxBisectLoss", "EntmaxBisectLoss", "NormmaxBisectLoss")
-    stated: dict[str, dict[str, Any]] = {
-        "lion_pytorch:Lion": {"formula": lion},
-        "pytorch_optimizer:Lion": {"formula": lion},
-        **{f"pytorch_optimizer:{n}": {"tags": ["across_parameters"]} for n in GLOBAL},
-        **{f"pytorch_optimizer:{n}": {"tags": ["stochastic"]} for n in DRAWING},
-        **{f"pytorch_optimizer:{n}": {"args": args} for n, args in MOMENTUM.items()},
-        "pytorch_optimizer:SoftF1Loss": {"tags": ["across_records"]},
-        **{f"entmax:{n}": vectors for n in LAYERS["entmax"]},
-        **{f"entmax:{n}": {"args": {"ignore_index": 0}} for n in losses},  # a negative one ignores nothing
-        **{f"x_transformers:{n}": {"args": {"dim": 16, "depth": 1, "heads": 2}, **attends} for n in ("Encoder", "Decoder")},
-        "x_transformers:Attention": {"args": {"dim": 16, "heads": 2, "dim_head": 8}, **attends},
-        **{f"x_transformers:{n}": {"args": {"dim": 16}, **tokens} for n in ("FeedForward", "RMSNorm", "ScaleNorm")},
-    }
-    for reference, example in stated.items():
-        module, _, name = reference.partition(":")
+def components() -> dict[str, tuple[str, dict[str, Any]]]:
+    """`module:Class` -> (kind, what is stated), of all that are installed."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for module in (*COMPONENTS, *OPTIMIZERS):
         try:
-            mapsto.example(find(module, name), **example)
-        except (ImportError, AttributeError):
+            loaded = importlib.import_module(module)
+        except ImportError as error:
+            print(f"{module} is not there: {error}", file=sys.stderr)
             continue
-
-
-def find(library: str, name: str) -> Any:
-    """A component of a library."""
-    module = importlib.import_module(library)
-    return getattr(module, name, None) or getattr(importlib.import_module(f"{library}.{library}"), name)
-
-
-def components() -> Iterator[tuple[str, str, str]]:
-    """(library, name, kind) of all that are installed."""
-    for library in LIBRARIES:
-        try:
-            module = importlib.import_module(library)
-        except ImportError:
-            print(f"{library} is not installed", file=sys.stderr)
-            continue
-        for name in sorted(dir(module)):
-            found = getattr(module, name)
-            if not inspect.isclass(found) or name in LEFT_OUT:
+        for name, (kind, stated) in COMPONENTS.get(module, {}).items():
+            try:
+                find(module, name)
+            except (AttributeError, ImportError):
+                print(f"{module} has no {name}", file=sys.stderr)
                 continue
-            if issubclass(found, torch.optim.Optimizer) and not found.__module__.startswith("torch."):
-                yield library, name, "optimizer"
-            elif issubclass(found, torch.nn.Module) and name.endswith("Loss") and not found.__module__.startswith("torch."):
-                yield library, name, "loss"
-        for name in LAYERS.get(library, ()):
-            yield library, name, "layer"
+            found[f"{module}:{name}"] = kind, {k: v for k, v in stated.items() if v or (k == "inputs" and v is not None)}
+        for name in sorted(dir(loaded)) if module in OPTIMIZERS else ():
+            one = getattr(loaded, name)
+            mine = inspect.isclass(one) and issubclass(one, torch.optim.Optimizer) and not one.__module__.startswith("torch.")
+            if mine and name not in LEFT_OUT:
+                found[f"{module}:{name}"] = "optimizer", STATED.get(f"{module}:{name}", {})
+    return found
 
 
-_state_examples()
 SUBJECTS: dict[str, tuple[str, str]] = {}
-for _library, _name, _kind in components():  # the checker's workers find them here, with their examples
-    _own = f"{_library}_{_name}"
-    globals()[_own] = find(_library, _name)
-    SUBJECTS[f"{_library}:{_name}"] = (_own, _kind)
+for _name, (_kind, _stated) in components().items():  # the checker's workers find them here, with their examples
+    _own = _name.replace(".", "_").replace(":", "__")
+    _module, _, _rest = _name.partition(":")
+    globals()[_own] = find(_module, _rest)
+    if _stated:
+        mapsto.example(globals()[_own], **_stated)
+    SUBJECTS[_name] = (_own, _kind)
 
 
 def subjects(chosen: list[str]) -> list[Subject]:
     """The subjects that were asked for."""
     found = [(k, v) for k, v in SUBJECTS.items() if not chosen or k in chosen or k.partition(":")[0] in chosen]
     if not found:
-        raise MissingExtra("nothing to sweep: pip install -e '.[sweep]'")
+        raise MissingExtra(f"nothing to sweep: pip install --no-deps {' '.join(PACKAGES)}")
     return [of_reference(f"{__file__}:{own}", kind) for _, (own, kind) in found]
 
 
+def counts(file: str) -> None:
+    """A row a library: components, verdicts, and how many of each are pass, fail, unknown, vacuous."""
+    rows = [json.loads(line) for line in Path(file).read_text().splitlines()]
+    names = {own: name for name, (own, _) in SUBJECTS.items()}
+    of = [(names[row["subject"].rpartition(":")[2]], row["status"]) for row in rows]
+    print("| module | components | verdicts | pass | not applicable | fail | unknown | vacuous |\n" + "|---" * 8 + "|")
+    for module in [*dict.fromkeys(name.partition(":")[0] for name, _ in of), "all"]:
+        mine = [(name, status) for name, status in of if module in ("all", name.partition(":")[0])]
+        each = Counter(status for _, status in mine)
+        told = [each[s] for s in ("pass", "not applicable", "fail", "unknown", "vacuous")]
+        print(f"| {module} | {len({name for name, _ in mine})} | {len(mine)} | {' | '.join(map(str, told))} |")
+
+
 def main() -> int:
-    chosen = options(__doc__).parse_args()
+    parser = options(__doc__)
+    parser.add_argument("--packages", action="store_true", help="what to install")
+    parser.add_argument("--counts", metavar="FILE", help="tell of the records that --out wrote")
+    chosen = parser.parse_args()
+    if chosen.packages:
+        print(*PACKAGES)
+        return 0
+    if chosen.counts:
+        counts(chosen.counts)
+        return 0
     return sweep(subjects(chosen.names), chosen)
 
 

@@ -36,12 +36,16 @@ def sweep(subjects: Sequence[Subject], chosen: argparse.Namespace) -> int:
     began = time.perf_counter()
     out = open(chosen.out, "w", encoding="utf-8") if chosen.out else None  # noqa: SIM115  # closed below
 
-    def progress(verdict: Verdict, done: int, total: int) -> None:
+    done = 0
+
+    def progress(verdict: Verdict) -> None:
+        nonlocal done
+        done += 1
         if out is not None:
             out.write(json.dumps(record(verdict), default=str) + "\n")
             out.flush()
         if verdict.status in BAD or done % 100 == 0:
-            print(f"{done}/{total} {short(verdict)} {verdict.law}: {verdict.status}", file=sys.stderr, flush=True)
+            print(f"{done} {short(verdict)} {verdict.law}: {verdict.status}", file=sys.stderr, flush=True)
 
     found = check(
         subjects,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,6 +25,20 @@ def called(reference: Callable[..., Any], given: tuple[Any, ...], **named: Any) 
     chosen = {n: v for n, v in named.items() if (n in takes or all_of_them) and n not in positions}
     with np.errstate(all="ignore"):
         return reference(*given, **chosen)
+
+
+def fresh(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments for one more instance: what an instance may change (a module, a tensor, a list) is its own copy.
+
+    What cannot be copied is given as it is.
+    """
+    made = {}
+    for name, value in args.items():
+        try:
+            made[name] = copy.deepcopy(value)
+        except Exception:  # noqa: BLE001  # locks, files and their like say so in many ways
+            made[name] = value
+    return made
 
 
 def maker_of(target: Any) -> Any:

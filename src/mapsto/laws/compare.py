@@ -184,10 +184,20 @@ def first_difference(got: Any, want: Any, tolerance: str) -> list[int] | None:
             equal = equal | (np.isnan(a) & np.isnan(b))
             if tolerance != "T0" and b.size:
                 x, y = (a, b) if a.dtype.kind == "c" else (a.astype(np.float64), b.astype(np.float64))
-                equal = equal | (np.abs(x - y) <= ATOL + RTOL * np.nan_to_num(np.abs(y)).max())
+                relative = ROUNDINGS * EPS["float32"] if single(a) or single(b) else RTOL
+                equal = equal | (np.abs(x - y) <= ATOL + relative * np.nan_to_num(np.abs(y)).max())
     if bool(np.all(equal)):
         return None
     return [int(i) for i in np.argwhere(~equal)[0]]
+
+
+def single(array: Array) -> bool:
+    """Whether numbers were computed in float32, as where inputs are cast: all are numbers of float32, and some not short."""
+    if array.dtype.kind != "f":
+        return False
+    known = array[np.isfinite(array)].astype(np.float64)
+    long = cast(known, "bfloat16") != known
+    return bool((known.astype(np.float32) == known).all() and long.any()) if known.size else False
 
 
 def max_error(got: Any, want: Any) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from ..core.laws import Laws, Trial
 from ..core.random import derive
-from .compare import Array, differs, leaves, ratio_cause, same
+from .compare import EPS, ROUNDINGS, Array, differs, leaves, ratio_cause, same
 from .drivers import LayerDriver
 from .layer_inputs import no_gradient, placed
 
@@ -17,6 +18,8 @@ laws = Laws("layer", "model", driver=LayerDriver)
 SLOW = 400
 """Numbers up to which every element is compared with a finite difference; beyond, a random direction of each tensor is."""
 STEP, ATOL, RTOL = 1e-6, 1e-5, 1e-3
+COARSE = 2.0**-5
+"""The step, and the relative error that is allowed, where what is differentiated computes in float32."""
 """T3: what is added and taken away, and how far the difference may be off (the defaults of `torch.autograd.gradcheck`)."""
 
 
@@ -91,11 +94,9 @@ def _against_differences(trial: Trial, layer: Any, given: tuple[Any, ...], *, or
 def compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, value: Any, *, each: bool) -> None:
     """The derivatives by one tensor against central differences, element by element or along one direction."""
     ways = _directions(x) if each else [_random_direction(x, trial.seed)]
-    numeric = [(value(np.asarray(x + STEP * way)) - value(np.asarray(x - STEP * way))) / (2 * STEP) for way in ways]
-    analytic = [float(np.real(np.sum(np.conj(found) * way))) if found is not None else 0.0 for way in ways]
-    got, want = np.asarray(analytic), np.asarray(numeric)
+    got, want = _along(found, ways), _differences(value, x, ways, STEP)
     off = np.abs(got - want) - ATOL - RTOL * np.abs(want)
-    if not bool((off > 0).any() | np.isnan(off).any()):
+    if not bool((off > 0).any() | np.isnan(off).any()) or _rounded(value, x, found, ways, want):
         return
     at = int(np.nanargmax(off)) if not np.isnan(off).all() else 0
     missing = not got.any() and bool(want.any())
@@ -112,6 +113,30 @@ def compare(trial: Trial, what: str, path: str, found: Array | None, x: Array, v
         if flat
         else ratio,
     )
+
+
+def _along(found: Array | None, ways: Sequence[Array]) -> Array:
+    return np.asarray([float(np.real(np.sum(np.conj(found) * way))) if found is not None else 0.0 for way in ways])
+
+
+def _differences(value: Any, x: Array, ways: Sequence[Array], step: float) -> Array:
+    return np.asarray([(value(np.asarray(x + step * w)) - value(np.asarray(x - step * w))) / (2 * step) for w in ways])
+
+
+def _rounded(value: Any, x: Array, found: Array | None, ways: Sequence[Array], told: Array) -> bool:
+    """Whether small differences tell of rounding in float32, since what is differentiated casts to it: another small step tells
+    something else, and along all elements at once, by a step that rises above rounding, the derivatives are right.
+    """
+    if found is None or not np.any(found) or np.iscomplexobj(x):
+        return False
+    other = _differences(value, x, ways, 3 * STEP)
+    if bool((np.abs(other - told) <= ATOL + RTOL * np.abs(told)).all()):
+        return False
+    drawn = np.random.default_rng(x.size).integers(0, 2, x.shape) * 2.0 - 1.0
+    signs = [np.sign(np.asarray(found, np.float64)), np.asarray(drawn)]
+    got, want = _along(found, signs), _differences(value, x, signs, COARSE)
+    rounding = ROUNDINGS * EPS["float32"] * abs(value(x)) / COARSE
+    return bool((np.abs(got - want) <= ATOL + rounding + COARSE * np.abs(got).max()).all())
 
 
 def _directions(x: Array) -> list[Array]:

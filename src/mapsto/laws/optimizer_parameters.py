@@ -120,6 +120,8 @@ def _read_from_group(trial: Trial, driver: OptimizerDriver, name: str, value: fl
         grouped = driver.build(trial, groups=[(all_of_them, option)])
     except Violation:
         return  # the constructor takes no such value or name
+    if given.options().get(name) != value:
+        return  # what it keeps in its groups by this name is no option: a sum, a count
     with trial.case(dtype="float64", group=f"{name}={value:g}"), trial.component("an update of one group"):
         for t in range(3):
             given.update(t)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.calls import fresh
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
 from ...laws.discovery import Held, settled
@@ -88,7 +89,7 @@ def _of_recipe(spec: Any) -> Candidate:
 def _try_to_build(subject: Subject, args: dict[str, Any], problem: str) -> tuple[nn.Module | None, dict[str, Any], str]:
     """An instance, the arguments it took, and what stood in the way; arguments that only the error names are guessed too."""
     try:
-        module = subject.make() if subject.make is not None else subject.target(**args)
+        module = subject.make() if subject.make is not None else subject.target(**fresh(args))
     except Exception as error:  # noqa: BLE001  # a guess that did not fit
         missing = re.findall(r"'(\w+)'", str(error)) if "required positional argument" in str(error) else []
         if subject.make is None and missing and not set(missing) <= set(args):
@@ -166,7 +167,7 @@ def build(trial: Trial, dtype: torch.dtype = torch.float32, *, stream: str = "bu
     ):
         trial.undecided(f"{subject.label}: {unfound}")
     torch.manual_seed(derive(trial.seed, stream))
-    module: Any = subject.make() if subject.make is not None else subject.target(**subject.example.args)
+    module: Any = subject.make() if subject.make is not None else subject.target(**fresh(subject.example.args))
     if not isinstance(module, nn.Module):
         trial.undecided(f"{subject.label} made a {type(module).__name__}, and an nn.Module is wanted")
     if any(nn.parameter.is_lazy(p) for p in module.parameters()):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...core.calls import fresh
 from ...core.errors import LossError
 from ...core.laws import Example, Subject, Trial
 from ...core.random import derive
@@ -184,9 +185,9 @@ def make(subject: Subject, args: Mapping[str, Any]) -> Call:
     """The loss as a function of its inputs: an instance of a class, a copy of an instance, or the function with options."""
     target: Any = subject.target
     if inspect.isroutine(target):
-        return functools.partial(target, **args)
+        return functools.partial(target, **fresh(args))
     if inspect.isclass(target):
-        made: Call = subject.target(**args)
+        made: Call = subject.target(**fresh(args))
         return made
     instance: Any = copy.deepcopy(target)
     for name, value in args.items():

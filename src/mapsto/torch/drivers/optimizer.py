@@ -178,7 +178,7 @@ def _discover(subject: Subject) -> Example:
 def _fails(target: Any, args: Mapping[str, Any], problem: Problem) -> str | None:
     parameters = problem.parameters()
     try:
-        optimizer = target(parameters, **args)
+        optimizer = made(target, parameters, args)
         for t in range(2):
             advance(problem, optimizer, parameters, t)
     except Exception as error:  # noqa: BLE001  # a guess that did not fit
@@ -212,7 +212,15 @@ def build(trial: Trial, parameters: Params, **override: Any) -> Any:
     settle(trial)
     torch.manual_seed(derive(trial.seed, "build") % (1 << 63))
     with trial.component("building it"):
-        return trial.subject.target(parameters, **{**trial.example.args, **override})
+        return made(trial.subject.target, parameters, {**trial.example.args, **override})
+
+
+def made(target: Any, parameters: Params, args: Mapping[str, Any]) -> Any:
+    """An optimizer that trains: rules that hold an average have modes, as modules do."""
+    optimizer = target(parameters, **args)
+    if callable(train := getattr(optimizer, "train", None)):
+        train()
+    return optimizer
 
 
 def fill(problem: Problem, parameters: Sequence[Tensor], t: int, without: Sequence[int] = ()) -> None:

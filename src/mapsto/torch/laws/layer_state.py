@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.calls import fresh
 from ...core.laws import Laws, Trial
 from ..drivers.layer import plain_tensors, used
 from ..drivers.layer_examples import build, inputs
@@ -165,7 +166,7 @@ def poisoned(trial: Trial) -> nn.Module:
     """An instance made on the meta device whose memory then holds NaN (and the largest integers)."""
     subject = trial.subject
     with trial.component("making it on the meta device"), torch.device("meta"):
-        made: Any = subject.make() if subject.make is not None else subject.target(**trial.example.args)
+        made: Any = subject.make() if subject.make is not None else subject.target(**fresh(trial.example.args))
     if any(nn.parameter.is_lazy(p) for p in made.parameters()):
         trial.skip("its parameters are lazy: before the first call they have no shapes to allocate")
     module: nn.Module = made.to("meta")
