@@ -1,4 +1,4 @@
-"""Right components, as public libraries write them, that a law once took for wrong; beside each a wrong one, which must fail."""
+"""Right components, as public libraries write them, that a law once took for wrong; beside each a wrong one that must fail."""
 
 from __future__ import annotations
 
