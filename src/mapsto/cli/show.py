@@ -16,11 +16,12 @@ from typing import Any
 from ..core.errors import UnknownName, nearest, said_of
 from ..core.load_spec import load_spec
 from ..core.parts import stated
-from ..core.plan import render
+from ..core.plan import implied_mesh, plan, render
 from ..core.recipes import load_file
 from ..core.registry import Entry, place_of, reference_of, registry
 from ..core.spec import Spec
 from ..core.trust import registered_only, untrusted
+from ..core.turns import Turn, turns_of
 from ..core.typed import format_type, hints_of, kind_of_hint, shortened
 from ..core.values import Part
 from ..core.wings import DEFAULT
@@ -192,11 +193,23 @@ def show_spec(spec: Spec) -> None:
     heading("plan, outermost first")
     write(textwrap.indent(render(spec.plan()).rstrip(), "  "))
     write()
+    for name, turn in turns_of(spec.turns, task=spec.task, optimizer=spec.optimizer, schedule=spec.schedule).items():
+        heading(f"turn {name}: {_turn(turn)}")
+        mesh = implied_mesh(spec.mesh, spec.micro_shards, spec.strict)
+        write(textwrap.indent(render(plan(turn.middleware, mesh, spec.wing, f"turns.{name}.middleware")).rstrip(), "  "))
+        write()
     heading("parts")
     table(("path", "is", "with"), list(_parts(spec)), indent="  ")
     write()
     heading("settings")
     table(("name", "value"), list(_settings(spec)), indent="  ")
+
+
+def _turn(turn: Turn) -> str:
+    """When a turn comes, and what it updates."""
+    when = "at each step" if turn.every == 1 else f"at every {turn.every} steps"
+    updates = "one update" if turn.times == 1 else f"{turn.times} updates"
+    return f"{updates} of {', '.join(turn.parameters)} {when}{', shared with other turns' if turn.shared else ''}"
 
 
 def _parts(spec: Spec) -> Iterator[tuple[str, str, str]]:

@@ -61,14 +61,29 @@ def implied_mesh(mesh: Any, micro_shards: int | None, strict: bool) -> Any:
     return Part("ranks", {"replicate": -1}) if mesh is None and (micro_shards is not None or strict) else mesh
 
 
-def plan(middleware: Sequence[Any], mesh: Any = None, wing: str = DEFAULT) -> list[Placed]:
+TURNS = Placed("turns", Declared())
+"""Stands in a plan for turns where a mesh is asked whether it suits them."""
+
+
+def refuse_beside_turns(placed: Sequence[Placed]) -> None:
+    """Raises ComposeError where a middleware of a whole program wraps a mapping that each turn has for itself."""
+    for one in placed:
+        own = [mapping for mapping in one.declared.wraps if mapping != "step"]
+        if own and one.name != MESH:
+            raise ComposeError(
+                f"middleware {one.name!r} wraps {own[0]}, which each turn has for itself: say it in turns.NAME.middleware"
+            )
+
+
+def plan(middleware: Sequence[Any], mesh: Any = None, wing: str = DEFAULT, path: str = "middleware") -> list[Placed]:
     """The middlewares of a spec's list (parts, classes, functions or objects) in order, and the mesh among them, without
     building them. Everything that names or orders middlewares asks here, and a program is built in this order.
+    path: of the list.
 
     Raises ComposeError where there is no such order, SpecError where a name is unknown.
     """
     parts = [as_part(value) for value in middleware]
-    where = [f"middleware.{i}" for i in range(len(parts))]
+    where = [f"{path}.{i}" for i in range(len(parts))]
     pairs = zip(parts, where, strict=True)
     targets = [resolve(v, "middleware", path, wing)[0] if isinstance(v, Part) else v for v, path in pairs]
     names = distinct(name_of(value) for value in parts)

@@ -13,10 +13,12 @@ from .initial import initial
 from .overrides import overridden
 from .parts import INJECTED, check
 from .plain import digest, live_objects, plain
-from .plan import Placed, implied_mesh, plan, suits
+from .plan import TURNS, Placed, implied_mesh, plan, refuse_beside_turns, suits
 from .recipes import Kept, load_file
 from .registry import registry
 from .shown import OBEYED
+from .turns import frozen, turns_of
+from .turns import parts as turn_parts
 from .typed import from_mapping, put, shortened, validate
 from .values import Frozen, Part, freeze, key_of, listed, slot
 from .wings import DEFAULT, Framework
@@ -73,7 +75,10 @@ class Spec:
     `cuda`, `cuda:1`, ...; log_every: steps between two records of metrics; evaluate_every: steps between two evaluations
     of the validation sets (None: at the end of each epoch);
     wing: the framework; imports: recipe files whose mappings the names come from; init_from: a run or a file whose weights
-    are taken where they fit, {path: runs/base, checkpoint: best, only: [encoder.*], except: [encoder.head]}.
+    are taken where they fit, {path: runs/base, checkpoint: best, only: [encoder.*], except: [encoder.head]};
+    turns: the updates that a step is made of, where they are several, by name in order, such as {generator: {parameters:
+    [generator], task: ..., optimizer: ...}, critic: ...} (see `core.turns.Turn`): task, optimizer and schedule of the spec are
+    then those of turns that say none, and its task is what evaluates and predicts.
 
     Specs of equal parts are equal; a live object is equal to itself only.
     """
@@ -99,11 +104,13 @@ class Spec:
     wing: str = DEFAULT
     imports: tuple[str, ...] = ()
     init_from: Any = None
+    turns: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        put(self, "turns", frozen(self.turns))
         for name in SLOTS:
-            if getattr(self, name) is WINGS_OWN:
-                put(self, name, _usual(self.wing, name))
+            if getattr(self, name) is WINGS_OWN:  # what a program of turns is evaluated by, only its author can say
+                put(self, name, None if name == "task" and self.turns else _usual(self.wing, name))
             put(self, name, slot(getattr(self, name), name, default=_mesh(self.mesh) if name == "mesh" else None))
         for name in LISTS:
             parts = list(listed(getattr(self, name), name, "outermost first" if name == "middleware" else "one an item"))
@@ -164,7 +171,19 @@ class Spec:
             if isinstance(part, Part):
                 check(part, kind, path, injected=INJECTED, wing=self.wing)
         suits(self.mesh, self.plan(), self.wing)
+        if self.turns is not None:
+            self._check_turns()
         return self
+
+    def _check_turns(self) -> None:
+        if self.task is None and self.validation_sets:
+            raise SpecError("task: null; data are to be evaluated, and beside turns it is the task that evaluates and predicts")
+        mesh = implied_mesh(self.mesh, self.micro_shards, self.strict)
+        for name, turn in turns_of(self.turns, task=self.task).items():
+            if turn.task is None:
+                raise SpecError(f"turns.{name}.task: missing, and the spec has none either")
+            suits(self.mesh, [*plan(turn.middleware, mesh, self.wing, f"turns.{name}.middleware"), TURNS], self.wing)
+        refuse_beside_turns(self.plan())
 
     def plan(self) -> list[Placed]:
         """The middlewares in the order in which they are built, the mesh among them. Raises SpecError, ComposeError."""
@@ -175,6 +194,7 @@ class Spec:
         for name, kind in SLOTS.items():
             if getattr(self, name) is not None:
                 yield name, kind, getattr(self, name)
+        yield from turn_parts(self.turns)
         for name, reader in self.data.items():
             yield f"data.{name}", "reader", reader
         for name, kind in LISTS.items():
@@ -244,6 +264,7 @@ class Spec:
             "micro_shards",
             "strict",
             "init_from",
+            "turns",
         )  # only where they are said, so that checkpoints of before they were still fit
         return {key: data.get(key) for key in keys} | {key: data[key] for key in more if key in data}
 

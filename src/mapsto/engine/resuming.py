@@ -75,10 +75,10 @@ def compared_schedule(
     taken = {path: name for name in changed for path in takers(spec, name)}
     if not taken:
         return [], False
-    scheduled = any(path.split(".")[0] == "schedule" for path in taken)
+    scheduled = any(_of_schedule(path) for path in taken)
     rates = _rates(spec, wing, step, there, here) if scheduled else ""
     if rates is None:  # the same at every step, such as a warm-up of so many steps to a constant rate
-        taken = {path: name for path, name in taken.items() if path.split(".")[0] != "schedule"}
+        taken = {path: name for path, name in taken.items() if not _of_schedule(path)}
         if not taken:
             return [], False
         rates = ""
@@ -90,6 +90,12 @@ def compared_schedule(
             "or keep epochs and steps as they were"
         )
     return [f"the schedule was changed, as was said: {how}{rates}"], scheduled
+
+
+def _of_schedule(path: str) -> bool:
+    """Whether a path is within a schedule, the spec's or that of a turn."""
+    steps = path.split(".")
+    return "schedule" in (steps[0], *(steps[2:3] if steps[0] == "turns" else ()))
 
 
 def _rates(spec: Spec, wing: Wing, step: int, there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

@@ -83,12 +83,12 @@ def base_grad(loss: Loss) -> Grad:
         if state.mesh.absent:  # a stand-in: all ranks compute something, and this weighs nothing
             total, weight = total * 0, weight * 0
         if state.summing:
-            torch.autograd.backward(total)
+            torch.autograd.backward(total, inputs=state.inputs)
         elif isinstance(weight, Tensor):  # nothing to learn from gives a zero gradient, not 0/0
             exact = weight.to(torch.promote_types(total.dtype, torch.float32))
-            torch.autograd.backward(total, torch.where(exact == 0, 0.0, 1.0 / exact).to(total.dtype))
+            torch.autograd.backward(total, torch.where(exact == 0, 0.0, 1.0 / exact).to(total.dtype), inputs=state.inputs)
         else:
-            torch.autograd.backward(total, seed(total, weight))
+            torch.autograd.backward(total, seed(total, weight), inputs=state.inputs)
         return {"loss": (total.detach(), weight)}
 
     return grad

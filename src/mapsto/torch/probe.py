@@ -38,10 +38,10 @@ def probe(program: Program, batch: Any, *, nudge: bool = False) -> Seen:
         for hook in hooks:
             hook.remove()
     gradients = {k: seen.pop(k) for k in [k for k in seen if k[0] == "a gradient"]}
-    loss = program.fetch([metrics])["loss"]
+    fetched = program.fetch([metrics])
     return {
         **seen,
-        ("the loss", "train/loss"): np.float64(loss),
+        **{("the loss", f"train/{n}"): np.float64(x) for n, x in fetched.items() if n == "loss" or n.endswith("/loss")},
         **gradients,
         **{("an update", n): _array(p) for n, p in parameters.items()},
     }

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ..core.errors import SpecError
 from ..core.parts import Part, as_part, build, of_library, resolve
 from ..core.spec import Spec
+from ..core.turns import turns_of
 from .mappings import awaits_metric
 
 WRITTEN = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_momentum", "max_momentum")
@@ -22,9 +23,11 @@ WRITTEN = ("lr", "initial_lr", "max_lr", "min_lr", "momentum", "betas", "base_mo
 def rates(spec: Spec, injected: Mapping[str, Any], steps: int) -> list[float]:
     """The rate of the first parameter group at each of `steps` steps; empty where the optimizer takes no lone matrix, or the
     schedule waits for a metric."""
+    if spec.turns is not None:
+        return []
     given = {"seed": spec.seed, **injected}
     try:
-        optimizer = _optimizer(spec, given)
+        optimizer = _optimizer(spec.optimizer, given)
         schedule = build(as_part(spec.schedule), "schedule", optimizer, path="schedule", injected=given)
     except (RuntimeError, ValueError, TypeError, KeyError):
         return []
@@ -39,8 +42,8 @@ def rates(spec: Spec, injected: Mapping[str, Any], steps: int) -> list[float]:
     return found
 
 
-def _optimizer(spec: Spec, injected: Mapping[str, Any]) -> Any:
-    return build(as_part(spec.optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path="optimizer", injected=injected)
+def _optimizer(optimizer: Any, injected: Mapping[str, Any], path: str = "optimizer") -> Any:
+    return build(as_part(optimizer), "optimizer", [nn.Parameter(torch.zeros(2, 2))], path=path, injected=injected)
 
 
 LONG = 1_000_000
@@ -56,13 +59,23 @@ def try_rates(spec: Spec) -> None:
         "total_steps": steps,
         "steps_per_epoch": steps if spec.epochs is None else steps // spec.epochs,
     }
-    if not _known(spec.optimizer, "optimizer"):
+    if spec.turns is None:
+        _try(spec.optimizer, spec.schedule, injected, "", spec.steps)
+        return
+    for name, turn in turns_of(spec.turns, optimizer=spec.optimizer, schedule=spec.schedule).items():
+        counted = {n: max(1, turn.updates(injected[n])) for n in ("total_steps", "steps_per_epoch")}
+        updates = None if spec.steps is None else turn.updates(spec.steps)
+        _try(turn.optimizer, turn.schedule, {**injected, **counted}, f"turns.{name}.", updates)
+
+
+def _try(optimizer: Any, schedule: Any, injected: Mapping[str, Any], path: str, steps: int | None) -> None:
+    if not _known(optimizer, "optimizer"):
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which come when it is built for the model
-        optimizer = _optimizer(spec, injected)
-        if _known(spec.schedule, "schedule"):
-            fits(build(spec.schedule, "schedule", optimizer, path="schedule", injected=injected), spec.steps)
+        made = _optimizer(optimizer, injected, f"{path}optimizer")
+        if _known(schedule, "schedule"):
+            fits(build(schedule, "schedule", made, path=f"{path}schedule", injected=injected), steps)
 
 
 def _known(part: Any, kind: str) -> bool:

@@ -38,6 +38,12 @@ def restore_program(state: State, middleware: Mapping[str, Any], tree: Mapping[s
     reschedule: the rates from here on are those of the program's own schedule, fresh as it is, at the tree's step.
     Raises CheckpointError naming every key that is missing, unexpected or of another shape.
     """
+    compared(state, middleware, tree)
+    put_back(state, middleware, tree, reschedule=reschedule)
+
+
+def compared(state: State, middleware: Mapping[str, Any], tree: Mapping[str, Any]) -> None:
+    """Raises CheckpointError naming every key of a `program_state` that is missing, unexpected or of another shape."""
     stateful = {n: m for n, m in middleware.items() if hasattr(m, "state_dict")}
     same_keys("the checkpoint", tree, ("model", "optimizer", "schedule", "middleware", "step"))
     same_keys("middleware", tree["middleware"], stateful)
@@ -50,6 +56,12 @@ def restore_program(state: State, middleware: Mapping[str, Any], tree: Mapping[s
     if state.schedule is not None:  # `load_state_dict` of schedules takes what there is; private names differ by version
         own = {n for n in state.schedule.state_dict() if not n.startswith("_")}
         same_keys("schedule", own & set(tree["schedule"]), sorted(own))
+
+
+def put_back(state: State, middleware: Mapping[str, Any], tree: Mapping[str, Any], *, reschedule: bool = False) -> None:
+    """Put back a `program_state` that fits (see `compared`)."""
+    stateful = {n: m for n, m in middleware.items() if hasattr(m, "state_dict")}
+    tree = state.mesh.local_state(tree)
     model = state.model.state_dict()
     state.model.load_state_dict({name: placed(value, model[name]) for name, value in tree["model"].items()})
     scheduled: Any = tree["schedule"]

@@ -25,11 +25,24 @@ class State:
     taken; seed; device; shard: the micro-shard being computed; training: False while evaluating or predicting;
     summing: True while an outer mapping wants gradients of the sum and divides by the weight itself; skip: None, or a flag
     on the device that is above 0 where this step's update must change nothing; batch: the batch of the current step, only
-    kept for optimizers that evaluate a closure; mesh: what may be asked of the ranks (see `OneProcess`).
+    kept for optimizers that evaluate a closure; inputs: None, or the parameters that alone are differentiated;
+    mesh: what may be asked of the ranks (see `OneProcess`).
     """
 
     __slots__ = (
-        *("_generators", "_stream", "batch", "device", "mesh", "model", "names", "optimizer", "parameters", "schedule"),
+        *(
+            "_generators",
+            "_stream",
+            "batch",
+            "device",
+            "inputs",
+            "mesh",
+            "model",
+            "names",
+            "optimizer",
+            "parameters",
+            "schedule",
+        ),
         *("seed", "shard", "skip", "step", "summing", "training"),
     )
 
@@ -47,6 +60,7 @@ class State:
         self.training, self.summing = True, False
         self.skip: Tensor | None = None
         self.batch: Mapping[str, Any] | None = None
+        self.inputs: list[nn.Parameter] | None = None
         self._stream = derive(seed, "step")
         self._generators = [torch.default_generator]
         if device.type == "cuda":
@@ -115,7 +129,8 @@ class Builder:
     option, and what none states is the optimizer's own. strict: whether weights must be bitwise the same on any number of
     ranks: who cannot hold that refuses. local_updates: the middleware that brings replicas together by itself, so that the
     mesh does not sum their gradients; buckets: one that says how a bucket of gradients is summed, (bucket, group) -> future,
-    and how; local_stages: where this rank keeps some stages of the model, what is known of the whole (`LocalStages`).
+    and how; local_stages: where this rank keeps some stages of the model, what is known of the whole (`LocalStages`); turns:
+    whether a step is made of several; turn, only: the one that is built, and patterns of what it trains.
     """
 
     model: nn.Module
@@ -126,6 +141,9 @@ class Builder:
     local_updates: str | None = None
     buckets: tuple[str, Callable[[Tensor, Any], Any]] | None = None
     local_stages: Any = None
+    turns: bool = False
+    turn: str | None = None
+    only: tuple[str, ...] | None = None
 
     def match(self, patterns: tuple[str, ...] | list[str] | str, where: str) -> list[str]:
         """Names of parameters that match shell-style patterns (`encoder.*`). Raises SpecError where one matches none."""
@@ -155,6 +173,11 @@ class Builder:
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Named parameters that are trained. Raises SpecError where there are none."""
         found = [(self.name(n, p), p) for n, p in self.model.named_parameters() if p.requires_grad]
+        if self.only is not None:
+            own = set(self.match(self.only, f"turns.{self.turn}.parameters"))
+            found = [(name, p) for name, p in found if name in own]
+            if not found:
+                raise SpecError(f"turns.{self.turn}.parameters: all that match are frozen, so the turn trains nothing")
         if not found:
             raise SpecError(f"model: {type(self.model).__name__} has no parameter to train (all are frozen, or there are none)")
         return found

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import require
+from ..core.errors import SpecError, require
 from ..core.parts import build as build_part
 from ..core.spec import Spec
 
@@ -62,6 +62,10 @@ def accelerators(device: str) -> int:
 
 def dry_run(spec: Spec, example: Mapping[str, Any], injected: Mapping[str, Any]) -> Any:
     """What steps the spec's program on meshes that are not there (`mapsto.planning.dry_run.DryRun`)."""
+    if spec.turns is not None:
+        raise SpecError(
+            "turns: a plan follows one backward pass a step, and turns have several: plan the spec of one turn alone"
+        )
     from .planning.meshes import Meshes  # no run pays for what only plans need
 
     return Meshes(spec, example, injected)

@@ -6,6 +6,7 @@ summed over micro-shards and ranks and divided once. What each axis does stands 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -92,6 +93,7 @@ class Ranks(OneProcess):
         self.busy = Busy()
         self.alone = False  # whatever was started
         self.local_updates = False
+        self.turn = False  # of a step that is made of several
         self._unshared: bool | Tensor = False
 
     @property
@@ -212,7 +214,7 @@ class Ranks(OneProcess):
             self.notes += self.placed.notes
             if self.placed.scalars:
                 self.scalars = self._summed(self.placed.scalars, self._axis("shard") if self.local_updates else self.data)
-        elif self.sizes["replicate"] > 1 and not self.local_updates:
+        elif self.sizes["replicate"] > 1 and not self.local_updates and not builder.turns:
             assert self.data is not None
             if sparse := sparse_parameters(builder.model):
                 if builder.buckets is not None:
@@ -230,6 +232,23 @@ class Ranks(OneProcess):
             return None
         return Summed(named, group, unused=self.unused_parameters, bucket_mb=self.bucket_mb, sparse=sparse)
 
+    def for_turn(self) -> Ranks:
+        """This mesh for one turn of a step, whose gradients are exchanged when its passes are done."""
+        made = copy.copy(self)
+        made.turn, made.wants_attention = True, False
+        return made
+
+    def _begin_turn(self, state: State) -> None:
+        if self.strict is not None:
+            self.strict = copy.copy(self.strict)
+        elif self.placed is None:
+            self.placed = self._summed([*zip(state.names, state.parameters, strict=True)], self.data)
+        elif self.scalars is not None:
+            own = set(map(id, state.parameters))
+            self.scalars = self._summed([(n, p) for n, p in self.scalars.named if id(p) in own], self.data)
+        if isinstance(self.placed, Sharded):  # what is differentiated are gathered parameters, of which nobody else knows
+            state.inputs = None
+
     @property
     def injected(self) -> Mapping[str, Any]:
         """Arguments for optimizers that leave them open."""
@@ -245,6 +264,8 @@ class Ranks(OneProcess):
     def begin(self, state: State) -> None:
         state.mesh = self
         self.state = state
+        if self.turn:
+            self._begin_turn(state)
         if self.strict is not None:
             self.strict.begin(state, self.bucket_mb)
         if self.sizes["shard"] * self.sizes["tensor"] * self.sizes["pipeline"] > 1 and needs_closure(state.optimizer):
@@ -302,7 +323,7 @@ class Ranks(OneProcess):
 
     def step(self, inner: Step) -> Step:
         """The same step; metric `bytes/step`: the payload of the collectives of this rank (see `sent`)."""
-        if self.world == 1 or self.strict is not None or self.sizes["tensor"] * self.sizes["pipeline"] > 1:
+        if self.turn or self.world == 1 or self.strict is not None or self.sizes["tensor"] * self.sizes["pipeline"] > 1:
             return inner  # there are collectives of other kinds, which are not counted
 
         def counted(state: State, batches: Any) -> Metrics:

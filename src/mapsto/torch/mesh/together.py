@@ -29,6 +29,14 @@ REFUSALS = (
         "sharded parameters are gathered when the model is called, and a schedule calls its stages: use pipeline x replicate",
     ),
     Refusal(
+        "tensor",
+        "turns",
+        "what ranks share is made equal over all gradients of the model, of which a turn has some: use replicate or shard",
+    ),
+    Refusal(
+        "pipeline", "turns", "a schedule of stages computes one loss a step, and turns have several: use replicate or shard"
+    ),
+    Refusal(
         "pipeline",
         "gradient_noise",
         "it draws for one parameter after another, and a stage does not know how many stand before its own",

@@ -57,7 +57,7 @@ class Accumulate:
                             window.append(inner(state, part))
             finally:
                 state.shard, state.mesh.absent = outer, absent
-            metrics = _merged(window)
+            metrics = merged(window)
             if not state.summing:
                 _divide(dense(state.parameters), metrics["loss"][1])
             return metrics
@@ -85,7 +85,8 @@ def _length(value: Any) -> int | None:
     return len(value)
 
 
-def _merged(window: list[Metrics]) -> Metrics:
+def merged(window: list[Metrics]) -> Metrics:
+    """The metrics of several passes as those of one: pairs are summed, scalars averaged."""
     columns: dict[str, list[Any]] = {}
     for metrics in window:
         for name, value in metrics.items():
