@@ -282,6 +282,76 @@ class FlipsAll(RandomFlip):
 
 VECTORS = Example(inputs=lambda size, rng: ({"input": rng.standard_normal((size, 3)).astype(np.float32)},))
 TOKENS = Example(inputs=lambda size, rng: ({"input": [rng.integers(2, 9, 1 + i % 4) for i in range(size)]},))
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+class Part:
+    """Two thirds of twelve records, or the rest: four visits of each of three patients, one a day."""
+
+    def __init__(self, part="train"):
+        self.part = part
+        self.days = np.arange(12)
+        self.places = np.flatnonzero(self.held() if part == "valid" else ~self.held())
+
+    def held(self):
+        return self.days // 4 == 2
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, indices):
+        days = self.days[self.places[indices]]
+        return {"id": days, "patient": days // 4, "day": days}
+
+
+class DrawnTwice(Part):
+    def held(self):
+        rng = np.random.default_rng(1 if self.part == "valid" else 2)
+        return np.isin(self.days, rng.permutation(12)[:4])
+
+
+class ByVisit(Part):
+    def held(self):
+        return self.days % 3 == 2
+
+
+class EarlyHeldOut(Part):
+    def held(self):
+        return self.days // 4 == 1
+
+
+class Halves:
+    """The first or the second half of a source of eleven records."""
+
+    lost = 0
+
+    def __init__(self, source=None, part="train"):
+        self.source = Arrays(id=np.arange(11)) if source is None else source
+        half = (len(self.source) + 1) // 2
+        self.start, self.stop = (0, half) if part == "train" else (half, len(self.source) - self.lost)
+
+    def __len__(self):
+        return self.stop - self.start
+
+    def __getitem__(self, indices):
+        return self.source[indices + self.start]
+
+
+class LosesTheLast(Halves):
+    lost = 1
+
+
+class OtherEachTime(Part):
+    drawn = 0
+
+    def held(self):
+        OtherEachTime.drawn += self.part == "train"
+        return self.days // 4 == OtherEachTime.drawn % 3
+
+
+PARTS = Example(more={"parts": ("part", ("train", "valid"))})
+PATIENTS = Example(more={"parts": ("part", ("train", "valid")), "together": "patient"})
+DAYS = Example(more={"parts": ("part", ("train", "valid")), "ordered": "day"})
 IMAGES = Example(inputs=lambda size, rng: ({"input": rng.integers(0, 255, (size, 1, 4, 6), dtype=np.uint8)},))
 NUMBERS = Example(args={"input": np.arange(12.0).reshape(6, 2)})
 
@@ -334,6 +404,46 @@ MUTANTS = [
     Mutant(law="source.travels", name="it holds a lambda", bug=Holds, twin=Table, models="lambdas in data sets under spawn"),
     Mutant(
         law="source.travels", name="its offset is lost", bug=Seeks, twin=Reopens, models="file positions after fork and pickle"
+    ),
+    Mutant(
+        law="source.parts",
+        name="each part draws by a seed of its own",
+        bug=DrawnTwice,
+        twin=Part,
+        models="two calls of train_test_split without random_state",
+        example=PARTS,
+    ),
+    Mutant(
+        law="source.parts",
+        name="visits are drawn, and not patients",
+        bug=ByVisit,
+        twin=Part,
+        models="images of one patient in training and test",
+        example=PATIENTS,
+    ),
+    Mutant(
+        law="source.parts",
+        name="earlier days are held out",
+        bug=EarlyHeldOut,
+        twin=Part,
+        models="shuffled time series",
+        example=DAYS,
+    ),
+    Mutant(
+        law="source.parts",
+        name="the last of an uneven number is in no part",
+        bug=LosesTheLast,
+        twin=Halves,
+        models="int(0.5 * n) twice",
+        example=PARTS,
+    ),
+    Mutant(
+        law="source.parts",
+        name="another draw each time it is built",
+        bug=OtherEachTime,
+        twin=Part,
+        models="random_split without a generator",
+        example=PARTS,
     ),
     Mutant(
         law="order.bijection",

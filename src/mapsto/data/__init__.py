@@ -7,7 +7,7 @@ from .adapt import as_source
 from .arrays import Arrays
 from .augment import RandomCrop, RandomFlip, RandomShift
 from .bucket import Bucketed
-from .combine import Concatenated, Split
+from .combine import Concatenated
 from .folders import ImageFolder, TextFolder
 from .huggingface import HuggingFace
 from .items import Items
@@ -18,6 +18,7 @@ from .order import Sequential, Shuffled
 from .pad import Pad
 from .reader import Batches
 from .source import Source, check_indices
+from .splits import Fold, Split
 from .stream import PaddingBatch, Stream
 from .tables import Arrow, ArrowTable, Csv, Parquet
 from .text import TokeniseBytes, TokeniseWith, TokeniseWords
@@ -34,6 +35,7 @@ __all__ = [
     "Concatenated",
     "Csv",
     "EncodeLabels",
+    "Fold",
     "HuggingFace",
     "ImageFolder",
     "Interleaved",

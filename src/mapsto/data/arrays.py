@@ -10,7 +10,7 @@ import numpy as np
 from ..core.errors import DataError, first_line
 from ..core.native import native, native_of, wing_of_array
 from ..core.registry import decorator
-from .source import Batch, Indices, Source, are_indices, check_indices
+from .source import Batch, Indices, Source, are_indices, check_indices, field_of
 
 
 @decorator("source")("arrays")
@@ -53,6 +53,13 @@ class Arrays(Source):
         except IndexError:
             check_indices(indices, self._count, "arrays")
             raise
+
+    def field_values(self, field: str, indices: Indices) -> Any:
+        """One field of records. Raises DataError where there is no such field."""
+        check_indices(indices, self._count, "arrays")
+        field_of(self.fields, field, "arrays")
+        values, take = next((values, take) for name, values, take in self._gathers if name == field)
+        return take(values, indices)
 
 
 def npz_arrays(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.errors import DataError, nearest
 from .paths import PathLike, existing_folder
-from .source import Indices, Source, sources_within
+from .source import Indices, Source, field_of, sources_within
 
 log = logging.getLogger("mapsto")
 JUNK = ("desktop.ini", "ehthumbs.db", "thumbs.db", "__macosx")
@@ -68,6 +68,10 @@ class ClassFolder(Source):
             return []
         told = "; ".join(f"{len(files)} {why} ({_some(files, self.folder)})" for why, files in self.left_out.items())
         return [f"{self.who}: left out of {self.folder}: {told}"]
+
+    def field_values(self, field: str, indices: Indices) -> Any:
+        """One field of records; classes are known without reading a file."""
+        return self.labels[indices] if field == "target" else field_of(self[indices], field, self.who)
 
     def number_by(self, classes: Sequence[str], whose: str) -> None:
         """Number the classes as `classes` does. Raises DataError where this folder states another list or holds others."""

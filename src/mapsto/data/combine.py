@@ -1,21 +1,18 @@
-"""Sources made of sources: one after another, and a part held out."""
+"""Sources made of sources: one after another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError, nearest
 from ..core.native import native, native_of, wing_of_array
-from ..core.ranges import Share
 from ..core.registry import decorator
 from .adapt import as_source
 from .class_folders import same_classes
-from .doors import typed
-from .order import Shuffled
-from .source import Batch, Indices, Source, check_indices, is_tensor, record_count, record_lengths
+from .source import Batch, Indices, Source, check_indices, field_of, is_tensor, record_count, record_lengths, record_values
 
 
 @decorator("source")("concatenated")
@@ -66,6 +63,16 @@ class Concatenated(Source):
             if len(here):
                 found[here] = record_lengths(source, field, chosen)
         return found
+
+    def field_values(self, field: str, indices: Indices) -> Any:
+        """One field of records, from each source as it knows best. Raises DataError where there is no such field."""
+        like = field_of(self._like, field, "concatenated")
+        pieces, where = [], []
+        for source, (chosen, here) in zip(self.sources, self._split(indices), strict=True):
+            if len(here):
+                pieces.append(_fitted(record_values(source, field, chosen), like, field))
+                where.append(here)
+        return _ordered(concatenate(pieces, field), np.argsort(np.concatenate(where), kind="stable"))
 
     def close(self) -> None:
         """Close the sources that can be closed."""
@@ -129,41 +136,3 @@ def _ordered(values: Any, order: Indices) -> Any:
         return [values[i] for i in order.tolist()]
     own = native_of(values)
     return own.take(values, order) if own is not None else values.take(order, axis=0)
-
-
-@decorator("source")("split")
-class Split(Source):
-    """Maps indices to the records of one part of a source: `rest` or the `held_out` fraction, drawn by `seed`.
-
-    The draw is a computed permutation, so both parts of one seed are disjoint and complete, and nothing is stored.
-    """
-
-    @typed
-    def __init__(self, source: Any, part: Literal["rest", "held_out"], fraction: Share = 0.1, seed: int = 0) -> None:
-        self.source = as_source(source)
-        count = record_count(self.source)
-        held = round(count * fraction)
-        if not 0 < held < count:
-            raise DataError(f"split: a fraction of {fraction} of {count} records leaves one part empty")
-        self._order = Shuffled(count, seed)
-        self._start, self._count = (0, held) if part == "held_out" else (held, count - held)
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, indices: Indices) -> Batch:
-        batch: Batch = self.source[self._inner(indices)]
-        return batch
-
-    def lengths(self, field: str, indices: Indices) -> Indices:
-        """The lengths of records by one field, from the source as it knows best."""
-        return record_lengths(self.source, field, self._inner(indices))
-
-    def close(self) -> None:
-        """Close the source where it can be closed."""
-        if hasattr(self.source, "close"):
-            self.source.close()
-
-    def _inner(self, indices: Indices) -> Indices:
-        check_indices(indices, self._count, "split")
-        return self._order(0, indices + self._start)

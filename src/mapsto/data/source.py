@@ -19,9 +19,9 @@ Indices: TypeAlias = npt.NDArray[np.int64]
 class Source(ABC):
     """Maps an int64 array of record indices (any length, duplicates allowed) to a batch: a dict of fields, records first.
 
-    Subclassing is a convenience: any object with `__len__` and a `__getitem__` of that signature is a source. A source
-    may also have `lengths(field, indices)` where record lengths are cheaper to know than records, `notes()`, sentences on
-    what it left out that belong into a run's report, and `close()`.
+    Subclassing is a convenience: any object with `__len__` and a `__getitem__` of that signature is a source. A source may
+    also have `lengths(field, indices)` and `field_values(field, indices)` where record lengths, or one field, are cheaper to
+    know than records, `notes()`, sentences on what it left out that belong into a run's report, and `close()`.
     """
 
     @abstractmethod
@@ -126,3 +126,10 @@ def record_lengths(source: Any, field: str, indices: Indices) -> npt.NDArray[np.
         found: npt.NDArray[np.int64] = source.lengths(field, indices)
         return found
     return lengths_of(field_of(source[indices], field, type(source).__name__), field)
+
+
+def record_values(source: Any, field: str, indices: Indices) -> Any:
+    """One field of the records at `indices`, without reading the rest of them where the source knows it by itself."""
+    if hasattr(source, "field_values"):
+        return source.field_values(field, indices)
+    return field_of(source[indices], field, type(source).__name__)

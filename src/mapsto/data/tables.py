@@ -17,7 +17,7 @@ from .delimited import Delimited, Unread, said, settled
 from .doors import listed, typed
 from .fields import LIST, Types
 from .paths import PathLike, existing_files
-from .source import Batch, Indices, Source, check_indices
+from .source import Batch, Indices, Source, check_indices, field_of
 
 Fields: TypeAlias = Mapping[str, str] | Sequence[str] | str | None
 
@@ -79,6 +79,11 @@ class ArrowTable(Source):
     def __getitem__(self, indices: Indices) -> Batch:
         check_indices(indices, self._count, self.who)
         return {field: column.take(indices) for field, column in self.columns.items()}
+
+    def field_values(self, field: str, indices: Indices) -> Any:
+        """One field of records. Raises DataError where there is no such field."""
+        check_indices(indices, self._count, self.who)
+        return field_of(self.columns, field, self.who).take(indices)
 
     def lengths(self, field: str, indices: Indices) -> Indices:
         """The length of each record of a field (of text in bytes), without making Python objects."""

@@ -108,6 +108,7 @@ OWN_SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "Arrow": lambda folder: _arrow(folder, "arrow"),
     "Concatenated": lambda folder: {"sources": [Arrays(**numbered(4)), Arrays(**numbered(3, 1))]},  # noqa: ARG005
     "Csv": _csv,
+    "Fold": lambda folder: {"source": Arrays(**numbered(11)), "part": "rest", "fold": 2, "of": 3, "stratify": "target"},  # noqa: ARG005
     "HuggingFace": _dataset,
     "ImageFolder": _images,
     "Items": lambda folder: {"items": Numbered(7)},  # noqa: ARG005
