@@ -39,7 +39,8 @@ def parts(trial: Trial) -> None:
     With `together` no value of that field is in two parts; with `ordered` a part's values come after those of the parts before.
     """
     more = trial.example.more
-    stated = more.get("parts", OWN if own(trial.subject.target) and trial.subject.target.__name__ in ("Split", "Fold") else None)
+    ours = own(trial.subject.target) and trial.subject.target.__name__ in ("Split", "Fold")
+    stated = more.get("parts", OWN if ours else None)
     if stated is None:
         trial.skip("it states no parts: parts=(option, its values)")
     option, values = stated
