@@ -96,7 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, argparse.Namespace]:
     if unknown:
         parser.refuse(unknown[0])
     options.debug = options.debug or os.environ.get("MAPSTO_DEBUG", "0") not in ("", "0")
-    options.parser = parser
+    options.parser, options.said = parser, words[1:]
     return verb, options
 
 

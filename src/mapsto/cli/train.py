@@ -16,7 +16,7 @@ from ..core.errors import MapstoError
 from ..core.load_spec import load_spec
 from ..core.values import Part
 from ..launch.record import is_follower, is_launched, recorded
-from . import launching, trusting
+from . import folds, launching, trusting
 from .console import console, note, write
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ examples:
   mapsto train --resume runs/first --checkpoint 1200          go on from an earlier checkpoint
   mapsto train recipes/digits.py --init-from runs/base@best --except head      from the weights of another run
   mapsto train recipes/digits.py --run runs/job --continue    start, or go on where it was started before
+  mapsto train RECIPE --folds 5 --run runs/cv                 five runs, one a fold of its data, and their means
   mapsto train recipes/digits.py --ranks 4                    four ranks on this machine
   mapsto train SPEC --ranks 8 --nodes 2 --node-rank 0 --rendezvous node-0:29500 --run runs/job     on each of two
   torchrun --nproc-per-node 4 -m -- mapsto train SPEC --run runs/job                 under torchrun, or srun
@@ -68,6 +69,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--except", dest="without", metavar="PATTERN", action="append", help="of --init-from, all but these names"
     )
+    parser.add_argument(
+        "--folds", metavar="K", type=int, help="train a run for each of K folds of the data's `fold` sources, and compare them"
+    )
     parser.add_argument("--data-changed", action="store_true", help="go on although the data are not those of the checkpoint")
     parser.add_argument("--recipes-changed", action="store_true", help="go on with recipe files as they are now")
     parser.add_argument(
@@ -80,6 +84,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     _check(options)
+    if options.folds is not None:
+        trusting.admit(options, options.words[0])
+        return folds.train(options)
     ranked = launching.become_rank()
     if not is_launched():  # else the launcher has asked
         trusting.admit(options, options.resume or options.words[0], quiet=is_follower())
@@ -168,6 +175,11 @@ def _check(options: argparse.Namespace) -> None:
             options.parser.error("--init-from is for a new run; --resume goes on with the weights that a run has")
         said = {"path": options.init_from, "only": options.only, "except": options.without}
         options.words.append("init_from=" + json.dumps({k: v for k, v in said.items() if v is not None}))
+    if options.folds is not None:
+        if options.folds < 2:
+            options.parser.error(f"--folds took {options.folds}; there are at least 2")
+        if options.resume is not None:
+            options.parser.error("--folds is for new runs; a fold's own run is gone on with by --resume RUN/fold-1")
     if options.resume is None:
         if options.checkpoint is not None:
             options.parser.error("--checkpoint goes with --resume RUN")
@@ -178,6 +190,8 @@ def _check(options: argparse.Namespace) -> None:
             options.parser.error(f"--ray took {options.ray!r} as the cluster's address; write it behind the SPEC")
         if not options.words:
             options.parser.error("say what to train: mapsto train SPEC, or mapsto train --resume RUN")
+        if options.folds is not None and options.nodes is not None:
+            options.parser.error("--folds trains one run after another on this machine; --nodes goes with a run of its own")
         if options.go_on and options.run is None:
             options.parser.error("--continue goes with --run FOLDER, which says where the run is kept")
         return
