@@ -82,6 +82,20 @@ def test_a_healthy_run_is_said_to_be_so_and_what_was_looked_at(healthy):
 
 
 # -- how it ended ------------------------------------------------------------------------------------------------------
+def test_logs_that_lack_a_time_or_have_none_stop_no_detector(tmp_path, healthy):
+    for lack in ("time/step", "time/data", "throughput/records"):
+        run = tmp_path / lack.replace("/", "-")
+        shutil.copytree(healthy, run)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for number, line in enumerate(one for one in lines if one.get("name") == "log"):
+            if number % 3 == 0:
+                line["metrics"].pop(lack, None)
+            elif number % 3 == 1:
+                line["metrics"][lack] = "much"
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert {finding.name for finding in diagnose(run).findings} <= TIMED
+
+
 def test_a_crash_is_told_with_the_line_that_raised(tmp_path):
     with pytest.raises(ZeroDivisionError):
         fit(spec({"use": "faults:Late", "after": 1}), tmp_path / "run")

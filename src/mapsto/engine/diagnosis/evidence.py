@@ -37,6 +37,11 @@ class Log:
     metrics: Mapping[str, float]
     detail: Mapping[str, Any]
 
+    @property
+    def timed(self) -> bool:
+        """Whether it tells how long a step took and how long it waited for data."""
+        return all(math.isfinite(self.metrics.get(name, math.nan)) for name in ("time/step", "time/data"))
+
 
 @dataclass(frozen=True)
 class Evidence:

@@ -23,7 +23,7 @@ def slow_rank(evidence: Evidence) -> list[Finding]:
     """One rank for which all others wait: its own part of a step is long, while the step as a whole is as long everywhere."""
     worst: tuple[float, str, int, list[tuple[Log, list[float]]]] | None = None
     for signal in SIGNALS:
-        told = evidence.per_rank(signal)
+        told = [(log, values) for log, values in evidence.per_rank(signal) if log.timed]
         told = told[1:] if len(told) > thresholds.LOGS else told
         if len(told) < thresholds.LOGS:
             continue

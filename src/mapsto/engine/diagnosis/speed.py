@@ -16,7 +16,7 @@ from .finding import Finding, Gravity
 def data_starved(evidence: Evidence) -> list[Finding]:
     """Steps that wait for the reader."""
     logs = evidence.logs[1:] if len(evidence.logs) > thresholds.LOGS else evidence.logs  # the first starts the workers
-    told = [(log, log.metrics["time/data"], log.metrics["time/step"]) for log in logs if "time/data" in log.metrics]
+    told = [(log, log.metrics["time/data"], log.metrics["time/step"]) for log in logs if log.timed]
     ranks = {log.line: values for log, values in evidence.per_rank("data")}
     told = [(log, max(ranks.get(log.line, [data])), step) for log, data, step in told]  # the others wait for the slowest
     waited = sum(data * log.steps for log, data, _ in told)
@@ -58,18 +58,18 @@ def data_starved(evidence: Evidence) -> list[Finding]:
 
 def throughput_dropping(evidence: Evidence) -> list[Finding]:
     """A run that becomes slower as it goes on."""
-    points = evidence.points("throughput/records")[1:]
-    if len(points) < thresholds.TREND_LOGS:
+    points, logs = evidence.points("throughput/records")[1:], [log for log in evidence.logs[1:] if log.timed]
+    if min(len(points), len(logs)) < thresholds.TREND_LOGS:
         return []
     first, middle, last = thirds([value for _, value in points])
     if last >= thresholds.THROUGHPUT * first or not last <= middle * 1.05 <= first * 1.1:
         return []
     if first - last <= thresholds.NOISE * noise([value for _, value in points]):
         return []
-    lost = sum(log.metrics["time/step"] * log.steps for log in evidence.logs[-len(points) // 3 :]) * (1 - last / first)
+    lost = sum(log.metrics["time/step"] * log.steps for log in logs[-len(points) // 3 :]) * (1 - last / first)
     if lost < thresholds.LEAST_SECONDS / 2:
         return []
-    waits = [log.metrics["time/data"] / max(log.metrics["time/step"], 1e-12) for log in evidence.logs[1:]]
+    waits = [log.metrics["time/data"] / max(log.metrics["time/step"], 1e-12) for log in logs]
     before, _, after = thirds(waits)
     memory = evidence.points("memory/resident")
     said = [
