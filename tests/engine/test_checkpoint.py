@@ -92,6 +92,22 @@ def test_one_flipped_bit_anywhere_is_found(checkpoints, name, where):
     assert f"mapsto train --resume {checkpoints.path(1)}" in str(error.value)
 
 
+@pytest.mark.parametrize(("was", "said"), [("w", "has no tensor|no tensor"), ("n", None)])
+def test_a_state_that_refers_to_another_tensor_is_told_with_its_checkpoint(checkpoints, was, said):
+    first, path = save(checkpoints, 1, 2)
+    text = (path / STATE).read_text()
+    assert "program.w" in text
+    (path / STATE).write_text(text.replace("program.w", f"program.{was}.x"))
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest.pop("digest")
+    manifest["files"][STATE] = measure(path / STATE)
+    (path / MANIFEST).write_text(json.dumps({**manifest, "digest": digest(manifest)}))
+    with pytest.raises(CheckpointError, match=said) as error:
+        checkpoints.load(path)
+    assert str(path) in str(error.value).splitlines()[0]
+    assert f"mapsto train --resume {first}" in str(error.value)
+
+
 @pytest.mark.parametrize("name", [MANIFEST, STATE, TENSORS])
 def test_every_truncation_is_found(checkpoints, name):
     (path,) = save(checkpoints, 1)

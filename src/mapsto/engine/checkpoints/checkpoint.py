@@ -150,7 +150,8 @@ class Checkpoints:
             manifest, plain, names, notes = found
             tree = unflatten(plain, self._tensors(path, manifest, names, program), self.ranks.rank)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}\n{self._instead(path)}") from None
+            told = f"{error}" if str(path) in str(error) else f"{path}: {error}"
+            raise CheckpointError(f"{told}\n{self._instead(path)}") from None
         except Exception as error:  # the bytes are those that were written, and yet they cannot be read
             said = " ".join(str(error).split())[:500]
             raise CheckpointError(f"{path} is intact but cannot be read: {type(error).__name__}: {said}") from error
