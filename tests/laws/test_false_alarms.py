@@ -44,6 +44,8 @@ class _Scaled(torch.autograd.Function):
 
 
 class FocalBeside(Focal):
+    """Only a part of it casts."""
+
     beside = 0.1
 
 
@@ -68,17 +70,42 @@ for one in (Focal, FocalBeside, FocalWithAFactor, FocalMeanOfHalf):
 
 
 @pytest.mark.parametrize("law", ["loss.gradients", "loss.additivity", "loss.reductions"])
-def test_a_loss_that_computes_in_float32_is_judged_by_what_float32_tells(law: str) -> None:
-    assert judge_law(Focal, law, kind="loss").status == "pass"
-
-
-def test_gradients_of_a_loss_that_computes_in_float32_in_part_are_no_differences_of_rounding() -> None:
-    assert judge_law(FocalBeside, "loss.gradients", kind="loss").status == "pass"
+@pytest.mark.parametrize("right", [Focal, FocalBeside])
+def test_a_loss_that_computes_in_float32_is_judged_by_what_float32_tells(right: Any, law: str) -> None:
+    assert judge_law(right, law, kind="loss").status == "pass"
 
 
 @pytest.mark.parametrize(("wrong", "law"), [(FocalWithAFactor, "loss.gradients"), (FocalMeanOfHalf, "loss.reductions")])
 def test_a_wrong_one_is_caught_in_float32_too(wrong: Any, law: str) -> None:
     assert judge_law(wrong, law, kind="loss").status == "fail"
+
+
+class RMSNorm(nn.Module):
+    """A norm that computes in float32, as those of language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+
+class NormOfMemory(RMSNorm):
+    """It takes its mean over what lies together in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.is_contiguous() else super().forward(x) * 1.001
+
+
+for one in (RMSNorm, NormOfMemory):
+    mapsto.example(one, inputs=lambda size, generator: (torch.randn(size, 5, 4, generator=generator),))
+
+
+def test_a_layer_that_computes_in_float32_is_allowed_its_rounding_and_no_more() -> None:
+    assert judge_law(RMSNorm, "layer.layout", kind="layer").status == "pass"
+    assert judge_law(NormOfMemory, "layer.layout", kind="layer").status == "fail"
 
 
 # -- what is given modules -------------------------------------------------------------------------------------------------

@@ -193,6 +193,8 @@ class Trial:
         """What was drawn, a tree for each size, where a search is to know it."""
         self.tried: Any = None
         """What a search tries in the place of what is drawn."""
+        self.single = False
+        """Whether the subject was seen to compute in float32 whatever it is given: exact comparisons allow its rounding."""
         self._case: dict[str, Any] = {}
 
     @property

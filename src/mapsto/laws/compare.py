@@ -131,7 +131,7 @@ def _same_leaf(
         said = f"{what}: {path} is {_form(got)}, and {_form(want)} is due"
         cast = "a cast" if dtype_of(got) != dtype_of(want) else None
         trial.fail(said, first={"tensor": path}, cause=cause or cast, script=script)
-    at = first_difference(got, want, tolerance)
+    at = first_difference(got, want, tolerance, ROUNDINGS * EPS["float32"] if trial.single else RTOL)
     if at is not None:
         trial.fail(
             f"{what}: {path} differs at {at}: {_item(got, at)} against {_item(want, at)}",
@@ -175,8 +175,11 @@ def _alike(got: Any, want: Any) -> bool:
     return dtype_of(got) == dtype_of(want) and values(got).shape == values(want).shape
 
 
-def first_difference(got: Any, want: Any, tolerance: str) -> list[int] | None:
-    """The index of the first element that is out of tolerance, or None. Zeros of either sign are equal, NaNs are too."""
+def first_difference(got: Any, want: Any, tolerance: str, relative: float = RTOL) -> list[int] | None:
+    """The index of the first element that is out of tolerance, or None. Zeros of either sign are equal, NaNs are too.
+
+    relative: what T1 allows of the largest number.
+    """
     a, b = values(got), values(want)
     equal = a == b
     if a.dtype.kind in "fc":
@@ -184,20 +187,10 @@ def first_difference(got: Any, want: Any, tolerance: str) -> list[int] | None:
             equal = equal | (np.isnan(a) & np.isnan(b))
             if tolerance != "T0" and b.size:
                 x, y = (a, b) if a.dtype.kind == "c" else (a.astype(np.float64), b.astype(np.float64))
-                relative = ROUNDINGS * EPS["float32"] if single(a) or single(b) else RTOL
                 equal = equal | (np.abs(x - y) <= ATOL + relative * np.nan_to_num(np.abs(y)).max())
     if bool(np.all(equal)):
         return None
     return [int(i) for i in np.argwhere(~equal)[0]]
-
-
-def single(array: Array) -> bool:
-    """Whether numbers were computed in float32, as where inputs are cast: all are numbers of float32, and some not short."""
-    if array.dtype.kind != "f":
-        return False
-    known = array[np.isfinite(array)].astype(np.float64)
-    long = cast(known, "bfloat16") != known
-    return bool((known.astype(np.float32) == known).all() and long.any()) if known.size else False
 
 
 def max_error(got: Any, want: Any) -> float:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...core.laws import Trial
 from ...core.random import derive
 from ..laws.compare import leaves
+from .casts import Casts
 from .layer_examples import build, inputs
 
 Call = Callable[..., Any]
@@ -141,7 +142,9 @@ def double(trial: Trial, size: int = 2, *, training: bool = False) -> tuple[nn.M
     if trial.has("single_precision"):
         trial.skip("it runs in single precision only, as it declares, and this law compares in float64")
     try:
-        observe(probe, given, seed=0, backward=False, in_place=trial.has("in_place"))
+        with Casts() as casts:
+            observe(probe, given, seed=0, backward=False, in_place=trial.has("in_place"))
+        trial.single = casts.seen
     except Exception as error:  # noqa: BLE001  # told apart below
         if hidden := next(hidden_modules(probe), None):
             trial.undecided(f"{hidden_said(*hidden)}, so that it stays in float32 where this law compares in float64")

@@ -25,6 +25,7 @@ from ...laws.discovery import Held, settled
 from ...laws.drivers import LossValue
 from ..laws.compare import arrays
 from ..losses import mean_of, stated
+from .casts import Casts
 from .layer_examples import in_dtype
 from .layer_guess import Unguessable, guess, required
 from .layer_passes import differentiable
@@ -273,7 +274,9 @@ class Driver:
         arguments, wrt = differentiable(native, tuple(trial.example.more["fixed"]))
         if isinstance(loss, nn.Module):
             wrt |= {f"parameter {n}": p for n, p in loss.named_parameters() if p.requires_grad}
-        result = loss(*arguments)
+        with Casts() as casts:
+            result = loss(*arguments)
+        trial.single = trial.single or casts.seen
         kind = form(result)
         total = result[0] if kind == "weighted" else result.sum()
         weight = float(result[1]) if kind == "weighted" else None
