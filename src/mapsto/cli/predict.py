@@ -155,6 +155,7 @@ def reader_of(run: Run, data: str, file: Path, source: str | None = None, stack:
     kept = {name: value for name, value in part.args.items() if name not in drop}
     read = Part(part.use, {**kept, "source": Without(made, labels, given) if flat else made})
     reader = build(read, "reader", path=path, injected=injected, wing=run.spec.wing)
+    run.fit_transforms(reader, data)
     leave_out_labels(reader, labels)
     return reader
 

@@ -21,6 +21,7 @@ from .source import Source, check_indices
 from .splits import Fold, Split
 from .stream import PaddingBatch, Stream
 from .tables import Arrow, ArrowTable, Csv, Parquet
+from .tabular import EncodeCategories, FillMissing, Stack
 from .text import TokeniseBytes, TokeniseWith, TokeniseWords
 from .tokens import TokenBlocks
 from .transforms import EncodeLabels, Normalise, OneHot, Rename, Scale, Select
@@ -34,7 +35,9 @@ __all__ = [
     "Bucketed",
     "Concatenated",
     "Csv",
+    "EncodeCategories",
     "EncodeLabels",
+    "FillMissing",
     "Fold",
     "HuggingFace",
     "ImageFolder",
@@ -58,6 +61,7 @@ __all__ = [
     "Shuffled",
     "Source",
     "Split",
+    "Stack",
     "Stream",
     "TextFolder",
     "TextLines",

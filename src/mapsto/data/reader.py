@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..core.registry import decorator, registry
 from ..core.values import Part, as_part
 from .adapt import as_source
 from .doors import typed, whole
+from .fitted import fit, learned, learns, name_of
 from .order import Sequential, Shuffled
 from .source import Batch, Indices, check_batch, check_fields, check_indices, record_count
 from .stream import Shard, Stream
@@ -30,7 +31,8 @@ class Batches:
     """Maps a position (global batches since the start of the run) to a batch of a source's records.
 
     source: any object that `as_source` takes; batch_size: records a global batch; shuffle or order: which record stands
-    where; transforms: applied in turn, those that take `rng` get a generator of (seed, transform, position, shard);
+    where; transforms: applied in turn, those that take `rng` get a generator of (seed, transform, position, shard), those that
+    learn from the training records have been fitted before (a run does so; see `fit`);
     bucket_by: field (or function of a raw batch) whose lengths batches are made alike in, within `window` batches;
     drop_last: leave out an epoch's smaller last batch; limit: only the first so many records of the source;
     workers: processes that read and transform, each `prefetch` batches ahead (0: in this process, directly).
@@ -68,7 +70,8 @@ class Batches:
             self._chunk = self.order.size
         self.transforms = tuple(_transforms(transforms))
         self._draws = tuple(_takes_rng(t) for t in self.transforms)
-        self._names = [f"transform {getattr(t, '__name__', type(t).__name__)}" for t in self.transforms]
+        self._names = [name_of(t) for t in self.transforms]
+        self._fitted = [t for t in self.transforms if learns(t)]
         whole = len(self.order)
         self.batches_per_epoch = whole // self.batch_size if drop_last else -(-whole // self.batch_size)
         if self.batches_per_epoch == 0:
@@ -120,6 +123,8 @@ class Batches:
                 raise DataError(f"shard {shard} of {shards}: shards are numbered 0 to {shards - 1}")
             count = len(indices)
             indices = indices[count * shard // shards : count * (shard + 1) // shards]
+        for fitted in self._fitted:
+            learned(fitted)
         batch: Batch = self.source[indices]
         check_batch(batch, len(indices), self.source)
         for index, transform in enumerate(self.transforms):
@@ -127,6 +132,19 @@ class Batches:
             batch = transform(batch, **drawn)
             check_fields(batch, self._names[index])
         return batch
+
+    @property
+    def source_records(self) -> int:
+        """Records of the source that are read: all, or `limit`."""
+        return self._count
+
+    def fit(self) -> Self:
+        """Fit the transforms that learn and have not yet, on the records of this reader, each once; the reader itself.
+
+        Readers of other records share what was learned by sharing the transforms. Raises DataError.
+        """
+        fit(self)
+        return self
 
     @overload
     def stream(self, start: int = 0, stop: int | None = None, *, shard: int = 0, shards: int = 1) -> Stream[Batch]: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from ..core.errors import DataError, require
 from ..core.ranges import Count
 from ..core.registry import decorator
 from .doors import typed
+from .fitted import learned
 from .paths import existing_file
 from .source import Batch, field_of
 from .vocabulary import Vocabulary
@@ -45,8 +48,9 @@ class TokeniseBytes:
 class TokeniseWords:
     """Maps texts to lists of word ids below `size`: 0 is padding, 1 an unknown word, the others by falling frequency.
 
-    vocabulary: one, or the file of one saved; else it is built here from the records of `source`: words matched by
-    `pattern` (lower-cased where `lower`), the most frequent first, ties by the word itself. Raises DataError.
+    vocabulary: one, or the file of one saved; else it is built of words matched by `pattern` (lower-cased where `lower`), the
+    most frequent first, ties by the word itself: here from the records of `source`, without one from the training records.
+    Raises DataError.
     """
 
     @typed
@@ -61,16 +65,31 @@ class TokeniseWords:
         lower: bool = True,
         max_length: Count | None = None,
     ) -> None:
-        if (vocabulary is None) == (source is None):
-            raise DataError("tokenise_words: give one of vocabulary (a saved file) and source (to build one from)")
-        if vocabulary is None:
-            vocabulary = Vocabulary.build(source, size, field=field, pattern=pattern, lower=lower)
+        if vocabulary is not None and source is not None:
+            raise DataError("tokenise_words: give one of vocabulary (a saved file) and source (to build one from), not both")
+        self.field, self.max_length = field, max_length
+        self._build = functools.partial(Vocabulary.build, size=size, field=field, pattern=pattern, lower=lower)
+        if source is not None:
+            vocabulary = self._build(source)
         elif isinstance(vocabulary, (str, Path)):
             vocabulary = Vocabulary.load(vocabulary)
-        self.vocabulary: Vocabulary = vocabulary
-        self.field, self.max_length = field, max_length
+        self.vocabulary: Any = vocabulary
+
+    @property
+    def learned(self) -> Mapping[str, Any] | None:
+        """The vocabulary as JSON data."""
+        return None if self.vocabulary is None else self.vocabulary.data()
+
+    @learned.setter
+    def learned(self, found: Mapping[str, Any] | None) -> None:
+        self.vocabulary = None if found is None else Vocabulary(found["words"], pattern=found["pattern"], lower=found["lower"])
+
+    def fit(self, source: Any) -> dict[str, Any]:
+        """The vocabulary of the source's texts."""
+        return self._build(source).data()
 
     def __call__(self, batch: Batch) -> Batch:
+        learned(self)
         texts = texts_of(batch, self.field, "tokenise_words")
         return {**batch, self.field: [self.vocabulary.encode(text)[: self.max_length] for text in texts]}
 

@@ -40,7 +40,7 @@ class Vocabulary:
         return len(self.words) + 2
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self._data() == other._data()
+        return isinstance(other, Vocabulary) and self.data() == other.data()
 
     def __hash__(self) -> int:
         return hash((self.words, self.pattern, self.lower))
@@ -78,7 +78,7 @@ class Vocabulary:
 
     def save(self, path: PathLike) -> None:
         """Write it as JSON."""
-        Path(path).write_text(json.dumps(self._data(), ensure_ascii=False, indent=0), encoding="utf-8")
+        Path(path).write_text(json.dumps(self.data(), ensure_ascii=False, indent=0), encoding="utf-8")
 
     @classmethod
     def load(cls, path: PathLike) -> Vocabulary:
@@ -90,11 +90,12 @@ class Vocabulary:
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"vocabulary: {file} is not a saved vocabulary: {error}") from None
 
-    def _data(self) -> dict[str, Any]:
+    def data(self) -> dict[str, Any]:
+        """It as JSON data: words, pattern, lower."""
         return {"pattern": self.pattern, "lower": self.lower, "words": list(self.words)}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._data()
+        return self.data()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]

@@ -11,11 +11,12 @@ from ..core.errors import CheckpointError, DataError, MissingFile, nearest
 from ..core.parts import build
 from ..core.spec import Spec
 from ..data.class_folders import share_classes
+from ..data.fitted import counterparts, fit, stated, waits
 from ..data.stream import check_reader
 from .checkpoints.checkpoint import Checkpoints
 from .checkpoints.manifest import read_run_manifest
 from .fingerprint import fingerprint
-from .folder import RunFolder
+from .folder import LEARNED, RunFolder
 from .initial import Initial, read_initial
 from .ranks import Alone, Ranks, each
 from .streams import preserve_rng, seeded
@@ -42,6 +43,7 @@ class Assembly(Generic[P]):
         self._checked: Spec | None = None
         self._init: dict[str, Any] | None = None
         self._readers: dict[str, Any] = {}
+        self._learned: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def wing(self) -> Wing:
@@ -67,6 +69,7 @@ class Assembly(Generic[P]):
                 made = self._read(name)
             check_reader(made, f"data.{name}")
             self._readers[name] = made
+            self.fit_transforms(made, name)
             if name != "train" and "train" in self.spec.data:
                 share_classes(made, lambda: self.reader("train"), "data.train")
         return self._readers[name]
@@ -82,6 +85,36 @@ class Assembly(Generic[P]):
             raise MissingFile(
                 f"{error}\nWhere the data were moved, say so behind the command, such as {where}.path=/new/place"
             ) from error
+
+    def fit_transforms(self, reader: Any, name: str) -> None:
+        """Give a reader, which the spec states as `name`, what its transforms learned: from the training records at a run's
+        beginning, from the run's folder ever after.
+
+        Raises DataError where a transform that learns stands in other data than data.train and not there, CheckpointError
+        where the folder has lost what was learned.
+        """
+        waiting = [i for i, t in enumerate(getattr(reader, "transforms", ())) if waits(t)]
+        if not waiting:
+            return
+        begun = bool(self.checkpoints.paths())
+        if name == "train":
+            places = {i: i for i in waiting}
+            if not begun:
+                fit(reader)
+                self._learned |= {str(i): dict(reader.transforms[i].learned) for i in waiting}
+        elif "train" not in self.spec.data:
+            raise DataError(f"data.{name}.transforms.{waiting[0]} learns from data.train, which the spec has not")
+        else:
+            own = stated(self.spec.data[name])
+            places = counterparts(self.spec.data["train"], [(i, own[i]) for i in waiting], f"data.{name}")
+            if not begun:
+                self.reader("train")
+        if begun and not self._learned:
+            self._learned |= self.folder.learned()
+        for own_place, place in places.items():
+            if (learned := self._learned.get(str(place))) is None:
+                raise CheckpointError(f"{self.folder.path / LEARNED} lacks what data.train.transforms.{place} learned")
+            reader.transforms[own_place].learned = learned
 
     @cached_property
     def total_steps(self) -> int:

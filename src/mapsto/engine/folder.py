@@ -24,12 +24,13 @@ from .checkpoints.manifest import why
 from .reading import opened, read_bytes, read_lines, read_shaped, read_text, shaped
 from .shapes import Environment, Event
 
-SPEC, ENVIRONMENT, METRICS, PANELS, SURVEY, RECIPES, LOCK, LOGS, SECRET = (
+SPEC, ENVIRONMENT, METRICS, PANELS, SURVEY, LEARNED, RECIPES, LOCK, LOGS, SECRET = (
     "spec.yaml",
     "environment.json",
     "metrics.jsonl",
     "panels.json",
     "data.json",
+    "learned.json",
     "recipes",
     ".lock",
     "logs",
@@ -226,6 +227,19 @@ class RunFolder:
     def survey(self) -> dict[str, Any]:
         """What the data were like, or nothing. Raises CheckpointError where the file is damaged."""
         return dict(self._read(SURVEY, dict[str, Any], {}))
+
+    def write_learned(self, found: Mapping[str, Any]) -> None:
+        """Keep what transforms learned from the training records: place among those of data.train -> JSON data."""
+        self._put(self.path / LEARNED, write_json(found).encode())
+
+    def learned(self) -> dict[str, dict[str, Any]]:
+        """What transforms learned. Raises CheckpointError where the file is missing or damaged."""
+        found = self._read(LEARNED, dict[str, dict[str, Any]], None)
+        if found is None:
+            raise CheckpointError(
+                f"{self.path} has lost {LEARNED}, which holds what its transforms learned from the training data"
+            )
+        return dict(found)
 
     # -- one writer --------------------------------------------------------------------------------------------------
     @contextlib.contextmanager

@@ -144,7 +144,10 @@ class Run(Trained[P]):
             stack.enter_context(interruptible(lambda name: loop.request_stop("interrupted", name)))
             self._moved, self._at = True, None
             try:
-                loop.emit("start", detail=begin(loop, found, self._elsewhere, notes, reschedule))
+                detail = begin(loop, found, self._elsewhere, notes, reschedule)
+                if self._learned:
+                    loop.folder.write_learned(self._learned)
+                loop.emit("start", detail=detail)
                 loop.run()
                 done = ("finished", f"{loop.total} steps are done")
                 reason, why = done if loop.step >= loop.total else loop.stop or done

@@ -13,6 +13,7 @@ from ..core.laws import Trial
 from ..core.parts import build, resolve
 from ..core.spec import Spec
 from ..core.values import Part
+from ..data.fitted import fit
 from ..data.stream import read
 from .compare import Array
 from .drivers import RankedProgram
@@ -33,7 +34,7 @@ def spec_of(trial: Trial) -> Spec:
 
 def reader_of(spec: Spec, name: str = "train", records: int = RECORDS) -> Any:
     """A reader of the spec with batches of so many records."""
-    return build(thirteen(spec.data[name], records), "reader", path=f"data.{name}", injected={"seed": spec.seed})
+    return fit(build(thirteen(spec.data[name], records), "reader", path=f"data.{name}", injected={"seed": spec.seed}))
 
 
 def thirteen(reader: Any, records: int = RECORDS) -> Any:

@@ -12,6 +12,7 @@ from ...core.laws import Trial
 from ...core.parts import build
 from ...core.values import use
 from ..arrays import Arrays
+from ..fitted import fit
 from .contents import content, keys_of
 from .examples import Numbered, numbered, own, parameters, required, title
 
@@ -190,7 +191,7 @@ class Readers:
         injected |= {n: v for pair in SHARDS for n, v in zip(pair, (0, 1), strict=True) if n in takes and n in required(target)}
         if any(name not in takes for name in args):  # such as **options, which `build` accepts too
             return target(**args, **{n: v for n, v in injected.items() if n in takes and n not in args})
-        return build(use(target, **args), "reader", path=self.subject.label, injected=injected)
+        return fit(build(use(target, **args), "reader", path=self.subject.label, injected=injected))
 
     def _data(self, records: int, args: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}

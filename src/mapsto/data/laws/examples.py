@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import re
@@ -21,7 +22,9 @@ from ...core.random import derive
 from ...core.values import Part, use
 from ..adapt import as_source
 from ..arrays import Arrays
-from ..source import Batch
+from ..fitted import fit, learned_by, waits
+from ..source import Batch, Indices, Source
+from .contents import records_of
 
 TEXTS = ("a cat sat", "the dog ran far away", "owls see at night", "no", "a dog saw the cat", "the owl sat", "far, far off")
 LABELS = ("cat", "dog", "owl")
@@ -183,6 +186,7 @@ BATCHES: dict[str, Callable[[int, np.random.Generator], Batch]] = {
 }
 """Batches that transforms take, in the order in which they are tried."""
 OWN_TRANSFORMS: dict[str, dict[str, Any]] = {
+    "EncodeCategories": {"field": "target"},
     "EncodeLabels": {"classes": LABELS},
     "Normalise": {"mean": 0.5, "std": 0.25},
     "OneHot": {"classes": 3},
@@ -190,6 +194,7 @@ OWN_TRANSFORMS: dict[str, dict[str, Any]] = {
     "RandomShift": {"pixels": 2},
     "Rename": {"names": {"input": "image"}},
     "Select": {"fields": ["input"]},
+    "Stack": {"fields": ["input", "target"]},
     "TokeniseWords": {"source": Arrays(input=list(TEXTS))},
 }
 
@@ -199,7 +204,7 @@ def transform_of(trial: Trial) -> Any:
     subject, args = trial.subject, dict(trial.example.args)
     if not inspect.isclass(subject.target) and not args:
         return subject.target
-    if not args and own(subject.target):
+    if not args and own(subject.target) and _before_it(subject) is None:
         args = OWN_TRANSFORMS.get(subject.target.__name__, {})
     if (missing := required(subject.target) - args.keys()) and inspect.isclass(subject.target):
         names = ", ".join(sorted(missing))
@@ -209,7 +214,38 @@ def transform_of(trial: Trial) -> Any:
             f"its arguments {names} could not be guessed; write beside it\n  mapsto.example({title(trial)}, args={{...}})"
         )
     with trial.building(args, guessed=not trial.example.args and not own(subject.target)):
-        return build(use(subject.target, **args), "transform", path=subject.label)
+        made = build(use(subject.target, **args), "transform", path=subject.label)
+    if waits(made):
+        make = batches_for(trial, made)
+        with trial.component("fitting it"):
+            made.learned = learned_by(made, Rows(make(FITTED)))
+    return made
+
+
+FITTED = 12
+"""Records that a transform which learns is fitted on before it is judged."""
+
+
+class Rows(Source):
+    """The records of a batch as a source; it keeps which were read."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch, self.read = batch, set[int]()
+
+    def __len__(self) -> int:
+        return len(next(iter(self._batch.values())))
+
+    def __getitem__(self, indices: Indices) -> Batch:
+        self.read.update(indices.tolist())
+        return records_of(self._batch, indices.tolist())
+
+
+def fitted_copy(transform: Any, batch: Batch) -> Any:
+    """A transform that maps: a copy fitted on a batch where it waits for that, else itself."""
+    if waits(transform):
+        transform = copy.copy(transform)
+        transform.learned = learned_by(transform, Rows(batch))
+    return transform
 
 
 def batches_for(trial: Trial, transform: Any) -> Callable[[int], Batch]:
@@ -222,7 +258,8 @@ def batches_for(trial: Trial, transform: Any) -> Callable[[int], Batch]:
     said = ""
     for make in BATCHES.values():
         try:
-            apply(transform, make(3, np.random.default_rng(0)), 0)
+            batch = make(3, np.random.default_rng(0))
+            apply(fitted_copy(transform, batch), batch, 0)
             break
         except Exception as error:  # noqa: BLE001  # a batch that did not fit
             said = said or f"{type(error).__name__}: {str(error)[:200]}"
@@ -244,7 +281,7 @@ def _before_it(subject: Subject) -> Callable[[int], Batch] | None:
 
     def make(size: int) -> Batch:
         args = {**reader.args, "transforms": earlier, "batch_size": max(size, 1), "workers": 0}
-        made = build(Part(reader.use, args), "reader", path=f"data.{place[1]}", injected={"seed": subject.spec.seed})
+        made = fit(build(Part(reader.use, args), "reader", path=f"data.{place[1]}", injected={"seed": subject.spec.seed}))
         batch = made.batch(0)
         there = len(next(iter(batch.values())))
         if there >= size:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...data.fitted import fit
 from ...servers import blueprint
 from ..build import build_program
 from ..program import Program
@@ -20,6 +21,10 @@ class Blueprint(blueprint.Blueprint):
     def kept(self) -> AbstractContextManager[Any]:
         """Afterwards PyTorch's generators are as they were."""
         return torch.random.fork_rng()
+
+    def train_reader(self) -> Any:
+        """The reader of the training data, its transforms fitted."""
+        return fit(super().train_reader())
 
     def program(self, mesh: Any = None, device: str | None = None) -> Program:
         """The program as one process builds it, or as the part of it that `mesh` makes."""
