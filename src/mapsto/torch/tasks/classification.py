@@ -1,44 +1,23 @@
-"""Tasks: (model, batch) -> (total, weight, outputs). The adaptation layer between data and model.
-
-A task may be any function of that signature. The classes here also predict, measure and show.
-"""
+"""Classification: one class a record, or one at each place of it."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..core.errors import DataError, SpecError
-from ..core.registry import decorator
-from ..tasks import panels
-from ..tasks import task as tasks
-from ..tasks.task import Batch, Metrics
-from .losses import IGNORE, LOSS, OF_CLASSES, Weight, stated
+from ...core.errors import DataError, SpecError
+from ...tasks import panels
+from ...tasks.task import Batch, Metrics
+from ..losses import LOSS, OF_CLASSES, Weight
+from .base import Pair, Task, default, indices, task
 
-task = decorator("task")
-Pair = tuple[Tensor | float, Weight]
 CERTAIN = 1e-3
 """How far from 1 the probabilities of a target may sum up to."""
-
-
-class Task(tasks.Task):
-    """The book-keeping of `mapsto.tasks.Task` around a loss of any of the forms that `stated` takes."""
-
-    def __init__(
-        self,
-        loss: Annotated[Any, LOSS],
-        *,
-        input: str | list[str] = "input",
-        target: str = "target",
-        metrics: Metrics = None,
-    ) -> None:
-        super().__init__(stated(loss), input=input, target=target, metrics=metrics)
 
 
 @task
@@ -63,7 +42,7 @@ class Classification(Task):
         ignore_index: int | None = None,
         metrics: Metrics = None,
     ) -> None:
-        function, self.ignore_index = _ignoring(_default(loss), ignore_index)
+        function, self.ignore_index = _ignoring(default(loss), ignore_index)
         super().__init__(function, input=input, target=target, metrics=metrics)
         self.labels, self.class_axis = labels, class_axis
         self._function = function.func if isinstance(function, functools.partial) else function
@@ -75,7 +54,7 @@ class Classification(Task):
         return total, weight, outputs
 
     def wanted(self, batch: Batch) -> Any:
-        target = _indices(super().wanted(batch))
+        target = indices(super().wanted(batch))
         column = isinstance(target, Tensor) and not target.is_floating_point() and target.dim() == 2 and target.shape[1] == 1
         return target[:, 0] if column else target
 
@@ -115,7 +94,7 @@ class Classification(Task):
         if not collected:
             return []
         predicted = torch.cat([p["label"].reshape(-1) for p, _ in collected])
-        target = torch.cat([_classes(_indices(b[self.target]), p["probability"]).reshape(-1) for p, b in collected])
+        target = torch.cat([_classes(indices(b[self.target]), p["probability"]).reshape(-1) for p, b in collected])
         probability = collected[0][0]["probability"]
         classes = 2 if probability.shape == collected[0][0]["label"].shape else probability.shape[-1]
         if self.ignore_index is not None:
@@ -128,7 +107,7 @@ class Classification(Task):
 
     def _aligned(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits [..., C] (or one logit, [...] or [..., 1]) and the target: indices [...] or probabilities [..., C]."""
-        target = _indices(self.field(batch, self.target))
+        target = indices(self.field(batch, self.target))
         if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
             raise DataError(f"classification: outputs and target are arrays, not {_type(outputs)} and {_type(target)}")
         logits = self._classes_last(outputs)
@@ -209,11 +188,6 @@ class Classification(Task):
         return outputs, target.movedim(-1, 1) if self.class_axis == 1 and target.shape == logits.shape else target
 
 
-def _indices(target: Any) -> Any:
-    """Indices of every whole type (int8 codes of a table, bool) as int64, the one that losses of PyTorch take."""
-    return target.long() if isinstance(target, Tensor) and not target.is_floating_point() else target
-
-
 def _classes(target: Tensor, like: Tensor) -> Tensor:
     """Class indices, of targets that are indices, probabilities like the logits, or chances of the one logit."""
     if not target.is_floating_point():
@@ -259,177 +233,3 @@ def _ignoring(loss: Any, index: int | None) -> tuple[Any, int | None]:
     name = getattr(function, "__name__", type(function).__name__)
     said = f"ignores {own}" if own is not None else "has no ignore_index"
     raise SpecError(f"task.ignore_index: {index}, and the loss {name} {said}: targets that do not count would be in its sum")
-
-
-@task
-class MultiLabel(Task):
-    """Any of the classes a record: logits [B, ..., C] against 0 and 1 of the same shape, each class a decision of its own.
-
-    threshold: the probability from which a class is predicted, one or one a class. Metrics: `accuracy`, of single
-    decisions, and `exact_match`, of records whose every class is right. labels: the classes' names.
-    """
-
-    def __init__(
-        self,
-        loss: Annotated[Any, LOSS] = "binary_cross_entropy",
-        *,
-        input: str | list[str] = "input",
-        target: str = "target",
-        labels: list[str] | None = None,
-        threshold: float | list[float] = 0.5,
-        metrics: Metrics = None,
-    ) -> None:
-        super().__init__(_default(loss), input=input, target=target, metrics=metrics)
-        self.labels, self.threshold = labels, threshold
-
-    def __call__(self, model: Callable[..., Any], batch: Batch) -> tuple[Tensor, Weight, Any]:
-        outputs = self.forward(model, batch)
-        total, weight = self.loss(outputs, self._target(outputs, batch))
-        return total, weight, outputs
-
-    def _target(self, outputs: Tensor, batch: Batch) -> Tensor:
-        target: Tensor = self.field(batch, self.target)
-        if target.shape != outputs.shape:
-            raise DataError(
-                f"multi_label: logits {list(outputs.shape)} and targets {list(target.shape)} differ, and each class has a "
-                "target of 0 or 1; one class a record is the task classification"
-            )
-        return target.to(outputs.dtype)
-
-    def predict(self, outputs: Tensor) -> dict[str, Tensor]:
-        probability = torch.sigmoid(outputs.float())
-        least = torch.as_tensor(self.threshold, dtype=probability.dtype, device=probability.device)
-        return {"label": (probability > least).long(), "probability": probability}
-
-    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
-        right = self.predict(outputs)["label"] == (self._target(outputs, batch) > 0.5)
-        whole = right.all(-1)
-        return {
-            "accuracy": (right.sum(), right.numel()),
-            "exact_match": (whole.sum(), whole.numel()),
-            **super().measure(outputs, batch),
-        }
-
-    def compared(self, outputs: Tensor, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
-        """A row a record: `label` and `probability` of each class, and 0 or 1 of each."""
-        classes = outputs.shape[-1]
-        target = (self._target(outputs, batch) > 0.5).long().reshape(-1, classes)
-        return {n: v.reshape(-1, classes) for n, v in self.predict(outputs).items()}, target, None
-
-
-@task
-class Regression(Task):
-    """A number, or an array of them, a record: predictions of the target's shape. Metrics: `mae`, `mse`."""
-
-    def __init__(
-        self,
-        loss: Annotated[Any, LOSS] = "mse",
-        *,
-        input: str | list[str] = "input",
-        target: str = "target",
-        metrics: Metrics = None,
-    ) -> None:
-        super().__init__(_default(loss), input=input, target=target, metrics=metrics)
-
-    def predict(self, outputs: Tensor) -> dict[str, Tensor]:
-        return {"value": outputs}
-
-    def _target(self, outputs: Tensor, batch: Batch) -> Tensor:
-        target: Tensor = self.field(batch, self.target)
-        if target.shape != outputs.shape and target.numel() == outputs.numel():
-            target = target.reshape(outputs.shape)  # for a loss that takes [B, 1] and [B]: subtracted they would be [B, B]
-        return target
-
-    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
-        error = (outputs - self._target(outputs, batch)).double()
-        return {
-            "mae": (error.abs().sum(), error.numel()),
-            "mse": (error.square().sum(), error.numel()),
-            **super().measure(outputs, batch),
-        }
-
-    def compared(self, outputs: Tensor, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
-        """`value` as the model gives it, and the target of the same shape."""
-        return self.predict(outputs), self._target(outputs, batch), None
-
-    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
-        if not collected:
-            return []
-        true = torch.cat([b[self.target].double().reshape(-1) for _, b in collected])
-        predicted = torch.cat([p["value"].double().reshape(-1) for p, _ in collected])
-        return [panels.scatter(true.numpy(), predicted.numpy())]
-
-
-@task
-class LanguageModel(Task):
-    """The next token: logits [B, T, V] against token ids [B, T]; the weight is the number of tokens not ignored.
-
-    Metrics: `accuracy` of tokens, and `perplexity`, the exponential of the mean loss. `decode`: token ids -> text, for
-    the samples in a report (default: the ids are bytes).
-    """
-
-    def __init__(
-        self,
-        loss: Annotated[Any, LOSS] = None,
-        *,
-        input: str | list[str] = "input",
-        target: str = "target",
-        ignore_index: int = IGNORE,
-        decode: Any = None,
-        metrics: Metrics = None,
-    ) -> None:
-        super().__init__(loss or _token_loss(ignore_index), input=input, target=target, metrics=metrics)
-        self.ignore_index, self.decode = ignore_index, decode or _bytes_to_text
-
-    def wanted(self, batch: Batch) -> Any:
-        return _indices(super().wanted(batch))
-
-    def predict(self, outputs: Tensor) -> dict[str, Tensor]:
-        return {"token": outputs.argmax(-1)}
-
-    def measure(self, outputs: Tensor, batch: Batch) -> dict[str, Pair]:
-        target = self.wanted(batch)
-        counted = target != self.ignore_index
-        right = ((outputs.argmax(-1) == target) & counted).sum()
-        return {"accuracy": (right, counted.sum()), **super().measure(outputs, batch)}
-
-    def compared(self, outputs: Tensor, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
-        """A row a token that counts: its `label`, the most likely token, `probability` of each, and the token that is due."""
-        target = self.wanted(batch)
-        kept = target != self.ignore_index
-        logits = outputs[kept]
-        return {"label": logits.argmax(-1), "probability": torch.softmax(logits.float(), -1)}, target[kept], None
-
-    def derive(self, means: Mapping[str, float]) -> dict[str, float]:
-        return {"perplexity": math.exp(min(means["loss"], 700.0))}
-
-    def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
-        if not collected:
-            return []
-        prediction, batch = collected[0]
-        rows = []
-        for given, wanted, got in zip(batch[self.inputs[0]][:8], batch[self.target][:8], prediction["token"][:8], strict=True):
-            kept = wanted != self.ignore_index
-            rows.append([self.decode(x.tolist()) for x in (given, wanted[kept], got[kept])])
-        return [panels.samples("Next tokens", ["given", "true", "predicted"], rows)]
-
-
-def _token_loss(ignore_index: int) -> Any:
-    from functools import partial
-
-    from .losses import cross_entropy
-
-    return partial(cross_entropy, ignore_index=ignore_index)
-
-
-def _default(loss: Any) -> Any:
-    """The registered loss where a task made in Python was given its name."""
-    if not isinstance(loss, str):
-        return loss
-    from ..core.parts import Part, build
-
-    return build(Part(loss), "loss", path="task.loss")
-
-
-def _bytes_to_text(ids: list[int]) -> str:
-    return bytes(i for i in ids if 0 <= i < 256).decode("utf-8", errors="replace")
