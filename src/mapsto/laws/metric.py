@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import DataError
 from ..core.laws import Laws, Trial
 from ..core.parts import build
 from ..core.random import derive
@@ -39,6 +40,12 @@ def _families(rng: np.random.Generator, size: int) -> list[Given]:
         ({"value": rng.normal(size=size)}, rng.normal(size=size), None),
         ({"score": rng.normal(size=(size, 24))}, (rng.random((size, 24)) < 0.1).astype(int), None),
         ({"text": texts[:size]}, texts[size:], None),
+        ({"value": rng.normal(size=size)}, np.stack([rng.integers(0, 5, size), rng.random(size) < 0.7], 1).astype(int), None),
+        (
+            {"label": (tokens := rng.integers(0, 3, (size, 5)))},
+            np.where(rng.random((size, 5)) < 0.7, tokens, 0),
+            rng.random((size, 5)) < 0.9,
+        ),
     ]
 
 
@@ -65,10 +72,21 @@ def _given(trial: Trial, size: int = SIZE, stream: str = "given") -> Given:
         prediction, target, mask = (*made, None)[:3]
         return prediction, target, mask
     metric, tried = _metric(trial), []
+    suiting = []
     for family in _families(np.random.default_rng(seed), size):
         if set(metric.reads) <= set(family[0]):
-            return family
+            suiting.append(family)
         tried += list(family[0])
+    for prediction, target, mask in suiting[1:] and suiting:
+        try:
+            metric.count(copy.deepcopy(dict(prediction)), target.copy(), None if mask is None else mask.copy())
+        except DataError:  # shapes that it refuses, as it says
+            continue
+        except Exception:  # noqa: BLE001  # the law tells
+            break
+        return prediction, target, mask
+    if suiting:
+        return suiting[0]
     return trial.undecided(
         f"it reads {', '.join(metric.reads)}, and no task here predicts that (there are {', '.join(tried)}); write beside it\n"
         f"  mapsto.example({trial.subject.label.rpartition(':')[2]}, inputs=lambda size, rng: ({{'field': ...}}, target))"

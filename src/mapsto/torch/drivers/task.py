@@ -57,16 +57,28 @@ def _batches(task: Any) -> dict[str, tuple[Callable[[int, torch.Generator], Any]
     def tokens(n: int, g: torch.Generator) -> tuple[Batch]:
         return ({name: torch.randint(7, (n, 5), generator=g) for name in (*inputs, target)},)
 
+    def times(n: int, g: torch.Generator) -> tuple[Batch]:
+        seen = {str(getattr(task, "event", "event")): torch.randint(2, (n,), generator=g)}
+        return ({**vectors(lambda n, g: torch.randint(5, (n,), generator=g))(n, g)[0], **seen},)
+
     return {
         "vectors and classes": (vectors(lambda n, g: torch.randint(3, (n,), generator=g)), lambda: nn.Linear(4, 3)),
         "vectors and vectors": (vectors(lambda n, g: torch.randn(n, 2, generator=g)), lambda: nn.Linear(4, 2)),
         "tokens and tokens": (tokens, Tagger),
         "vectors and numbers": (vectors(lambda n, g: torch.randn(n, 1, generator=g)), lambda: nn.Linear(4, 1)),
+        "vectors and a number of two outputs": (vectors(lambda n, g: torch.randn(n, generator=g)), lambda: nn.Linear(4, 2)),
+        "vectors and a number of three outputs": (vectors(lambda n, g: torch.randn(n, generator=g)), lambda: nn.Linear(4, 3)),
+        "vectors, times and events": (times, lambda: nn.Linear(4, 5)),
     }
 
 
 OWN: dict[str, dict[str, Any]] = {
     "LanguageModel": {"family": "tokens and tokens", "pads": {"input": 0, "target": -100}, "ignored": {"target": -100}},
+    "SequenceLabelling": {"family": "tokens and tokens", "pads": {"input": 0, "target": -100}, "ignored": {"target": -100}},
+    "Gaussian": {"family": "vectors and a number of two outputs"},
+    "Quantiles": {"family": "vectors and a number of three outputs"},
+    "Ordinal": {"family": "vectors and classes"},
+    "Survival": {"family": "vectors, times and events"},
     "Classification": {},
     "Regression": {},
 }

@@ -5,8 +5,25 @@ A task may be any function of that signature. The classes here also predict, mea
 
 from .base import Pair, Task, task
 from .classification import Classification
+from .intervals import Gaussian, Quantiles
 from .language_model import LanguageModel
 from .multi_label import MultiLabel
+from .ordinal import Ordinal
 from .regression import Regression
+from .sequence_labelling import SequenceLabelling
+from .survival import Survival
 
-__all__ = ["Classification", "LanguageModel", "MultiLabel", "Pair", "Regression", "Task", "task"]
+__all__ = [
+    "Classification",
+    "Gaussian",
+    "LanguageModel",
+    "MultiLabel",
+    "Ordinal",
+    "Pair",
+    "Quantiles",
+    "Regression",
+    "SequenceLabelling",
+    "Survival",
+    "Task",
+    "task",
+]
