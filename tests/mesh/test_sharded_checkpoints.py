@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from company import on_ranks
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from saved_runs import failures, meanwhile, reads, same_mesh, saved, train
 from tests.mesh.errors import error
 
@@ -18,7 +18,9 @@ from mapsto.core.errors import CheckpointError
 from mapsto.engine.checkpoints.checkpoint import checkpoint_paths, step_of
 from mapsto.engine.consolidate import consolidate
 from mapsto.engine.folder import RunFolder
+from mapsto.engine.ranks import Alone
 from mapsto.engine.run import Run
+from mapsto.torch import sharded_files
 
 CHAIN: list[tuple[int, dict[str, Any] | None]] = [
     (4, {"shard": 4}),
@@ -192,3 +194,11 @@ def test_a_folder_that_a_rank_does_not_share_is_named(told: Any) -> None:
         pytest.skip("this needs the right to mount a file system of its own")
     assert "rank 1: " in ranks[0]["hidden"]
     assert "must lie on a file system that all ranks share" in ranks[0]["hidden"]
+
+
+def test_a_tensor_that_no_file_holds_is_told_with_the_folder(tmp_path):
+    save_file({"program.model.weight": np.ones((2, 3), np.float32)}, tmp_path / "part-00001-of-00001.safetensors")
+    found = sharded_files.load_shards(tmp_path, ["program.model.weight"], None, Alone())
+    assert found["program.model.weight"].shape == (2, 3)
+    with pytest.raises(CheckpointError, match=f"{tmp_path}: the tensor files have no tensor program.model.bias"):
+        sharded_files.load_shards(tmp_path, ["program.model.bias"], None, Alone())

@@ -143,7 +143,7 @@ def load_shards(folder: Path, names: Sequence[str], program: Program | None, ran
     reader = HuggingFaceStorageReader(str(folder))
     there = reader.read_metadata().state_dict_metadata
     if lost := [name for name in names if name not in there]:
-        raise CheckpointError(f"the tensor files have no tensor {', '.join(lost[:4])}, which the state refers to")
+        raise CheckpointError(f"{folder}: the tensor files have no tensor {', '.join(lost[:4])}, which the state refers to")
     likes = Likes(program, _cuts_in(folder)) if program is not None else None
     found: dict[str, Any] = {}
     for name in names:
