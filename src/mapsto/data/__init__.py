@@ -8,6 +8,7 @@ from .arrays import Arrays
 from .augment import RandomCrop, RandomFlip, RandomShift
 from .bucket import Bucketed
 from .combine import Concatenated
+from .draws import Balanced, Curriculum, Weighted
 from .folders import ImageFolder, TextFolder
 from .huggingface import HuggingFace
 from .items import Items
@@ -31,10 +32,12 @@ __all__ = [
     "Arrays",
     "Arrow",
     "ArrowTable",
+    "Balanced",
     "Batches",
     "Bucketed",
     "Concatenated",
     "Csv",
+    "Curriculum",
     "EncodeCategories",
     "EncodeLabels",
     "FillMissing",
@@ -70,6 +73,7 @@ __all__ = [
     "TokeniseWith",
     "TokeniseWords",
     "Vocabulary",
+    "Weighted",
     "as_source",
     "check_indices",
 ]

@@ -60,7 +60,7 @@ class Batches:
         self.batch_size, self.workers, self.prefetch, self.seed = batch_size, workers, prefetch, seed
         count = record_count(self.source)
         self._source_count, self._count, self._chunk = count, count if limit is None else min(limit, count), CHUNK
-        self.order = _order(order, shuffle, self._count, seed)
+        self.order = _order(order, shuffle, self.source, self._count, seed)
         if limit is not None and len(self.order) > self._count:
             raise DataError(f"limit: the order has a length of its own, {len(self.order)}, which {limit} cannot change")
         if bucket_by is not None:
@@ -178,14 +178,16 @@ class Batches:
             self.source.close()
 
 
-def _order(order: Any, shuffle: bool, records: int, seed: int) -> Any:
+def _order(order: Any, shuffle: bool, source: Any, records: int, seed: int) -> Any:
     if order is None:
         return Shuffled(records, seed) if shuffle else Sequential(records)
     if shuffle:
         raise DataError("shuffle and order: say one of them, not both")
     if isinstance(order, str):
         order = build(Part(order), "order", path="order")
-    if hasattr(order, "over"):
+    if hasattr(order, "over_source"):
+        order = order.over_source(source, records, seed)
+    elif hasattr(order, "over"):
         order = order.over(records, seed)
     if not callable(order) or not hasattr(order, "__len__"):
         names = [e.name for e in registry.entries("order")]

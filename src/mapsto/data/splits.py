@@ -68,50 +68,17 @@ class _Part(Source):
         assert self._places is not None
         return self._places[indices]
 
-    # -- fields ------------------------------------------------------------------------------------------------------
     def _field(self, name: str, what: str) -> Any:
         """One value a record: an array, or a list."""
-        count, found = record_count(self.source), []
-        for start in range(0, count, CHUNK):
-            values = record_values(self.source, name, np.arange(start, min(start + CHUNK, count)))
-            own = native_of(values)
-            found.append(own.to_numpy(values) if own is not None else values)
-        if any(isinstance(piece, list) for piece in found):
-            values = [value for piece in found for value in piece]
-            if any(np.ndim(value) for value in values):
-                raise DataError(f"{self.who}: {what}={name!r} is a field of lists or arrays, and one value a record is wanted")
-            return values
-        whole = np.concatenate(found)
-        if whole.ndim > 1 and whole[0].size == 1:
-            whole = whole.reshape(len(whole))
-        if whole.ndim > 1:
-            raise DataError(
-                f"{self.who}: {what}={name!r} has records of shape {whole.shape[1:]}, and one value a record is wanted"
-            )
-        return whole
+        return field_of_all(self.source, name, record_count(self.source), f"{self.who}: {what}")
 
     def _codes(self, name: str, what: str) -> tuple[Indices, list[Any]]:
         """The number of each record's value among the distinct ones, and those."""
-        values = self._field(name, what)
-        if isinstance(values, list):
-            numbers: dict[Any, int] = {}
-            return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64), list(numbers)
-        distinct, codes = np.unique(values, return_inverse=True)
-        return codes.astype(np.int64).reshape(-1), distinct.tolist()
+        return codes_of(self._field(name, what))
 
     def _ranked(self, name: str, what: str) -> Indices:
         """The place of each record's value in the order of values; equal ones share it. Raises DataError for what has none."""
-        values = self._field(name, what)
-        if isinstance(values, list):
-            kinds = {type(value).__name__ for value in values}
-            if len(kinds) > 1 or "NoneType" in kinds:
-                raise DataError(f"{self.who}: {what}={name!r} holds {' and '.join(sorted(kinds))}, which have no order")
-            values = np.array(values)
-        if values.dtype.kind in "fmM" and bool((values != values).any()):
-            missing = int(np.flatnonzero(values != values)[0])
-            raise DataError(f"{self.who}: {what}={name!r} has no value at record {missing}, which therefore has no place")
-        ranks: Indices = np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
-        return ranks
+        return ranks_of(self._field(name, what), f"{self.who}: {what}={name!r}")
 
     def _drawn(self, seed: int, stratify: str | None, least: int) -> Indices:
         """The records in a drawn order, those of a class together where it is stratified. least: records that each needs."""
@@ -271,3 +238,47 @@ class Fold(_Part):
             numbers = np.empty(count, np.int64)
             numbers[self._drawn(seed, stratify, of)] = np.arange(count) % of
         self._keep(numbers == fold - 1, part)
+
+
+# -- fields --------------------------------------------------------------------------------------------------------------
+def field_of_all(source: Any, name: str, count: int, what: str) -> Any:
+    """One value of a field for each of the first `count` records: an array, or a list. Raises DataError where it is not one."""
+    found = []
+    for start in range(0, count, CHUNK):
+        values = record_values(source, name, np.arange(start, min(start + CHUNK, count)))
+        own = native_of(values)
+        found.append(own.to_numpy(values) if own is not None else values)
+    if any(isinstance(piece, list) for piece in found):
+        values = [value for piece in found for value in piece]
+        if any(np.ndim(value) for value in values):
+            raise DataError(f"{what}={name!r} is a field of lists or arrays, and one value a record is wanted")
+        return values
+    whole = np.concatenate(found)
+    if whole.ndim > 1 and whole[0].size == 1:
+        whole = whole.reshape(len(whole))
+    if whole.ndim > 1:
+        raise DataError(f"{what}={name!r} has records of shape {whole.shape[1:]}, and one value a record is wanted")
+    return whole
+
+
+def codes_of(values: Any) -> tuple[Indices, list[Any]]:
+    """The number of each record's value among the distinct ones, and those."""
+    if isinstance(values, list):
+        numbers: dict[Any, int] = {}
+        return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64), list(numbers)
+    distinct, codes = np.unique(values, return_inverse=True)
+    return codes.astype(np.int64).reshape(-1), distinct.tolist()
+
+
+def ranks_of(values: Any, what: str) -> Indices:
+    """The place of each record's value in the order of values; equal ones share it. Raises DataError for what has none."""
+    if isinstance(values, list):
+        kinds = {type(value).__name__ for value in values}
+        if len(kinds) > 1 or "NoneType" in kinds:
+            raise DataError(f"{what} holds {' and '.join(sorted(kinds))}, which have no order")
+        values = np.array(values)
+    if values.dtype.kind in "fmM" and bool((values != values).any()):
+        missing = int(np.flatnonzero(values != values)[0])
+        raise DataError(f"{what} has no value at record {missing}, which therefore has no place")
+    ranks: Indices = np.unique(values, return_inverse=True)[1].astype(np.int64).reshape(-1)
+    return ranks

@@ -140,6 +140,7 @@ class Readers:
 
     def __init__(self, trial: Trial) -> None:
         self.trial, self.subject, self.stated = trial, trial.subject, trial.example
+        self.repeats = trial.has("repeats")
         self.takes = set(parameters(self.subject.target)) if self.subject.make is None else set()
         given = {**self.stated.args}
         self.sized = "records" in self.stated.more or (self.subject.make is None and bool(self._data(1, given)))
@@ -191,7 +192,9 @@ class Readers:
         injected |= {n: v for pair in SHARDS for n, v in zip(pair, (0, 1), strict=True) if n in takes and n in required(target)}
         if any(name not in takes for name in args):  # such as **options, which `build` accepts too
             return target(**args, **{n: v for n, v in injected.items() if n in takes and n not in args})
-        return fit(build(use(target, **args), "reader", path=self.subject.label, injected=injected))
+        made = fit(build(use(target, **args), "reader", path=self.subject.label, injected=injected))
+        self.repeats = self.trial.has("repeats") or bool(getattr(getattr(made, "order", None), "repeats", False))
+        return made
 
     def _data(self, records: int, args: dict[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}

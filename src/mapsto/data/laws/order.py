@@ -11,11 +11,14 @@ import numpy as np
 from ...core.laws import Laws, Trial
 from ...core.parts import build
 from ...core.values import use
+from ..arrays import Arrays
 from . import streams
-from .examples import required, title
+from .examples import numbered, required, title
 
 laws = Laws("order")
 COUNTS = (1, 2, 3, 5, 13, 64, 101)
+EPOCHS, DEVIATIONS = 200, 6.0
+"""Epochs in which records are counted, and standard deviations of a count that are allowed: 2e-9 of sound orders are beyond."""
 LARGE, BUDGET = 1 << 22, 1 << 20
 """Records of the order whose memory is measured (a stored permutation takes 32 MiB), and the bytes it may take."""
 
@@ -38,7 +41,16 @@ def order_of(trial: Trial, records: int, seed: int) -> Any:
         with trial.building(args | needs, guessed=not args):
             made = build(use(subject.target, **args), "order", path=subject.label, injected=needs)
     with trial.component(f"over({records}, {seed})"):
+        if hasattr(made, "over_source"):
+            number = np.arange(records)
+            fields = {**numbered(records), "weight": 1.0 + number % 3, "fifth": number % 5 == 0}
+            return made.over_source(Arrays(**fields), records, seed)
         return made.over(records, seed) if hasattr(made, "over") else made
+
+
+def repeats(trial: Trial) -> bool:
+    """Whether it may show a record several times in an epoch, and another not at all, as it declares."""
+    return trial.has("repeats") or bool(getattr(trial.subject.target, "repeats", False))
 
 
 def _counts(trial: Trial) -> list[int]:
@@ -61,7 +73,9 @@ def _all(trial: Trial, order: Any, epoch: int) -> Any:
     catches=("sampling with replacement in place of a permutation", "modulo of a hash"),
 )
 def bijection(trial: Trial) -> None:
-    """In every epoch the positions [0, n) are mapped one to one onto the records [0, n), as int64."""
+    """In every epoch the positions [0, n) are mapped one to one onto the records [0, n), as int64; onto some of them, several
+    times, where it declares that it repeats.
+    """
     for count in _counts(trial):
         order = order_of(trial, count, trial.seed)
         for epoch in (0, 1, 2, 7):
@@ -70,6 +84,10 @@ def bijection(trial: Trial) -> None:
                 trial.demand(
                     found.dtype == np.int64 and found.shape == (count,), f"it gave {found.dtype} of shape {found.shape}"
                 )
+                if repeats(trial):
+                    outside = found[(found < 0) | (found >= count)]
+                    trial.demand(not len(outside), f"it gave record {outside[:1].tolist()}, and there are {count}")
+                    continue
                 times = np.bincount(found[(found >= 0) & (found < count)], minlength=count)
                 wrong = np.flatnonzero(times != 1)
                 trial.demand(
@@ -163,13 +181,53 @@ def epochs(trial: Trial) -> None:
                 cause="the epoch does not enter the permutation",
             )
         other = _all(trial, order_of(trial, count, trial.seed + 1), 0)
-        if hasattr(order, "over") or "seed" in inspect.signature(trial.subject.target).parameters:
+        if (
+            hasattr(order, "over")
+            or hasattr(order, "over_source")
+            or "seed" in inspect.signature(trial.subject.target).parameters
+        ):
             trial.demand(not np.array_equal(other, found[0]), "another seed gives the same order", cause="the seed is not used")
         again = _all(trial, order_of(trial, count, trial.seed), 0)
         trial.demand(
             np.array_equal(again, found[0]), "the same seed and epoch give another order", cause="an unseeded generator"
         )
         trial.control("it shuffles", any(not np.array_equal(f, natural) for f in found))
+
+
+@laws.law(
+    "D4e",
+    "frequency",
+    priority=0,
+    tolerance="T4",
+    why="Records that are drawn too often or too seldom are a loss with other weights than the one that is written down.",
+    satisfy="Draw each record as often as `frequency` says: for a weight w of weights that sum to W, n w / W times in n.",
+    catches=("weights that are taken for logarithms", "the record beside the one that is drawn", "the squared weight"),
+)
+def frequency(trial: Trial) -> None:
+    """Over epochs each record stands as often as the stated `frequency` says, a function of the number of records."""
+    stated = trial.example.more.get("frequency")
+    if stated is None:
+        trial.skip("it states no frequency: frequency=lambda records: how often each stands in an epoch")
+    for count in [n for n in _counts(trial) if n > 1]:
+        order = order_of(trial, count, trial.seed)
+        found = np.sum([np.bincount(_all(trial, order, epoch), minlength=count) for epoch in range(EPOCHS)], axis=0)
+        want = EPOCHS * np.asarray(stated(count), np.float64) * len(order) / count
+        off = np.abs(found - want) / np.sqrt(want + 1.0)
+        worst = int(off.argmax())
+        with trial.case(records=count, epochs=EPOCHS):
+            trial.demand(
+                float(off[worst]) < DEVIATIONS,
+                f"record {worst} stands {found[worst]} times, and {want[worst]:.1f} times is stated",
+                measured=float(off[worst]),
+                allowed=DEVIATIONS,
+                first={"record": worst},
+            )
+            trial.exercised("records", count)
+    want = np.asarray(stated(COUNTS[-1]), np.float64) * EPOCHS
+    other = np.roll(want, 1) if want.std() > 0 else want * 0
+    trial.control(
+        "the frequencies of others are told apart", float((np.abs(other - want) / np.sqrt(want + 1)).max()) > DEVIATIONS
+    )
 
 
 @laws.law(

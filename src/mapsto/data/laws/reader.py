@@ -73,7 +73,7 @@ def shards(trial: Trial) -> None:
 def _complete(trial: Trial, readers: Readers, keys: list[Any], records: int) -> None:
     """An unsharded epoch holds each record once, unless the reader declares that it draws with repetition."""
     trial.demand(bool(keys), "an epoch holds no record")
-    if trial.has("repeats"):
+    if readers.repeats:
         trial.exercised("records", len(keys))
         return
     twice = [k for k, n in Counter(keys).items() if n > 1]
