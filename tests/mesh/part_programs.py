@@ -56,6 +56,15 @@ def within(model: Any, batch: Any) -> Any:
     return total + model.blocks[0].fc1(batch["input"]).square().sum(), weight, logits
 
 
+def penalised(model: Any, batch: Any) -> Any:
+    """A penalty on a gradient, which is differentiated within the pass."""
+    with torch.enable_grad():
+        x = batch["input"].clone().requires_grad_()
+        total, weight, logits = summed(model(x), batch)
+        (slope,) = torch.autograd.grad(total, x, create_graph=True)
+    return total + slope.square().sum(), weight, logits
+
+
 def twice(model: Any, batch: Any) -> Any:
     """The model on two inputs."""
     total, weight, logits = summed(model(batch["input"]), batch)

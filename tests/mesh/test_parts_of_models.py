@@ -67,6 +67,18 @@ def test_a_part_of_a_block_that_is_gathered_by_itself_is_refused() -> None:
     assert "mesh.blocks" in said
 
 
+def test_a_gradient_within_the_pass_is_exact_on_replicas_and_refused_of_shards() -> None:
+    wanted, found = steps({"task": part_programs.penalised}), on_ranks(2, all_or_refused, part_programs.penalised)[0]
+    for parameter, weight in wanted["weights"].items():
+        assert error(found["replicate"]["weights"][parameter], weight) < 1e-12, parameter
+    assert "mesh.shard: the task differentiates within its pass" in found["shard"]
+
+
+def all_or_refused(task: Any) -> dict[str, Any]:
+    replicated = steps({"task": task, "mesh": {"replicate": 2}, "optimizer": use("sgd", lr=0.1)})
+    return {"replicate": replicated, "shard": refused({"task": task, "mesh": {"shard": 2}})}
+
+
 def test_a_pipeline_refuses_a_task_that_calls_parts() -> None:
     with pytest.raises(RankFailed, match="the task uses 'blocks' of the model"):
         on_ranks(2, steps, {"task": part_programs.parts, "mesh": {"pipeline": 2}})

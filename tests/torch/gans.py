@@ -142,3 +142,16 @@ def by_hand(model: Gan, steps: int, *, bug: str = "", every: int = 1, times: int
             for name, parameter in maker.named_parameters(prefix="generator"):
                 averages[name].lerp_(parameter.detach(), 1 - 0.8)
     return averages
+
+
+class Pairs:
+    """A source of records and of noise for each."""
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.fields = records(dtype)
+
+    def __len__(self) -> int:
+        return RECORDS
+
+    def __getitem__(self, indices: Any) -> dict[str, np.ndarray]:
+        return {name: values[indices] for name, values in self.fields.items()}

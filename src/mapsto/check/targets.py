@@ -394,7 +394,8 @@ def _of_part(checked: Checked, argument: str, spec: Spec) -> Subject:
     if kind.name == "reader":
         kept = {n: v for n, v in kept.items() if not _holds(v, ("source", "transform")) and not inspect.isroutine(v)}
     args = {name: _plain(value, seed) for name, value in kept.items()}
-    example = replace(stated, args={**stated.args, **args})
+    in_parts = {"unused_parameters"} if kind.name == "model" and spec.turns is not None else set()  # which turns call
+    example = replace(stated, args={**stated.args, **args}, tags=stated.tags | in_parts)
     subject = Subject(
         kind=kind.name, label=checked.path, reference=f"{argument}#{checked.path}", target=checked.target, example=example,
         make=make, wing=spec.wing if kind.native else None, spec=spec,

@@ -191,7 +191,11 @@ def _usage(entry: Entry, target: Any) -> str:
 def show_spec(spec: Spec) -> None:
     """Print the plan, the parts and the settings of a checked spec."""
     heading("plan, outermost first")
-    write(textwrap.indent(render(spec.plan()).rstrip(), "  "))
+    whole = spec.plan()
+    if spec.turns is None or whole:
+        write(textwrap.indent(render(whole).rstrip(), "  "))
+    if spec.turns is not None:
+        write(f"  a step takes turns: {', then '.join(spec.turns)}")
     write()
     for name, turn in turns_of(spec.turns, task=spec.task, optimizer=spec.optimizer, schedule=spec.schedule).items():
         heading(f"turn {name}: {_turn(turn)}")

@@ -110,7 +110,8 @@ class Spec:
         put(self, "turns", frozen(self.turns))
         for name in SLOTS:
             if getattr(self, name) is WINGS_OWN:  # what a program of turns is evaluated by, only its author can say
-                put(self, name, None if name == "task" and self.turns else _usual(self.wing, name))
+                stated = self.turns is not None and (name == "task" or all(name in turn for turn in self.turns.values()))
+                put(self, name, None if stated else _usual(self.wing, name))
             put(self, name, slot(getattr(self, name), name, default=_mesh(self.mesh) if name == "mesh" else None))
         for name in LISTS:
             parts = list(listed(getattr(self, name), name, "outermost first" if name == "middleware" else "one an item"))

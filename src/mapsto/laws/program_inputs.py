@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,12 @@ from .drivers import RankedProgram
 RECORDS = 13
 """Records of the global batch: 7 and 6 for two ranks, since even shards hide a mean of means."""
 STEPS = 3
+
+
+def turns_of(program: RankedProgram) -> Sequence[RankedProgram]:
+    """The program of each turn of a step, or the program itself."""
+    found: Sequence[RankedProgram] = getattr(program, "turns", None) or [program]
+    return found
 
 
 def spec_of(trial: Trial) -> Spec:

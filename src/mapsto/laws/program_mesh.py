@@ -15,7 +15,7 @@ from ..core.values import Part, use
 from ..data.stream import size
 from .compare import Array, differs, ratio_cause, same
 from .drivers import ProgramDriver, RankedProgram, Sums
-from .program_inputs import RECORDS, STEPS, micro_shard, own, reader_of, spec_of
+from .program_inputs import RECORDS, STEPS, micro_shard, own, reader_of, spec_of, turns_of
 
 laws = Laws("program", driver=ProgramDriver)
 PATIENCE = 20.0
@@ -66,25 +66,31 @@ def _compared(trial: Trial, one: RankedProgram, many: RankedProgram, reader: Any
     for step in range(steps):
         records = size(reader.batch(step))
         with trial.case(step=step, records=records, world=trial.world, dtype="float64", mesh=_said(axes)):
-            batches = {s: micro_shard(reader, step, s, shards) for s in range(shards)}
-            with trial.component("a step of one process"):
-                sums = one.sums(batches)
-                wanted = _mean(sums)
-            with trial.component("a step on the mesh"):
-                many.grad(own(many, reader, step))
-            for rank, got in _of_ranks(trial, many.gradients(), wanted):
-                with trial.case(rank=rank):
-                    _same_gradients(trial, got, {n: wanted[n] for n in got if n in wanted})
-            if step == 0:
-                trial.control("a rank alone has another gradient", _alone_differs(one, batches, wanted))
-            with trial.component("the update"):
-                one.put(wanted, sums.total, sums.weight)
-                losses = [{"loss": np.asarray(program.update()["loss"])} for program in (many, one)]
-            same(trial, "the loss on the mesh", *losses, tolerance="T1")
-            weights = one.holds()
-            for rank, got in _of_ranks(trial, many.holds(), weights):
-                with trial.case(rank=rank):
-                    same(trial, "weights on the mesh", got, {n: weights[n] for n in got if n in weights}, tolerance="T1")
+            for alone, company in zip(turns_of(one), turns_of(many), strict=True):
+                _turn(trial, alone, company, reader, step, shards)
+
+
+def _turn(trial: Trial, one: RankedProgram, many: RankedProgram, reader: Any, step: int, shards: int) -> None:
+    """One update, of a whole step or of a turn of it."""
+    batches = {s: micro_shard(reader, step, s, shards) for s in range(shards)}
+    with trial.component("a step of one process"):
+        sums = one.sums(batches)
+        wanted = _mean(sums)
+    with trial.component("a step on the mesh"):
+        many.grad(own(many, reader, step))
+    for rank, got in _of_ranks(trial, many.gradients(), wanted):
+        with trial.case(rank=rank):
+            _same_gradients(trial, got, {n: wanted[n] for n in got if n in wanted})
+    if step == 0:
+        trial.control("a rank alone has another gradient", _alone_differs(one, batches, wanted))
+    with trial.component("the update"):
+        one.put(wanted, sums.total, sums.weight)
+        losses = [{"loss": np.asarray(program.update()["loss"])} for program in (many, one)]
+    same(trial, "the loss on the mesh", *losses, tolerance="T1")
+    weights = one.holds()
+    for rank, got in _of_ranks(trial, many.holds(), weights):
+        with trial.case(rank=rank):
+            same(trial, "weights on the mesh", got, {n: weights[n] for n in got if n in weights}, tolerance="T1")
 
 
 def _of_ranks(trial: Trial, own: dict[str, Any], every: Mapping[str, Array]) -> list[tuple[int, dict[str, Any]]]:
@@ -304,15 +310,20 @@ def global_norm(trial: Trial) -> None:
     many, _ = on_mesh(trial, {"shard": 2}, more=clip)
     batches = {s: micro_shard(reader, 0, s, 2) for s in range(2)}
     with trial.case(world=2, records=size(reader.batch(0))):
-        with trial.component("a step"):
-            sums = one.sums(batches)
-            gradients = _mean(sums)
-            one.put(gradients, sums.total, sums.weight)
-            many.grad(own(many, reader, 0))
-            alone, sharded_metrics = one.update(), many.update()
-        norms = [{"norm": np.asarray(m["grad_norm"])} for m in (sharded_metrics, alone)]
-        same(trial, "the norm before clipping", norms[0], norms[1], tolerance="T1")
-        kept = {n: g for n, g in many.gradients().items() if g is not None}
-        clipped = {n: g for n, g in one.gradients().items() if g is not None}
-        same(trial, "gradients after clipping", kept, {n: clipped[n] for n in kept}, tolerance="T1")
+        for alone, company in zip(turns_of(one), turns_of(many), strict=True):
+            _clipped(trial, alone, company, batches, own(many, reader, 0))
+
+
+def _clipped(trial: Trial, one: RankedProgram, many: RankedProgram, batches: Mapping[int, Any], part: Any) -> None:
+    with trial.component("a step"):
+        sums = one.sums(batches)
+        gradients = _mean(sums)
+        one.put(gradients, sums.total, sums.weight)
+        many.grad(part)
+        alone, sharded_metrics = one.update(), many.update()
+    norms = [{"norm": np.asarray(m["grad_norm"])} for m in (sharded_metrics, alone)]
+    same(trial, "the norm before clipping", norms[0], norms[1], tolerance="T1")
+    kept = {n: g for n, g in many.gradients().items() if g is not None}
+    clipped = {n: g for n, g in one.gradients().items() if g is not None}
+    same(trial, "gradients after clipping", kept, {n: clipped[n] for n in kept}, tolerance="T1")
     trial.control("there is something to clip", differs(gradients, clipped))

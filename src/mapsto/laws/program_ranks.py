@@ -14,7 +14,7 @@ from ..data.laws.contents import keys_of
 from ..data.stream import size
 from .compare import Array, differs, leaves, max_error, ratio_cause, same
 from .drivers import ProgramDriver, RankedProgram, Sums
-from .program_inputs import STEPS, divided, micro_shard, reader_of, spec_of
+from .program_inputs import STEPS, divided, micro_shard, reader_of, spec_of, turns_of
 
 laws = Laws("program", driver=ProgramDriver)
 
@@ -53,7 +53,6 @@ def _together(driver: ProgramDriver, sums: Sums, like: Mapping[str, Array]) -> t
 )
 def ranks(trial: Trial) -> None:
     """Two ranks with micro-shards of 7 and 6 records, sums and weights all-reduced, have the gradients and weights of one."""
-    driver: ProgramDriver = trial.driver
     spec = spec_of(trial)
     reader = _reader(trial, spec, "train")
     one, two = _made(trial, spec, reader), _made(trial, spec, reader)
@@ -61,24 +60,32 @@ def ranks(trial: Trial) -> None:
         trial.skip("its batches hold one record, which two ranks cannot share")
     for step in range(STEPS):
         with trial.case(step=step, records=size(reader.batch(step)), world=2, dtype="float64"):
-            like = one.parameters()
-            with trial.component("a step of one rank"):
-                batches = {s: micro_shard(reader, step, s, 2) for s in range(2)}
-                mean = _mean_of_means(one, batches) if step == 0 else None
-                sums = one.sums(batches)
-                wanted = divided(sums.gradients, sums.weight, like)
-            with trial.component("a step of two ranks"):
-                got, total, weight = _together(driver, two.sums({trial.rank: batches[trial.rank]}), like)
-            same(trial, "gradients of two ranks", got, wanted, tolerance="T1", cause=_ratio(got, wanted))
-            if mean is not None:
-                trial.control("a mean of means differs", differs(mean, wanted) and _far(mean, wanted))
+            batches = {s: micro_shard(reader, step, s, 2) for s in range(2)}
+            for alone, company in zip(turns_of(one), turns_of(two), strict=True):
+                _turn(trial, alone, company, batches, step)
+            if step == 0:
                 _whole(trial, spec, reader, batches)
-            with trial.component("the update"):
-                one.put(wanted, sums.total, sums.weight)
-                two.put(got, total, weight)
-                one.update()
-                two.update()
-            same(trial, "weights of two ranks", two.parameters(), one.parameters(), tolerance="T1")
+
+
+def _turn(trial: Trial, one: RankedProgram, two: RankedProgram, batches: Mapping[int, Any], step: int) -> None:
+    """One update, of a whole step or of a turn of it."""
+    driver: ProgramDriver = trial.driver
+    like = one.parameters()
+    with trial.component("a step of one rank"):
+        mean = _mean_of_means(one, batches) if step == 0 else None
+        sums = one.sums(batches)
+        wanted = divided(sums.gradients, sums.weight, like)
+    with trial.component("a step of two ranks"):
+        got, total, weight = _together(driver, two.sums({trial.rank: batches[trial.rank]}), like)
+    same(trial, "gradients of two ranks", got, wanted, tolerance="T1", cause=_ratio(got, wanted))
+    if mean is not None:
+        trial.control("a mean of means differs", differs(mean, wanted) and _far(mean, wanted))
+    with trial.component("the update"):
+        one.put(wanted, sums.total, sums.weight)
+        two.put(got, total, weight)
+        one.update()
+        two.update()
+    same(trial, "weights of two ranks", two.parameters(), one.parameters(), tolerance="T1")
 
 
 def _mean_of_means(program: RankedProgram, batches: Mapping[int, Any]) -> dict[str, Array]:
@@ -102,15 +109,16 @@ def _whole(trial: Trial, spec: Spec, reader: Any, batches: Mapping[int, Any]) ->
     joined = _joined(list(batches.values()))
     if trial.has("per_batch") or joined is None:
         return
-    gradients = []
-    for parts in (batches, {0: joined}):
-        made = _made(trial, spec, reader, middleware=(), evaluating=True)
-        with trial.component("a pass over the batch"):
-            sums = made.sums(parts)
-        gradients.append(divided(sums.gradients, sums.weight, made.parameters()))
-    with trial.case(mode="evaluation"):
-        cause = _ratio(*gradients) or "the task looks at the records of a batch together, or divides by their number"
-        same(trial, "micro-shards and the whole batch", gradients[0], gradients[1], tolerance="T1", cause=cause)
+    pair = [turns_of(_made(trial, spec, reader, middleware=(), evaluating=True)) for _ in range(2)]
+    for programs in zip(*pair, strict=True):
+        gradients = []
+        for made, parts in zip(programs, (batches, {0: joined}), strict=True):
+            with trial.component("a pass over the batch"):
+                sums = made.sums(parts)
+            gradients.append(divided(sums.gradients, sums.weight, made.parameters()))
+        with trial.case(mode="evaluation"):
+            cause = _ratio(*gradients) or "the task looks at the records of a batch together, or divides by their number"
+            same(trial, "micro-shards and the whole batch", gradients[0], gradients[1], tolerance="T1", cause=cause)
 
 
 def _joined(batches: list[dict[str, Any]]) -> dict[str, Any] | None:

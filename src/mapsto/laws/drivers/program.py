@@ -22,7 +22,10 @@ class Sums:
 
 
 class RankedProgram(Protocol):
-    """The program of a spec on this rank; batches are as readers give them, values are whole wherever their parts lie."""
+    """The program of a spec on this rank; batches are as readers give them, values are whole wherever their parts lie.
+
+    One whose step takes several turns has `turns` besides, the program of each, whose parameters are its own.
+    """
 
     @property
     def reader_args(self) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...core.axes import AXES
 from ...core.errors import ComposeError, SpecError
 from ...core.laws import Subject, Trial
+from ...core.plan import plan
 from ...core.spec import Spec
 from ...core.values import Part
 from ...data.stream import size
@@ -27,6 +28,7 @@ from ..mesh.group import Group, patience
 from ..mesh.one import OneProcess, whole
 from ..placement import place
 from ..program import Program
+from ..turns import TurnsProgram
 
 
 def complete(subject: Subject) -> Subject:
@@ -56,7 +58,7 @@ class Driven:
     """A program as the laws of ranks drive it (`mapsto.laws.drivers.RankedProgram`); one: it is of one process, alone."""
 
     def __init__(self, made: Program, exact: bool, one: bool) -> None:
-        self.made, self.exact = made, exact
+        self.made, self.exact, self.one = made, exact, one
         self.company: Any = alone if one else nullcontext
         self.metrics: Metrics = {}
 
@@ -71,6 +73,12 @@ class Driven:
         if self.exact:
             found.update({n: v.double() for n, v in found.items() if isinstance(v, Tensor) and v.is_floating_point()})
         return found
+
+    @property
+    def turns(self) -> list[Driven]:
+        if not isinstance(self.made, TurnsProgram):
+            return [self]
+        return [Driven(turn, self.exact, self.one) for turn in self.made.turns.values()]
 
     def step(self, batch: Any) -> Metrics:
         with self.company():
@@ -122,7 +130,9 @@ class Driven:
         return float(total), float(weight)
 
     def parameters(self) -> dict[str, Array]:
-        found: dict[str, Array] = arrays({n: whole(p).clone() for n, p in self.made.model.named_parameters()})
+        own = None if self.made.state.inputs is None else set(self.made.state.names)
+        named = self.made.model.named_parameters()
+        found: dict[str, Array] = arrays({n: whole(p).clone() for n, p in named if own is None or n in own})
         return found
 
     def holds(self) -> dict[str, Array]:
@@ -197,8 +207,15 @@ class Driver:
 def program_of(spec: Spec, reader: Any, *, middleware: Sequence[Any] | None = None, mesh: Any = None, **more: Any) -> Program:
     """The program of the spec on the CPU for a few steps of the reader; middleware, mesh: others than none and one process.
 
-    more: what else `build_program` takes.
+    more: what else `build_program` takes. Of a spec of turns each turn has the middlewares that are given and wrap an update.
     """
+    turns = spec.turns
+    if turns is not None and middleware is not None:
+        given = [m for m in middleware if m not in spec.middleware]
+        inner = [m for m in given if {"loss", "grad", "update"} & set(declared_by(m))]
+        kept = bool(middleware) or not spec.middleware
+        turns = {n: {**t, "middleware": [*inner, *(t.get("middleware", ()) if kept else ())]} for n, t in turns.items()}
+        middleware = [m for m in middleware if m not in inner]
     return build_program(
         spec.model,
         spec.task,
@@ -209,8 +226,14 @@ def program_of(spec: Spec, reader: Any, *, middleware: Sequence[Any] | None = No
         device="cpu",
         mesh=OneProcess() if mesh is None else mesh,
         injected=injected(spec, reader),
+        turns=turns,
         **more,
     )
+
+
+def declared_by(part: Any) -> tuple[str, ...]:
+    """The mappings that a middleware of a list wraps."""
+    return plan([part])[0].declared.wraps
 
 
 def _options(spec: Spec, trial: Trial) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...core.errors import SpecError
@@ -146,13 +146,21 @@ def draws(trial: Trial) -> None:
     spec = spec_of(trial)
     program, batch = _made(trial, spec)
     start = {name: copy.deepcopy(value) for name, value in program.made.model.state_dict().items()}
+    drawing = [_drawn(trial, spec, turn, start, batch) for turn in range(len(program.turns))]
+    if not any(drawing):
+        trial.skip("a pass of it draws no random numbers")
+
+
+def _drawn(trial: Trial, spec: Spec, turn: int, start: Mapping[str, Tensor], batch: Any) -> bool:
+    """Whether a pass, of a whole step or of a turn of it, draws random numbers, which are then compared."""
+    program = _made(trial, spec)[0].turns[turn]
     with trial.component("a pass"), Draws() as drawn:
         first = program.sums({0: batch})
     if not drawn.seen:
-        trial.skip("a pass of it draws no random numbers")
+        return False
 
     def passed(seed: int = spec.seed, step: int = 0, shard: int = 0) -> Sums:
-        made, _ = _made(trial, dataclasses.replace(spec, seed=seed))
+        made = _made(trial, dataclasses.replace(spec, seed=seed))[0].turns[turn]
         made.made.model.load_state_dict(start)
         made.made.state.step = step
         with trial.component("a pass"):
@@ -168,3 +176,4 @@ def draws(trial: Trial) -> None:
     ):
         with trial.case(differs=what, world=trial.world):
             trial.demand(differs(other, one), f"a pass draws {said} {what}", cause="a generator with a seed of its own")
+    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -313,6 +314,9 @@ class Ranks(OneProcess):
 
         return over_ranks
 
+    def _explained(self) -> AbstractContextManager[None]:
+        return self.placed.explained() if isinstance(self.placed, Sharded) else nullcontext()
+
     def hooked(self, loss: Loss) -> Loss:
         """The whole loss of a program, with what DDP or FSDP do around a call of the model done around all of it."""
         return loss if self.placed is None or isinstance(self.placed, Summed) else self.placed.hooked(loss)
@@ -342,7 +346,7 @@ class Ranks(OneProcess):
             with state.sums():
                 for place, (number, batch) in enumerate(zip(self.own, batches, strict=True)):
                     state.shard, self.absent = max(number, 0), isinstance(batch, PaddingBatch)
-                    with self.pending(place < len(batches) - 1):
+                    with self.pending(place < len(batches) - 1), self._explained():
                         window.append(inner(state, batch))
         finally:
             state.shard, self.absent = 0, False

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed._composable.replicate import replicate
 from torch.nn.parallel import DistributedDataParallel as DDP
 
+from ...core.errors import SpecError
 from ..losses import Weight
 from ..mappings import Batch, Loss
 from ..state import State
@@ -48,6 +49,7 @@ class Replicated:
         self.watched: Any = _Pass(model)
         self.factor = float(dist.get_world_size(group)) if summed is None else 1.0
         trained = [p for p in model.parameters() if p.requires_grad]
+        self.unused = options.unused_parameters
         self.payload = sum(p.nbytes for p in trained) if summed is None else 0
         if options.unused_parameters:
             self.payload += 4 * len(trained)  # which of them were used on some rank
@@ -66,7 +68,8 @@ class Replicated:
             hooked.register_comm_hook(group, lambda ranks, bucket: summed(bucket.buffer(), ranks))
 
     def hooked(self, loss: Loss) -> Loss:
-        """The loss as DDP watches it: its graph is searched from the total for what took part."""
+        """The loss as DDP watches it: its graph is searched from the total for what took part. Raises SpecError
+        where nothing did."""
         found: list[tuple[Tensor, Weight, Any]] = []
 
         def watched(state: State, batch: Batch) -> tuple[Tensor, Weight, Any]:
@@ -77,6 +80,11 @@ class Replicated:
             try:
                 total = self.watched(compute)
                 _, weight, outputs = found[0]
+                if total.grad_fn is None and torch.is_grad_enabled() and not self.unused:
+                    raise SpecError(
+                        "mesh.replicate: the loss of a pass depends on no parameter, and other ranks wait for its gradients: make "
+                        "the same passes whatever the records, or say mesh.unused_parameters: true"
+                    )
                 return total, weight, outputs
             finally:
                 found.clear()

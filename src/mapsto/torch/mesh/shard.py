@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,12 @@ from ..state import State
 from .sent import sent
 
 T = TypeVar("T")
+MISUSES = {
+    "mixed torch.Tensor and DTensor": "the task uses a part of a block whose parameters are gathered when the block itself is "
+    "called: call the block, name the part in mesh.blocks, or take mesh.replicate",
+    "out of bounds for storage of size 0": "the task differentiates within its pass (such as a penalty on a gradient), after "
+    "which parameters are given back that the backward pass needs: take mesh.replicate",
+}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -86,17 +93,21 @@ class Sharded:
     def calling(self, compute: Callable[[], T]) -> T:
         """What `compute` gives, with the model's own parameters gathered as a call of the model gathers them: a task may call
         parts of it. Raises SpecError where it uses a part of a block that was not called."""
-        try:
+        with self.explained():
             self.model._mapsto_pass(lambda: None)  # gathers: a call of the model within a call would give its parameters back
             found: T = self.model._mapsto_pass(_given(compute()))  # told of what is differentiated
-        except RuntimeError as error:
-            if "mixed torch.Tensor and DTensor" not in str(error):
-                raise
-            raise SpecError(
-                "mesh.shard: the task uses a part of a block whose parameters are gathered when the block itself is called: "
-                f"call the block, name the part in mesh.blocks, or take mesh.replicate ({str(error)[:60]} ...)"
-            ) from error
         return found
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Within it errors of kernels that are given parts of parameters, or none, say what the task does that FSDP cannot."""
+        try:
+            yield
+        except RuntimeError as error:
+            found = next((why for text, why in MISUSES.items() if text in str(error)), None)
+            if found is None:
+                raise
+            raise SpecError(f"mesh.shard: {found} ({str(error)[:60]} ...)") from error
 
     def _pass(self, compute: Callable[[], T]) -> T:
         return compute()
