@@ -82,8 +82,8 @@ class Replicated:
                 _, weight, outputs = found[0]
                 if total.grad_fn is None and torch.is_grad_enabled() and not self.unused:
                     raise SpecError(
-                        "mesh.replicate: the loss of a pass depends on no parameter, and other ranks wait for its gradients: make "
-                        "the same passes whatever the records, or say mesh.unused_parameters: true"
+                        "mesh.replicate: the loss of a pass depends on no parameter, and other ranks wait for its gradients: "
+                        "make the same passes whatever the records, or say mesh.unused_parameters: true"
                     )
                 return total, weight, outputs
             finally:
