@@ -142,3 +142,16 @@ def test_a_model_of_several_inputs_and_a_transform_of_its_own_fields_are_fed_by_
         made = verdict(Trial(parts[label], find_law(law)))
         assert made.status == "pass", (label, law, made.reason)
     assert "recipe's task" in verdict(Trial(parts["model"], find_law("layer.gradients"))).reason
+
+
+@pytest.mark.parametrize("order", ['"shuffled"', 'use("weighted", weights="price")', 'use("balanced", by="user")'])
+def test_an_order_is_judged_over_the_records_of_its_recipe_and_with_other_seeds(tmp_path: Path, order: str) -> None:
+    file = tmp_path / "drawn.py"
+    file.write_text(RECIPE.replace('"batch_size": 8', f'"batch_size": 8, "order": {order}'))
+    found = {s.label: s for s in of_spec(str(file)) if isinstance(s, Subject)}
+    for label, law in (
+        ("data.train.order", "order.epochs"),
+        ("data.train.order", "order.bijection"),
+        ("data.train", "reader.epochs"),
+    ):
+        assert verdict(Trial(found[label], find_law(law), seed=0)).status == "pass", (label, law)

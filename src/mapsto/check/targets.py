@@ -392,7 +392,7 @@ def _of_part(checked: Checked, argument: str, spec: Spec) -> Subject:
     make = _builder(checked, seed) if kind.name in REBUILT and not kind.is_mapping(checked.target) else None
     kept = dict(checked.args)
     if kind.name == "reader":
-        kept = {n: v for n, v in kept.items() if not _holds(v, ("source", "transform")) and not inspect.isroutine(v)}
+        kept = {n: v for n, v in kept.items() if not _holds(v, ("source", "transform")) and not _of_records(v)}
     args = {name: _plain(value, seed) for name, value in kept.items()}
     in_parts = {"unused_parameters"} if kind.name == "model" and spec.turns is not None else set()  # which turns call
     example = replace(stated, args={**stated.args, **args}, tags=stated.tags | in_parts)
@@ -403,6 +403,11 @@ def _of_part(checked: Checked, argument: str, spec: Spec) -> Subject:
     return complete(subject)
 
 
+def _of_records(value: Any) -> bool:
+    """Whether an argument is a function of a reader's own records, or an order by a field of them."""
+    return inspect.isroutine(value) or (isinstance(value, Checked) and hasattr(value.target, "over_source"))
+
+
 def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
     """Whether an argument is a part of one of the kinds, or a list of such."""
     items = value if type(value) in (list, tuple) else [value]
@@ -410,13 +415,18 @@ def _holds(value: Any, kinds: tuple[str, ...]) -> bool:
 
 
 def _builder(checked: Checked, seed: int) -> Callable[[], Any]:
-    return lambda: checked.build(injected={"seed": seed})
+    return lambda: checked.build(injected=_injected(checked, seed))
+
+
+def _injected(checked: Checked, seed: int) -> dict[str, int]:
+    """The run's seed; an order without one of its own is given it later, by a reader or by the laws, which ask for others."""
+    return {} if checked.kind is not None and checked.kind.name == "order" else {"seed": seed}
 
 
 def _plain(value: Any, seed: int) -> Any:
     """An argument with the parts in it built."""
     if isinstance(value, Checked):
-        return value.build(injected={"seed": seed}) if value.kind is None or not value.kind.given else value.build
+        return value.build(injected=_injected(value, seed)) if value.kind is None or not value.kind.given else value.build
     if type(value) in (list, tuple):
         return type(value)(_plain(v, seed) for v in value)
     return {k: _plain(v, seed) for k, v in value.items()} if isinstance(value, dict) else value

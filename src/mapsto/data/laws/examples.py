@@ -292,6 +292,18 @@ def _before_it(subject: Subject) -> Callable[[int], Batch] | None:
     return make
 
 
+def source_in_recipe(subject: Subject) -> Any:
+    """Of an order in a recipe, the source that it stands over there; else None."""
+    place = re.fullmatch(r"data\.([^.]+)\.order", subject.label)
+    reader = None if subject.spec is None or place is None else subject.spec.data[place[1]]
+    if place is None or not isinstance(reader, Part) or "source" not in reader.args:
+        return None
+    source = reader.args["source"]
+    if not isinstance(source, Part):
+        return as_source(source)
+    return as_source(build(source, "source", path=f"data.{place[1]}.source", injected={"seed": subject.spec.seed}))
+
+
 def apply(transform: Any, batch: Mapping[str, Any], seed: int) -> Any:
     """The transform of a batch, with a generator of that seed where it takes one."""
     return transform(batch, rng=np.random.default_rng(seed)) if takes_rng(transform) else transform(batch)

@@ -13,7 +13,7 @@ from ...core.parts import build
 from ...core.values import use
 from ..arrays import Arrays
 from . import streams
-from .examples import numbered, required, title
+from .examples import numbered, required, source_in_recipe, title
 
 laws = Laws("order")
 COUNTS = (1, 2, 3, 5, 13, 64, 101)
@@ -42,9 +42,10 @@ def order_of(trial: Trial, records: int, seed: int) -> Any:
             made = build(use(subject.target, **args), "order", path=subject.label, injected=needs)
     with trial.component(f"over({records}, {seed})"):
         if hasattr(made, "over_source"):
-            number = np.arange(records)
+            number, own = np.arange(records), source_in_recipe(subject)
             fields = {**numbered(records), "weight": 1.0 + number % 3, "fifth": number % 5 == 0}
-            return made.over_source(Arrays(**fields), records, seed)
+            given = Arrays(**fields) if own is None else own
+            return made.over_source(given, len(given), seed)
         return made.over(records, seed) if hasattr(made, "over") else made
 
 
@@ -206,7 +207,7 @@ def epochs(trial: Trial) -> None:
 def frequency(trial: Trial) -> None:
     """Over epochs each record stands as often as the stated `frequency` says, a function of the number of records."""
     stated = trial.example.more.get("frequency")
-    if stated is None:
+    if stated is None or source_in_recipe(trial.subject) is not None:
         trial.skip("it states no frequency: frequency=lambda records: how often each stands in an epoch")
     for count in [n for n in _counts(trial) if n > 1]:
         order = order_of(trial, count, trial.seed)
