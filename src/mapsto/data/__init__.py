@@ -18,6 +18,7 @@ from .mixture import Interleaved, Mixture
 from .order import Sequential, Shuffled
 from .pad import Pad
 from .reader import Batches
+from .series import Windows
 from .source import Source, check_indices
 from .splits import Fold, Split
 from .stream import PaddingBatch, Stream
@@ -74,6 +75,7 @@ __all__ = [
     "TokeniseWords",
     "Vocabulary",
     "Weighted",
+    "Windows",
     "as_source",
     "check_indices",
 ]

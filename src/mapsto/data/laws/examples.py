@@ -121,6 +121,7 @@ OWN_SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "TextFolder": _texts,
     "TextLines": lambda folder: {"path": _write(folder / "data.txt", "\n".join(TEXTS))},
     "TokenBlocks": lambda folder: {"text": _write(folder / "data.txt", "\n".join(TEXTS)), "block": 8, "stride": 5},
+    "Windows": lambda folder: {"source": Arrays(**numbered(11)), "length": 3},  # noqa: ARG005
 }
 """Class name -> arguments of our own sources, over files that they are given a folder for."""
 
