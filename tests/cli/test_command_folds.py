@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from mapsto import load_spec, use
+from mapsto.cli.ensemble import averaged
 from mapsto.cli.folds import numbered
+from mapsto.core.errors import DataError
 
 SPEC = """\
 name: rows
@@ -122,3 +124,34 @@ def test_of_folds_within_folds_those_nearest_to_the_data_are_numbered(rows):
     assert list(numbered(spec)) == ["data.train.source", "data.valid.source"]
     both = replace(spec, data={"train": use("batches", source=outer, batch_size=4)})
     assert list(numbered(both)) == ["data.train.source.source"]
+
+
+def test_the_folds_predict_together_by_their_mean(mapsto, rows, tmp_path):
+    spec, folder = rows(), tmp_path / "cv"
+    assert mapsto("train", spec, "--folds", 3, "--run", folder, "--quiet").code == 0
+    new = tmp_path / "rows.csv"
+    words = ("--data", "valid", "--input", new, "--quiet", "--trust", "--output")
+    for name in ("cv", "cv/fold-1", "cv/fold-2", "cv/fold-3"):
+        told = mapsto("predict", tmp_path / name, *words, tmp_path / f"{name.replace('/', '-')}.jsonl")
+        assert told.code == 0, told.err
+    values = {
+        file.stem: [json.loads(line)["value"] for line in file.read_text().splitlines()] for file in tmp_path.glob("cv*.jsonl")
+    }
+    singly = np.array([values[f"cv-fold-{number}"] for number in (1, 2, 3)])
+    assert np.allclose(values["cv"], singly.mean(0), rtol=1e-6)
+    assert not np.allclose(singly[0], singly[1], rtol=1e-3)
+    refused = mapsto("predict", folder, "--data", "valid", "--output", tmp_path / "p.jsonl", "--trust")
+    assert refused.code == 1
+    assert "data.valid is another fold in each run: predict over --input" in refused.err
+
+
+def test_the_label_of_several_runs_is_that_of_their_mean_probability():
+    first = {"label": np.array([0, 1]), "probability": np.array([[0.6, 0.4], [0.1, 0.9]], np.float32)}
+    second = {"label": np.array([1, 1]), "probability": np.array([[0.1, 0.9], [0.3, 0.7]], np.float32)}
+    (found,) = averaged([iter([first]), iter([second])])
+    assert found["label"].tolist() == [1, 1]
+    assert np.allclose(found["probability"], [[0.35, 0.65], [0.2, 0.8]])
+    with pytest.raises(DataError, match="'label' of several runs has no mean"):
+        list(averaged([iter([{**first, "label": np.array([1, 0])}]), iter([second])]))
+    with pytest.raises(DataError, match="'token' of several runs has no mean"):
+        list(averaged([iter([{"token": np.array([1])}]), iter([{"token": np.array([2])}])]))

@@ -23,6 +23,7 @@ from ..data.compressed import inner_suffix
 from . import trusting
 from .beside import Beside
 from .console import note, screen, write
+from .ensemble import averaged, members, same_data
 from .predictions import writing
 from .unlabelled import Without, folder_of_classes, labels_of, leave_out_labels, without_labels
 
@@ -36,6 +37,7 @@ examples:
   mapsto predict runs/first --input new.parquet --output predictions.parquet
   mapsto predict runs/first --input new.tsv --id name --keep text --output predictions.csv
   mapsto predict runs/first --input photos/ --keep file --output predictions.jsonl
+  mapsto predict runs/cv --input new.csv --output predictions.csv      the mean of the runs that train --folds made
 
 A line of .jsonl is an object a record; a .csv has a column a number (probability.0, probability.1, ...); a .parquet file
 has a list column where a field is an array."""
@@ -78,23 +80,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from ..engine.run import Run
 
-    trusting.admit(options, options.run)
+    folders = members(Path(options.run))
+    for folder in folders:
+        trusting.admit(options, str(folder))
     output = Path(options.output)
     with writing(output) as rows, contextlib.ExitStack() as stack:
-        made = Run.resume(options.run, *options.overrides, checkpoint=options.checkpoint, data_changed=options.data_changed)
+        changed = {"checkpoint": options.checkpoint, "data_changed": options.data_changed}
+        runs = [Run.resume(folder, *options.overrides, **changed) for folder in folders]
         if options.input is None:
-            reader = made.reader(options.data)
+            same_data(runs, options.data)
+            readers = [run.reader(options.data) for run in runs]
         else:
-            reader = reader_of(made, options.data, Path(options.input), options.source, stack)
+            readers = [reader_of(run, options.data, Path(options.input), options.source, stack) for run in runs]
+        made, reader = runs[0], readers[0]
+        asked = [options.data if options.input is None else each for each in readers]
+        found = [run.predict(data) for run, data in zip(runs, asked, strict=True)]
         keep = [n.strip() for n in (options.keep or "").split(",") if n.strip()]
         beside = Beside(reader, keep, options.id, class_names(made, options.data, reader, own=options.input is None))
         count = broken = 0
-        for batch in _shown(made.predict(options.data if options.input is None else reader), reader, options.quiet):
+        for batch in _shown(averaged(found) if len(found) > 1 else found[0], reader, options.quiet):
             broken += int(_not_finite(batch).sum())
             count += rows(beside(batch, getattr(made.program, "task", None)))
     if broken:
         note(f"{broken} of {count} records have predictions that are not finite: what was read of them may lack values")
-    note(f"{count} records, step {made.program.position} of {made.folder.path}")
+    whose = f"the mean of {len(runs)} runs in {options.run}" if len(runs) > 1 else str(made.folder.path)
+    note(f"{count} records, step {made.program.position} of {whose}")
     write(str(output))
     return 0
 
@@ -190,6 +200,8 @@ def as_trained(part: Part, make: Callable[[Part], Any], told: Mapping[str, str])
 
 def _source(before: Any, file: Path, name: str | None = None) -> Part:
     """The same source with another path, or the one that is named or reads files of this ending."""
+    if isinstance(before, Part) and before.name in ("split", "fold") and isinstance(before.args.get("source"), Part):
+        return _source(before.args["source"], file, name)  # a file of its own is no part of another
     suffix = inner_suffix(file)
     by_suffix = "image_folder" if file.is_dir() else SOURCES.get(suffix)
     part = before if isinstance(before, Part) else None
