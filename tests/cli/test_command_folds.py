@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mapsto import load_spec, use
-from mapsto.cli.ensemble import averaged
+from mapsto.cli.ensemble import averaged, same_labels
 from mapsto.cli.folds import numbered
 from mapsto.core.errors import DataError
+from mapsto.data import Batches, EncodeLabels
 
 SPEC = """\
 name: rows
@@ -155,3 +156,12 @@ def test_the_label_of_several_runs_is_that_of_their_mean_probability():
         list(averaged([iter([{**first, "label": np.array([1, 0])}]), iter([second])]))
     with pytest.raises(DataError, match="'token' of several runs has no mean"):
         list(averaged([iter([{"token": np.array([1])}]), iter([{"token": np.array([2])}])]))
+
+
+def test_runs_that_number_their_labels_differently_have_no_mean():
+    def reader(labels):
+        return Batches({"target": np.arange(2)}, 1, transforms=[EncodeLabels(labels)])
+
+    same_labels([reader(["a", "b"]), reader(["a", "b"])])
+    with pytest.raises(DataError, match="labels of fold 1 and fold 2 are others: state the classes"):
+        same_labels([reader(["a", "b"]), reader(["a", "c"])])

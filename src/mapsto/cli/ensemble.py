@@ -30,6 +30,18 @@ def same_data(runs: Sequence[Any], name: str) -> None:
         raise DataError(f"data.{name} is another fold in each run: predict over --input, or a data set without folds")
 
 
+def same_labels(readers: Sequence[Any]) -> None:
+    """Raise DataError where the runs number their labels differently, so that their probabilities have no mean."""
+    told = []
+    for reader in readers:
+        transforms = (*getattr(reader, "transforms", ()), *getattr(reader, "unused", ()))
+        told.append([transform.classes for transform in transforms if hasattr(transform, "classes")])
+    for number, classes in enumerate(told[1:], 2):
+        if classes != told[0]:
+            stated = "{use: encode_labels, classes: [...]}"
+            raise DataError(f"the labels of fold 1 and fold {number} are others: state the classes, {stated}")
+
+
 def averaged(runs: Sequence[Iterator[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Batches of the mean of several runs' predictions, and the labels of it. Raises DataError for what has no mean."""
     for batches in zip(*runs, strict=True):

@@ -23,7 +23,7 @@ from ..data.compressed import inner_suffix
 from . import trusting
 from .beside import Beside
 from .console import note, screen, write
-from .ensemble import averaged, members, same_data
+from .ensemble import averaged, members, same_data, same_labels
 from .predictions import writing
 from .unlabelled import Without, folder_of_classes, labels_of, leave_out_labels, without_labels
 
@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
             readers = [run.reader(options.data) for run in runs]
         else:
             readers = [reader_of(run, options.data, Path(options.input), options.source, stack) for run in runs]
+        same_labels(readers)
         made, reader = runs[0], readers[0]
         asked = [options.data if options.input is None else each for each in readers]
         found = [run.predict(data) for run, data in zip(runs, asked, strict=True)]
