@@ -80,6 +80,19 @@ def test_a_group_is_in_one_part_and_strata_are_kept_as_groups_allow() -> None:
     assert set(FIELDS["user"][rest]) & set(FIELDS["user"][held]), "the control"
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_groups_of_every_size_are_in_both_parts_as_in_the_whole(fraction: float) -> None:
+    sizes = np.random.default_rng(3).integers(5, 200, 400)
+    source = Arrays(group=np.repeat(np.arange(400), sizes), size=np.repeat(sizes, sizes))
+    for part in ("rest", "held_out"):
+        found = Split(source, part, fraction, groups="group")  # type: ignore[arg-type]
+        rows = found[np.arange(len(found))]
+        own = rows["size"][np.unique(rows["group"], return_index=True)[1]]
+        assert abs(own.mean() - sizes.mean()) < 0.06 * sizes.mean()
+        assert abs(np.quantile(own, 0.9) - np.quantile(sizes, 0.9)) < 12
+        assert abs(len(own) - 400 * (fraction if part == "held_out" else 1 - fraction)) < 8
+
+
 def test_what_is_held_out_by_time_is_later_than_all_the_rest() -> None:
     rest, held = both(fraction=0.2, by="time")
     assert FIELDS["time"][rest].max() < FIELDS["time"][held].min()

@@ -96,7 +96,8 @@ class _Part(Source):
         return order[np.argsort(codes[order], kind="stable")]
 
     def _grouped(self, groups: str, stratify: str | None, shares: npt.NDArray[np.float64], seed: int) -> Indices:
-        """The bin of each record, such that a group is in one: large groups first, each where it is wanted the most.
+        """The bin of each record, such that a group is in one: large groups first, each where the least of its share is filled,
+        so that groups of every size are in every part as they are in the whole.
 
         shares: the part of each class that a bin is to have, [bins]. Raises DataError where there are fewer groups than bins.
         """
@@ -111,8 +112,7 @@ class _Part(Source):
         sizes = np.bincount(codes)
         bins, has = np.empty(len(names), np.int64), np.zeros((len(shares), table.shape[1]))
         for group in drawn[np.argsort(-sizes[drawn], kind="stable")]:
-            # of the squared distance to the shares, what the group in each bin adds: 2 g (has - share) + g^2
-            bins[group] = int((table[group] * (has - shares[:, None])).sum(1).argmin())
+            bins[group] = int((table[group] * has / shares[:, None]).sum(1).argmin())
             has[bins[group]] += table[group]
         return bins[codes]
 

@@ -53,7 +53,8 @@ class Quantiles(_Spread):
     The loss is the pinball loss (Koenker & Bassett 1978), summed over records and levels. Predictions are the sorted outputs
     (Chernozhukov et al. 2010), so that no quantile is above a higher one: `quantiles` [B, ..., Q], `value`, the one whose level
     is nearest to 0.5, `low` and `high`. Metrics: `mae` of `value`, and `coverage`, the share of targets from `low` to `high`,
-    which the outer levels say (0.8 of 0.1 and 0.9). Raises DataError where the last axis has not one output a level.
+    which the outer levels say (0.8 of 0.1 and 0.9); `below_0.1` and so on, the share of targets below each, which should be its
+    level. Raises DataError where the last axis has not one output a level.
     """
 
     def __init__(
@@ -80,6 +81,13 @@ class Quantiles(_Spread):
         error = target.reshape(outputs.shape[:-1]).unsqueeze(-1) - outputs
         levels = torch.tensor(self.levels, dtype=outputs.dtype, device=outputs.device)
         return torch.maximum(levels * error, (levels - 1) * error).sum(), outputs.numel()
+
+    def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
+        found = self.predict(outputs)["quantiles"]
+        due = self.wanted(batch).reshape(found.shape[:-1]).unsqueeze(-1)
+        below = (due <= found).reshape(-1, len(self.levels)).sum(0)
+        shares = {f"below_{level:g}": (part, due.numel()) for level, part in zip(self.levels, below, strict=True)}
+        return {**super().measure(outputs, batch), **shares}
 
     def predict(self, outputs: Tensor) -> dict[str, Tensor]:
         rising = outputs.sort(-1).values
