@@ -66,8 +66,10 @@ GIVEN = {
 }  # fmt: skip
 VALUES = dict(zip(INJECTED, (0, 5, 10), strict=True))
 OURS = ("middleware", "transform", "order", "reader", "mesh")
-BOUND = {("reader/batches", "limit"), ("mesh/ranks", "stages")}
-"""What another argument, or the data, sets a bound to."""
+BOUND = {
+    ("reader/batches", "limit"), ("mesh/ranks", "stages"), ("transform/normalise", "mean"), ("transform/normalise", "std"),
+}  # fmt: skip
+"""What another argument, or the data, sets a bound to or asks for."""
 NEEDS_FILES = ("transform/tokenise_with", "transform/tokenise_words")
 
 

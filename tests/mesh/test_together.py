@@ -36,6 +36,8 @@ ROWS: dict[str, Any] = {
     "param_groups": use("param_groups", rules=[{"match": ["head"], "lr": 0.01}]),
     "sam": use("sam", rho=0.1),
 }
+TURNS = "turns"
+"""A step of several updates, tried in test_turns_on_ranks.py."""
 TRIED = {frozenset(pair) for pair in (("replicate", "shard"), ("replicate", "tensor"), ("replicate", "pipeline"))} | {
     frozenset(pair) for pair in (("shard", "tensor"), ("tensor", "pipeline"))
 }
@@ -64,7 +66,7 @@ def cell(row: str, column: str) -> str:
 
 def table() -> str:
     lines = [f"| | {' | '.join(f'`{c}`' for c in COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| `{row}` | {' | '.join(cell(row, c) for c in COLUMNS)} |" for row in (*COLUMNS, *ROWS)]
+    lines += [f"| `{row}` | {' | '.join(cell(row, c) for c in COLUMNS)} |" for row in (*COLUMNS, *ROWS, TURNS)]
     lines += ["", *(f"{i}. `{r.axis}` and `{r.other}`: {r.why}." for i, r in enumerate(REFUSALS, 1))]
     return "\n".join(lines)
 
@@ -76,7 +78,7 @@ def test_the_page_holds_the_table() -> None:
 def test_every_refusal_is_one_of_the_table_and_names_both_sides() -> None:
     for found in REFUSALS:
         assert found.axis in AXES
-        assert found.other in (*AXES, *ROWS)
+        assert found.other in (*AXES, *ROWS, TURNS)
         sizes = {found.axis: 2, **({found.other: 2} if found.other in AXES else {})}
         with pytest.raises(ComposeError, match=f"mesh.{found.axis} and {found.other} do not go together: "):
             refuse(sizes, [found.other])
