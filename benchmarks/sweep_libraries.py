@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from libraries import COMPONENTS, LEFT_OUT, OPTIMIZERS, PACKAGES, STATED
+from libraries import COMPONENTS, FALSE_ALARMS, LEFT_OUT, OPTIMIZERS, PACKAGES, STATED
 from sweeping import options, sweep
 
 import mapsto
@@ -74,15 +74,25 @@ def subjects(chosen: list[str]) -> list[Subject]:
 
 
 def counts(file: str) -> None:
-    """A row a library: components, verdicts, and how many of each are pass, fail, unknown, vacuous."""
+    """A row a library: components, verdicts, and how many of each are pass, fail (and among these false), unknown, vacuous."""
     rows = [json.loads(line) for line in Path(file).read_text().splitlines()]
     names = {own: name for name, (own, _) in SUBJECTS.items()}
     of = [(names[row["subject"].rpartition(":")[2]], row["status"]) for row in rows]
-    print("| module | components | verdicts | pass | not applicable | fail | unknown | vacuous |\n" + "|---" * 8 + "|")
+    false = Counter(
+        name.partition(":")[0]
+        for (name, status), row in zip(of, rows, strict=True)
+        if status == "fail" and (name, row["law"]) in FALSE_ALARMS
+    )
+    print(
+        "| module | components | verdicts | pass | not applicable | fail | of these false | unknown | vacuous |\n"
+        + "|---" * 9
+        + "|"
+    )
     for module in [*dict.fromkeys(name.partition(":")[0] for name, _ in of), "all"]:
         mine = [(name, status) for name, status in of if module in ("all", name.partition(":")[0])]
         each = Counter(status for _, status in mine)
         told = [each[s] for s in ("pass", "not applicable", "fail", "unknown", "vacuous")]
+        told.insert(3, false.total() if module == "all" else false[module])
         print(f"| {module} | {len({name for name, _ in mine})} | {len(mine)} | {' | '.join(map(str, told))} |")
 
 

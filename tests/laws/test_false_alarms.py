@@ -184,6 +184,45 @@ def test_what_an_optimizer_counts_in_its_groups_is_no_option_and_its_mode_is_set
     assert judge_law(DecayOfTheFirst, "optimizer.groups", kind="optimizer").status == "fail"
 
 
+# -- what draws its first state --------------------------------------------------------------------------------------------
+class Kinematic(torch.optim.Optimizer):
+    """Descent with a velocity that is drawn at the first update, as Gravity's (Bahrami and Zadeh, 2021) is."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def first(self, grad: Tensor) -> Tensor:
+        return torch.randn_like(grad)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        found = None
+        if closure is not None:
+            with torch.enable_grad():
+                found = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    grad = p.grad.clone()
+                    if not state:
+                        state["v"] = self.first(p.grad)
+                    p.sub_(group["lr"] * state["v"].lerp_(grad, 0.1))
+        return found
+
+
+class VelocityOfTheirs(Kinematic):
+    """Its velocity begins as the tensor that is .grad."""
+
+    def first(self, grad: Tensor) -> Tensor:
+        return grad
+
+
+def test_a_velocity_that_is_drawn_at_the_first_update_is_not_the_gradients_memory() -> None:
+    assert judge_law(Kinematic, "optimizer.untouched", kind="optimizer").status == "pass"
+    assert judge_law(VelocityOfTheirs, "optimizer.untouched", kind="optimizer").status == "fail"
+
+
 # -- what is traced otherwise ----------------------------------------------------------------------------------------------
 class Blur(nn.Module):
     """A mean over windows: where it is traced by a convolution, else by two passes, which round otherwise."""

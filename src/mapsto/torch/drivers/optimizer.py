@@ -237,9 +237,14 @@ def _sparse(grad: Tensor) -> Tensor:
     return grad.to_sparse(1) if grad.dim() else grad
 
 
+def seed(problem: Problem, t: int) -> None:
+    """The random numbers of step t: whatever optimizer draws in it draws the same."""
+    torch.manual_seed(derive(problem.seed, "step", t) % (1 << 63))
+
+
 def advance(problem: Problem, optimizer: Any, parameters: Sequence[Tensor], t: int, without: Sequence[int] = ()) -> Any:
     """The gradients of step t and one update; random numbers are those of step t."""
-    torch.manual_seed(derive(problem.seed, "step", t) % (1 << 63))
+    seed(problem, t)
     if problem.tags & {"needs_closure", "needs_graph"}:
 
         def closure() -> Tensor:

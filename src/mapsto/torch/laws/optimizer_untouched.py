@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.laws import Laws, Trial
-from ..drivers.optimizer import Problem, build, fill, problem_for, settle
+from ..drivers.optimizer import Problem, advance, build, fill, problem_for, seed, settle
 from .compare import same
 
 laws = Laws("optimizer")
@@ -67,11 +67,11 @@ def _zeroed_in_place(trial: Trial, problem: Problem) -> None:
     fill(problem, kept, 0)
     with trial.case(dtype="float64", gradients="zeroed in place"), trial.component("an update"):
         for t in range(3):
-            fill(problem, renewed, t)
             for i, parameter in enumerate(kept):
                 if parameter.grad is not None:
                     parameter.grad.zero_().add_(problem.gradient_of(t, i, parameter))
-            one.step()
+            advance(problem, one, renewed, t)
+            seed(problem, t)
             other.step()
             other.zero_grad(set_to_none=False)
         same(
