@@ -9,11 +9,12 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import mean_pinball_loss
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mapsto.core.errors import DataError, SpecError
 from mapsto.core.parts import build, use
 from mapsto.tasks.metrics.spans import Concordance, SpanF1
-from mapsto.torch.tasks import Gaussian, Ordinal, Quantiles, SequenceLabelling, Survival
+from mapsto.torch.tasks import Gaussian, Ordinal, Quantiles, SequenceLabelling, Survival, ordinal, survival
 
 DRAW = torch.Generator().manual_seed(0)
 
@@ -175,6 +176,17 @@ def test_spans_are_those_that_their_labels_mark() -> None:
     assert SpanF1().spans(np.array([1, 2, 0, 1, 1]), np.ones(5, bool)) == {(0, 2, ""), (3, 4, ""), (4, 5, "")}
 
 
+def test_a_span_goes_on_over_the_later_pieces_of_its_words() -> None:
+    due, ignored = np.array([[1, 0, 2, 0]]), np.array([[True, False, True, True]])
+    metric = SpanF1(LABELS)
+
+    def told(*row: int) -> Any:
+        return metric.finish(metric.count({"label": np.array([row])}, due, ignored))["f1"]  # type: ignore[call-overload,index]
+
+    assert told(1, 0, 2, 0) == told(1, 4, 2, 0) == 1
+    assert told(1, 0, 1, 0) == 0, "two spans are not the one that is due"
+
+
 def test_tokens_that_are_padded_count_in_no_figure_of_sequences() -> None:
     task = SequenceLabelling(labels=LABELS, metrics=[build(use("f1", average="macro"), "metric", path="metrics.0")])
     outputs, target = normal(3, 6, 5), torch.randint(5, (3, 6), generator=DRAW)
@@ -210,7 +222,11 @@ LATE = torch.tensor([1, 1, 3, 2])
         (Ordinal(), (4, 3), {"target": torch.tensor([0, 1, 4, 2])}, "3 logits tell classes 0 to 3, and a target is 4"),
         (Ordinal(), (4, 3), {"target": torch.zeros(4)}, r"\[B\] class indices are wanted"),
         (Survival(), (4, 3), {"time": LATE, "event": torch.ones(4)}, "3 intervals are 0 to 2, and 'time' is 3"),
-        (Survival(), (4, 3), {"time": LATE - 1, "event": 2 * torch.ones(4)}, "'event' is 2, and 0 or 1 is wanted"),
+        (Survival(), (4, 3), {"time": LATE - 1, "event": 2 * torch.ones(4)}, "'event' is neither 0 nor 1 in record 0"),
+        (Survival(), (4, 3), {"time": LATE - 1, "event": torch.tensor([1, 0, 0.7, 1])}, "neither 0 nor 1 in record 2"),
+        (Quantiles(), (3, 4, 3), {"target": torch.zeros(4, 3)}, r"targets \[3, 4\] are wanted"),
+        (Gaussian(), (3, 4, 2), {"target": torch.zeros(4, 3)}, r"targets \[3, 4\] are wanted"),
+        (Gaussian(), (3, 4, 2), {"target": torch.zeros(12)}, r"targets \[3, 4\] are wanted"),
         (Survival(), (4, 3), {"time": torch.rand(4), "event": torch.ones(4)}, "whole numbers of intervals"),
         (Survival(), (4, 3), {"tiem": torch.rand(4), "event": torch.ones(4)}, "no field 'time'"),
     ],
@@ -220,9 +236,59 @@ def test_what_does_not_fit_is_said(task: Any, outputs: tuple[int, ...], fields: 
         applied(task, torch.zeros(outputs, requires_grad=True), **fields)
 
 
+LATER = [
+    (Ordinal(), {"target": torch.tensor([0, 1, 3, 2])}, {"target": torch.tensor([0, 1, -100, 2])}),
+    (Survival(), {"time": LATE - 1, "event": torch.ones(4)}, {"time": LATE, "event": torch.ones(4)}),
+    (Survival(), {"time": LATE - 1, "event": torch.ones(4)}, {"time": LATE - 1, "event": torch.full((4,), 0.5)}),
+]
+
+
+@pytest.mark.parametrize(("task", "right", "wrong"), LATER)
+def test_a_later_batch_that_does_not_fit_is_said_too(task: Any, right: Any, wrong: Any) -> None:
+    applied(task, normal(4, 3), **right)
+    with pytest.raises(DataError, match="ordinal: 3 logits|'time' is 3|neither 0 nor 1"):
+        applied(task, normal(4, 3), **wrong)
+
+
+@pytest.mark.parametrize(("task", "right", "wrong"), LATER)
+def test_where_values_cannot_be_read_the_loss_of_what_does_not_fit_is_no_number(
+    task: Any, right: Any, wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (ordinal, survival):
+        monkeypatch.setattr(module, "readable", lambda *_, **__: False)
+    for fields, fits in ((right, True), (wrong, False)):
+        outputs = normal(4, 3)
+        total, _ = applied(task, outputs, **fields)
+        (gradient,) = torch.autograd.grad(total, outputs)
+        assert bool(total.isfinite()) is fits
+        assert bool(gradient.isfinite().all()) is fits
+
+
+def test_gradients_are_those_of_their_formulas() -> None:
+    outputs, target = normal(20, 3), torch.randint(4, (20,), generator=DRAW)
+    chance = 1 / (1 + np.exp(-outputs.detach().numpy()))
+    (gradient,) = torch.autograd.grad(applied(Ordinal(), outputs, target=target)[0], outputs)
+    assert gradient.numpy() == pytest.approx(chance - (target.numpy()[:, None] > np.arange(3)), abs=1e-12)
+    time, event = target.clamp(max=2), torch.arange(20) % 2
+    (gradient,) = torch.autograd.grad(applied(Survival(), outputs, time=time, event=event)[0], outputs)
+    interval, when = np.arange(3), time.numpy()[:, None]
+    due = (chance - ((interval == when) & (event.numpy()[:, None] > 0))) * (interval <= when)
+    assert gradient.numpy() == pytest.approx(due, abs=1e-12)
+    levels, number = np.array([0.1, 0.5, 0.9]), torch.randn(20, generator=DRAW, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(applied(Quantiles(), outputs, target=number)[0], outputs)
+    assert gradient.numpy() == pytest.approx((number.numpy()[:, None] < outputs.detach().numpy()) - levels, abs=1e-12)
+
+
 def test_levels_and_labels_that_cannot_be_are_refused() -> None:
     for levels in ([], [0.5, 0.1], [0.0, 0.5], [0.5, 0.5]):
         with pytest.raises(SpecError, match="rising levels between 0 and 1"):
             Quantiles(levels)
     with pytest.raises(SpecError, match="mark no spans"):
         SpanF1(["cat", "dog"])
+
+
+def test_what_a_dry_run_is_given_has_no_values_to_be_looked_at() -> None:
+    with FakeTensorMode():
+        outputs, classes = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)
+        assert applied(Ordinal(), outputs, target=classes)[0].shape == ()
+        assert applied(Survival(), outputs, time=classes, event=classes)[0].shape == ()

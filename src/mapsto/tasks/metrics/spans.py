@@ -18,7 +18,8 @@ class SpanF1(Metric):
 
     labels: the classes' names: `B-KIND` begins a span, `I-KIND` goes on with it (or begins one, where none of its kind goes
     before: as in the shared task of CoNLL 2003), `B` and `I` do where there is one kind, anything else is outside. Tokens that
-    do not count end a span. Raises SpecError for labels that mark no span, DataError where rows are no sequences.
+    do not count, such as later pieces of a word, are as if they were not there. Raises SpecError for labels that mark no span,
+    DataError where rows are no sequences.
     """
 
     def __init__(self, labels: Sequence[str] = ("O", "B", "I")) -> None:
@@ -48,16 +49,17 @@ class SpanF1(Metric):
         return {"f1": quotient(2 * right, found + due), "precision": quotient(right, found), "recall": quotient(right, due)}
 
     def spans(self, classes: Array, kept: Array) -> set[Span]:
-        """(first token, one after the last, kind) of the spans of a sequence [T]."""
+        """(first token, one after the last that counts, kind) of the spans of a sequence [T]."""
         made: set[Span] = set()
-        begun, kind = 0, None
-        for at, (number, counts) in enumerate([*zip(classes.tolist(), kept.tolist(), strict=True), (0, False)]):
-            mark, own = _marked(self.labels[number]) if counts else ("", "")
+        begun, end, kind = 0, 0, None
+        for at in [*np.flatnonzero(kept).tolist(), -1]:  # the last ends what is open
+            mark, own = _marked(self.labels[classes[at]]) if at >= 0 else ("", "")
             if kind is not None and (mark != "I" or own != kind):
-                made.add((begun, at, kind))
+                made.add((begun, end, kind))
                 kind = None
             if mark and kind is None:
                 begun, kind = at, own
+            end = at + 1
         return made
 
 

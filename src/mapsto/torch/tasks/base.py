@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 
 from ...core.registry import decorator
@@ -41,3 +43,13 @@ def default(loss: Any) -> Any:
 def indices(target: Any) -> Any:
     """Indices of every whole type (int8 codes of a table, bool) as int64, the one that losses of PyTorch take."""
     return target.long() if isinstance(target, Tensor) and not target.is_floating_point() else target
+
+
+def readable(values: Tensor, *, first: bool) -> bool:
+    """Whether values can be looked at: they are on the CPU or those of a first batch, and there are some (not in a dry run)."""
+    return type(values) is Tensor and (first or values.device.type == "cpu") and not torch.compiler.is_compiling()
+
+
+def unless(bad: Tensor, total: Tensor) -> Tensor:
+    """The total, which with its gradient is no number where something is bad: said without a copy from the device."""
+    return total * torch.where(bad.any(), math.nan, 1.0).to(total.dtype)

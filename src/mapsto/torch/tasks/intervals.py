@@ -19,12 +19,22 @@ WITHIN = 1.959963984540054
 """Deviations on either side of the mean that hold 95 % of a normal distribution."""
 
 
+def _beside(target: Tensor, outputs: Tensor) -> Tensor:
+    """The target [B, ...] of outputs [B, ..., Q], axes of length 1 aside. Raises DataError where the two do not fit."""
+    wanted = outputs.shape[:-1]
+    if target.shape[:1] != wanted[:1] or [n for n in target.shape[1:] if n != 1] != [n for n in wanted[1:] if n != 1]:
+        raise DataError(
+            f"outputs {list(outputs.shape)} and targets {list(target.shape)} do not fit: targets {list(wanted)} are wanted"
+        )
+    return target.reshape(wanted)
+
+
 class _Spread(Task):
     """A number a record, told with an interval: `value`, `low` and `high` of what is predicted."""
 
     def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
-        found, due = self.predict(outputs), self.wanted(batch)
-        due = due.reshape(found["value"].shape).double()
+        found = self.predict(outputs)
+        due = _beside(self.wanted(batch), outputs).double()
         error = found["value"].double() - due
         inside = (found["low"].double() <= due) & (due <= found["high"].double())
         return {
@@ -35,8 +45,7 @@ class _Spread(Task):
 
     def compared(self, outputs: Any, batch: Batch) -> tuple[dict[str, Any], Any, Any]:
         """The predictions, and the target of the shape of `value`."""
-        found = self.predict(outputs)
-        return found, self.wanted(batch).reshape(found["value"].shape), None
+        return self.predict(outputs), _beside(self.wanted(batch), outputs), None
 
     def panels(self, collected: Sequence[tuple[dict[str, Any], Batch]]) -> list[dict[str, Any]]:
         if not collected:
@@ -73,18 +82,18 @@ class Quantiles(_Spread):
         super().__init__(self._pinball, input=input, target=target, metrics=metrics)
 
     def _pinball(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Weight]:
-        if outputs.shape[-1] != len(self.levels) or target.numel() * len(self.levels) != outputs.numel():
+        if outputs.dim() < 2 or outputs.shape[-1] != len(self.levels):
             raise DataError(
                 f"quantiles: outputs {list(outputs.shape)} and targets {list(target.shape)} do not fit: {len(self.levels)} "
                 "levels a target are wanted on the last axis"
             )
-        error = target.reshape(outputs.shape[:-1]).unsqueeze(-1) - outputs
+        error = _beside(target, outputs).unsqueeze(-1) - outputs
         levels = torch.tensor(self.levels, dtype=outputs.dtype, device=outputs.device)
         return torch.maximum(levels * error, (levels - 1) * error).sum(), outputs.numel()
 
     def measure(self, outputs: Any, batch: Batch) -> dict[str, Pair]:
         found = self.predict(outputs)["quantiles"]
-        due = self.wanted(batch).reshape(found.shape[:-1]).unsqueeze(-1)
+        due = _beside(self.wanted(batch), outputs).unsqueeze(-1)
         below = (due <= found).reshape(-1, len(self.levels)).sum(0)
         shares = {f"below_{level:g}": (part, due.numel()) for level, part in zip(self.levels, below, strict=True)}
         return {**super().measure(outputs, batch), **shares}
@@ -109,13 +118,13 @@ class Gaussian(_Spread):
 
     @staticmethod
     def _likelihood(outputs: Tensor, target: Tensor) -> tuple[Tensor, Weight]:
-        if outputs.shape[-1] != 2 or target.numel() * 2 != outputs.numel():
+        if outputs.dim() < 2 or outputs.shape[-1] != 2:
             raise DataError(
                 f"gaussian: outputs {list(outputs.shape)} and targets {list(target.shape)} do not fit: mean and log-variance "
                 "of each target are wanted on the last axis"
             )
         mean, spread = outputs.unbind(-1)
-        square = (target.reshape(mean.shape) - mean) ** 2 * torch.exp(-spread)
+        square = (_beside(target, outputs) - mean) ** 2 * torch.exp(-spread)
         return 0.5 * (spread + square + math.log(2 * math.pi)).sum(), target.numel()
 
     def predict(self, outputs: Tensor) -> dict[str, Tensor]:

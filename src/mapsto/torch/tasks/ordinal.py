@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ...core.errors import DataError
 from ...tasks.task import Batch, Metrics
 from ..losses import Weight
-from .base import Pair, Task, indices, task
+from .base import Pair, Task, indices, readable, task, unless
 
 
 @task
@@ -21,7 +21,8 @@ class Ordinal(Task):
     The loss is the binary cross entropy of each of the K - 1 questions (Frank & Hall 2001; Cao, Mirjalili & Raschka 2020),
     summed; its weight is the number of records. Predictions: `label`, the number of questions that are answered yes, `value`,
     the mean class, and `probability` [B, K], from cumulative probabilities made to fall. Metrics: `accuracy`, `mae` in classes.
-    Raises DataError where outputs and targets do not fit, or a target is none of the K classes.
+    Raises DataError where outputs and targets do not fit, or a target is none of the K classes; on an accelerator, and where
+    the step is compiled, the loss of a later batch with such a target is no number.
     """
 
     def __init__(
@@ -46,11 +47,12 @@ class Ordinal(Task):
                 f"ordinal: outputs {list(outputs.shape)} and targets {list(target.shape)} do not fit: [B, K - 1] logits and "
                 "[B] class indices are wanted"
             )
-        if not self._known:
+        if readable(target, first=not self._known):
             self._require(outputs, target)
             self._known = True
         above = (target.unsqueeze(1) > torch.arange(outputs.shape[1], device=target.device)).to(outputs.dtype)
-        return F.binary_cross_entropy_with_logits(outputs, above, reduction="sum"), outputs.shape[0]
+        total = F.binary_cross_entropy_with_logits(outputs, above, reduction="sum")
+        return unless((target < 0) | (target > outputs.shape[1]), total), outputs.shape[0]
 
     @staticmethod
     def _require(outputs: Tensor, target: Tensor) -> None:

@@ -11,7 +11,10 @@ from torch.nn import functional as F
 from ...core.errors import DataError
 from ...tasks.task import Batch, Metrics
 from ..losses import Weight
-from .base import Pair, Task, indices, task
+from .base import Pair, Task, indices, readable, task, unless
+
+UNKNOWN = -1
+"""An event that is neither 0 nor 1."""
 
 
 @task
@@ -22,7 +25,8 @@ class Survival(Task):
     that says which it is, 1 or 0 (censored). The loss is the negative log-likelihood (Gensheimer & Narasimhan 2019), a sum over
     records. Predictions: `survival` [B, T], the probability of no event up to the end of each interval, and `value`, the mean
     number of intervals without one. Metric: `mae` of the intervals of those whose event was seen; `concordance` is a metric.
-    Raises DataError for outputs, times and events that do not fit, and for a time that is none of the T intervals.
+    Raises DataError for outputs, times and events that do not fit, for a time that is none of the T intervals and an event
+    that is neither 0 nor 1; on an accelerator, and where the step is compiled, the loss of a later batch with one is no number.
     """
 
     def __init__(
@@ -45,21 +49,22 @@ class Survival(Task):
                 f"survival: {self.target!r} {list(time.shape)} and {self.event!r} {list(event.shape)} are wanted as [B], whole "
                 "numbers of intervals, and 0 or 1"
             )
-        return torch.stack([time, event.to(time.dtype)], 1)
+        return torch.stack([time, torch.where((event == 0) | (event == 1), event, UNKNOWN).to(time.dtype)], 1)
 
     def _likelihood(self, outputs: Tensor, target: Tensor) -> tuple[Tensor, Weight]:
         if outputs.dim() != 2 or len(outputs) != len(target):
             raise DataError(
                 f"survival: outputs {list(outputs.shape)} for {len(target)} times: a logit an interval is wanted, [B, T]"
             )
-        if not self._known:
+        if readable(target, first=not self._known):
             self._require(outputs, target)
             self._known = True
         time, event = target[:, :1], target[:, 1:]
         interval = torch.arange(outputs.shape[1], device=target.device)
         happens = ((interval == time) & (event > 0)).to(outputs.dtype)
         each = F.binary_cross_entropy_with_logits(outputs, happens, reduction="none")
-        return torch.where(interval <= time, each, 0.0).sum(), outputs.shape[0]
+        bad = (time < 0) | (time >= outputs.shape[1]) | (event == UNKNOWN)
+        return unless(bad, torch.where(interval <= time, each, 0.0).sum()), outputs.shape[0]
 
     def _require(self, outputs: Tensor, target: Tensor) -> None:
         """Raise DataError for a time that is none of the intervals, and for an event that is neither 0 nor 1."""
@@ -69,8 +74,9 @@ class Survival(Task):
             raise DataError(
                 f"survival: {outputs.shape[1]} intervals are 0 to {outputs.shape[1] - 1}, and {self.target!r} is {odd}"
             )
-        if target.numel() and bool(((event != 0) & (event != 1)).any()):
-            raise DataError(f"survival: {self.event!r} is {int(event[(event != 0) & (event != 1)][0])}, and 0 or 1 is wanted")
+        if target.numel() and bool((event == UNKNOWN).any()):
+            row = int((event == UNKNOWN).nonzero()[0])
+            raise DataError(f"survival: {self.event!r} is neither 0 nor 1 in record {row} of the batch")
 
     def predict(self, outputs: Tensor) -> dict[str, Tensor]:
         survival = torch.exp(-F.softplus(outputs.double()).cumsum(1)).to(outputs.dtype)
